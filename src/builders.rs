@@ -1,0 +1,94 @@
+//! Finds the builders, and which of them docker's two command families use.
+
+use anyhow::{Result, bail};
+
+use crate::docker::{BuilderRef, Docker, DockerError, endpoint};
+use crate::model::{Builder, Node};
+
+/// All builders, and who uses them.
+#[derive(Debug)]
+pub struct Builders {
+    pub list: Vec<Builder>,
+    /// Name of the builder of `docker build`, `docker bake` and `docker builder prune`.
+    pub of_docker_build: String,
+    /// Name of the builder of `docker buildx build`, `du` and `prune`.
+    pub of_buildx: String,
+    /// Why buildx could not be asked; the engine's own builder is then all that is known.
+    pub no_buildx: Option<DockerError>,
+    docker: Docker,
+}
+
+impl Builders {
+    /// Asks `docker buildx ls`. Without buildx there is one builder, the engine's own.
+    ///
+    /// # Errors
+    /// When buildx is there and gives no usable answer.
+    pub fn ask(docker: &Docker, settings: &endpoint::Settings) -> Result<Builders, DockerError> {
+        let context = docker.endpoint.context.clone();
+        let (list, no_buildx) = match docker.builders() {
+            Ok(list) => (list, None),
+            Err(error) if error.is_no_buildx() => (vec![embedded(&context)], Some(error)),
+            Err(error) => return Err(error),
+        };
+        let chosen = std::env::var("BUILDX_BUILDER").ok().filter(|name| !name.is_empty());
+        let current = list.iter().find(|builder| builder.current).map_or(&context, |builder| &builder.name);
+        let of_buildx = chosen.clone().unwrap_or_else(|| current.clone());
+        // docker names the context's builder unless the variable, `--builder` or the alias says otherwise. Before Docker
+        // CLI 23.0 it asks the engine itself, whatever the variable says.
+        let of_docker_build = match chosen {
+            _ if settings.builder_alias.is_some() => of_buildx.clone(),
+            Some(chosen) if builds_by_buildx(docker) => chosen,
+            _ => context,
+        };
+        Ok(Builders { list, of_docker_build, of_buildx, no_buildx, docker: docker.clone() })
+    }
+
+    /// Returns the builder of this name.
+    pub fn get(&self, name: &str) -> Option<&Builder> {
+        self.list.iter().find(|builder| builder.name == name)
+    }
+
+    /// Returns the way to call a builder.
+    pub fn reference(&self, builder: &Builder) -> BuilderRef {
+        BuilderRef::new(&self.docker, builder, self.no_buildx.is_none())
+    }
+
+    /// Returns the commands that use this builder by default.
+    pub fn default_for(&self, name: &str) -> Vec<&'static str> {
+        let uses = [("docker build", &self.of_docker_build), ("docker buildx build", &self.of_buildx)];
+        let family = uses.iter().filter(|(command, _)| self.no_buildx.is_none() || *command == "docker build");
+        family.filter(|(_, used)| *used == name).map(|(command, _)| *command).collect()
+    }
+
+    /// Returns the builders that a command is about: all, the named one, else those in use.
+    ///
+    /// # Errors
+    /// When there is no builder of the given name.
+    pub fn selected(&self, name: Option<&str>, all: bool) -> Result<Vec<&Builder>> {
+        if all {
+            return Ok(self.list.iter().collect());
+        }
+        // An empty name, from `BUILDX_BUILDER=` say, is none; so it is for buildx.
+        if let Some(name) = name.filter(|name| !name.is_empty()) {
+            let Some(builder) = self.get(name) else {
+                let names: Vec<&str> = self.list.iter().map(|builder| builder.name.as_str()).collect();
+                bail!("no builder {name:?}\nhint: there are {}; see `docker cache builder ls`", names.join(", "));
+            };
+            return Ok(vec![builder]);
+        }
+        let in_use = [&self.of_docker_build, &self.of_buildx];
+        Ok(self.list.iter().filter(|builder| in_use.contains(&&builder.name)).collect())
+    }
+}
+
+/// Returns true if `docker build` is buildx by default: Docker CLI 23.0 and later.
+fn builds_by_buildx(docker: &Docker) -> bool {
+    let version = docker.client_version().unwrap_or_default();
+    version.split('.').next().and_then(|major| major.parse().ok()).is_none_or(|major: u32| major >= 23)
+}
+
+/// Returns what is true of the engine's own builder when no buildx can tell more.
+fn embedded(context: &str) -> Builder {
+    let node = Node { name: context.into(), endpoint: context.into(), status: "running".into(), ..Default::default() };
+    Builder { name: context.into(), driver: "docker".into(), current: true, nodes: vec![node], ..Default::default() }
+}

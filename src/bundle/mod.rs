@@ -1,0 +1,586 @@
+//! A bundle: an OCI layout with layers, mounts and volumes. Blobs are named by digest and synced before the index, which
+//! is replaced by a rename at the very end: whatever is interrupted, the last index and all that it refers to stay.
+
+pub mod verify;
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::inside::pack::{Blob, Layer, digest};
+use crate::inside::rules::Rule;
+use crate::inventory::Kind;
+
+pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// What a mount or a volume is, for tools that know artifacts.
+pub const ARTIFACT: &str = "application/vnd.docker-cache.tree.v1";
+const CONFIG: &str = "application/vnd.docker-cache.tree.config.v1+json";
+const TABLE: &str = "application/vnd.docker-cache.table.v1+zstd";
+const ARCHIVE: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+/// Name of an entry in its layout, as the OCI has it; buildx and skopeo select by it.
+pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// Begins the names of entries that are mounts and volumes.
+const NAMES: &str = "docker-cache/";
+/// Bytes that an index or a manifest may have: those of others are kept in memory.
+const MAX_JSON: u64 = 8 << 20;
+
+/// Something that an index or a manifest refers to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    #[serde(default)]
+    pub media_type: String,
+    pub digest: String,
+    pub size: u64,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// What is of no interest here, and kept.
+    #[serde(flatten)]
+    pub others: Map<String, Value>,
+}
+
+impl Descriptor {
+    fn of(media_type: &str, blob: &Blob) -> Descriptor {
+        Descriptor { media_type: media_type.into(), digest: blob.digest.clone(), size: blob.size, ..Default::default() }
+    }
+
+    /// Returns digest and size, once the digest is known to be one: it becomes a file name.
+    ///
+    /// # Errors
+    /// When it is not `sha256:` and 64 hexadecimal digits.
+    pub fn blob(&self) -> Result<Blob> {
+        let blob = Blob { digest: self.digest.clone(), size: self.size };
+        check(&blob)?;
+        Ok(blob)
+    }
+
+    /// Returns the entry's name in the layout.
+    pub fn ref_name(&self) -> &str {
+        self.annotations.get(REF_NAME).map_or("", String::as_str)
+    }
+
+    /// Returns true for mounts and volumes, and false for what buildx or others have put there.
+    pub fn is_tree(&self) -> bool {
+        self.ref_name().starts_with(NAMES)
+    }
+}
+
+/// `index.json`, or a manifest that lists others.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Index {
+    pub schema_version: u32,
+    #[serde(default)]
+    pub manifests: Vec<Descriptor>,
+    #[serde(flatten)]
+    pub others: Map<String, Value>,
+}
+
+/// An image manifest.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    pub schema_version: u32,
+    pub media_type: String,
+    #[serde(default)]
+    pub artifact_type: String,
+    pub config: Descriptor,
+    pub layers: Vec<Descriptor>,
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// What a bundle knows of a mount, or of one tool's part of a volume.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TreeConfig {
+    pub version: u32,
+    pub kind: Kind,
+    /// Id of the mount, or name of the volume.
+    pub name: String,
+    pub language: Option<String>,
+    pub tool: Option<String>,
+    /// Where programs see the tree: the target of the mount, or where containers mount the volume.
+    pub base: String,
+    /// `BUILDKIT_CACHE_MOUNT_NS` of a mount.
+    pub namespace: String,
+    /// What makes the mount a variant: `uid=1000,gid=1000,mode=0700`.
+    pub options: String,
+    /// Labels of a volume.
+    pub labels: BTreeMap<String, String>,
+    /// Driver of a volume.
+    pub driver: String,
+    /// What was taken of the tree.
+    pub rules: Vec<Rule>,
+    pub files: u64,
+    pub bytes: u64,
+    pub table: Blob,
+    pub layers: Vec<Layer>,
+}
+
+impl TreeConfig {
+    /// Returns the name of the entry: the same place and tool always have the same.
+    pub fn ref_name(&self) -> String {
+        match self.kind {
+            Kind::Volume => format!("{NAMES}volume/{}/{}", self.name, self.tool.as_deref().unwrap_or("all")),
+            _ => {
+                let key = [&self.namespace, "/", &self.name, ":", &self.options].concat();
+                let hash = digest(&mut key.as_bytes()).unwrap_or_default();
+                let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+                let slug: String = self.name.chars().map(plain).take(40).collect();
+                let slug: Vec<&str> = slug.split('-').filter(|word| !word.is_empty()).collect();
+                format!(
+                    "{NAMES}mount/{}",
+                    [slug.join("-").as_str(), &hash.file()[..8]].join("-").trim_start_matches('-')
+                )
+            }
+        }
+    }
+
+    /// Returns all blobs but the config itself.
+    pub fn blobs(&self) -> impl Iterator<Item = &Blob> {
+        std::iter::once(&self.table).chain(self.layers.iter().map(|layer| &layer.blob))
+    }
+
+    fn annotations(&self) -> BTreeMap<String, String> {
+        let pairs = [
+            (REF_NAME, Some(self.ref_name())),
+            ("io.github.docker-cache.kind", Some(self.kind.as_str().into())),
+            ("io.github.docker-cache.name", Some(self.name.clone())),
+            ("io.github.docker-cache.language", self.language.clone()),
+            ("io.github.docker-cache.tool", self.tool.clone()),
+        ];
+        pairs.into_iter().filter_map(|(key, value)| Some((key.into(), value?))).collect()
+    }
+}
+
+/// A mount or volume in a bundle.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    pub descriptor: Descriptor,
+    pub config: TreeConfig,
+}
+
+/// A directory that is, or becomes, a bundle.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    pub dir: PathBuf,
+}
+
+/// Checks that a digest is one, so that it can be a file name.
+///
+/// # Errors
+/// When it is not.
+pub fn check(blob: &Blob) -> Result<()> {
+    let hex = blob.digest.strip_prefix("sha256:").unwrap_or_default();
+    let digits = |digit: u8| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit);
+    ensure!(hex.len() == 64 && hex.bytes().all(digits), "{:?} is no SHA-256 digest", blob.digest);
+    Ok(())
+}
+
+impl Layout {
+    /// Opens a bundle to read.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn open(dir: &Path) -> Result<Layout> {
+        ensure!(
+            dir.join("oci-layout").is_file() && dir.join("index.json").is_file(),
+            "{} is no bundle: it has no `oci-layout` and `index.json`\nhint: `docker cache export --dest {}` makes one",
+            dir.display(),
+            crate::docker::quote(dir)
+        );
+        Ok(Layout { dir: dir.canonicalize()? })
+    }
+
+    /// Keeps exports from collecting what is about to be read, until the value is dropped.
+    ///
+    /// # Errors
+    /// When the directory cannot be read, or the user cancels.
+    pub fn lock(&self, waiting: impl FnOnce()) -> Result<File> {
+        lock(&self.dir, FlockOperation::NonBlockingLockShared, waiting)
+    }
+
+    /// Returns the index; an empty one where there is none yet.
+    ///
+    /// # Errors
+    /// When it makes no sense.
+    pub fn index(&self) -> Result<Index> {
+        let path = self.dir.join("index.json");
+        if !path.exists() {
+            return Ok(Index { schema_version: 2, manifests: Vec::new(), others: Map::new() });
+        }
+        let text = read_limited(&path, MAX_JSON)?;
+        serde_json::from_slice(&text).with_context(|| format!("{} makes no sense", path.display()))
+    }
+
+    pub fn blobs(&self) -> PathBuf {
+        self.dir.join("blobs/sha256")
+    }
+
+    /// Returns the file of a blob.
+    pub fn path(&self, blob: &Blob) -> PathBuf {
+        self.blobs().join(blob.file())
+    }
+
+    /// Reads a small blob and checks it.
+    ///
+    /// # Errors
+    /// When it is missing, too large, or not what its digest says.
+    pub fn json(&self, blob: &Blob) -> Result<Vec<u8>> {
+        ensure!(blob.size <= MAX_JSON, "{} is too large for what it is: {} bytes", blob.digest, blob.size);
+        let bytes = read_limited(&self.path(blob), blob.size)?;
+        ensure!(digest(&mut &bytes[..])? == *blob, "{} is damaged", blob.digest);
+        Ok(bytes)
+    }
+
+    /// Reads what the bundle knows of a mount or volume, and checks that it is consistent.
+    ///
+    /// # Errors
+    /// When something is missing, damaged, or contradicts itself.
+    pub fn entry(&self, descriptor: &Descriptor) -> Result<Entry> {
+        ensure!(descriptor.media_type == MANIFEST, "it is not an image manifest but {:?}", descriptor.media_type);
+        let manifest: Manifest = serde_json::from_slice(&self.json(&descriptor.blob()?)?).context("its manifest")?;
+        let config: TreeConfig = serde_json::from_slice(&self.json(&manifest.config.blob()?)?).context("its config")?;
+        ensure!(config.version == 1, "it is of version {}, which this program does not know", config.version);
+        let listed: Vec<Blob> = manifest.layers.iter().map(Descriptor::blob).collect::<Result<_>>()?;
+        ensure!(config.blobs().eq(&listed), "its manifest and its config do not list the same blobs");
+        ensure!(config.ref_name() == descriptor.ref_name(), "it is not what its name says");
+        Ok(Entry { descriptor: descriptor.clone(), config })
+    }
+
+    /// Returns all mounts and volumes.
+    ///
+    /// # Errors
+    /// At the first that is missing or damaged.
+    pub fn entries(&self) -> Result<Vec<Entry>> {
+        let index = self.index()?;
+        let trees = index.manifests.iter().filter(|descriptor| descriptor.is_tree());
+        trees.map(|descriptor| self.entry(descriptor).with_context(|| descriptor.ref_name().to_string())).collect()
+    }
+}
+
+fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    ensure!(bytes.len() as u64 <= limit, "{} is larger than it should be", path.display());
+    Ok(bytes)
+}
+
+/// A bundle that is being written by this program alone.
+#[derive(Debug)]
+pub struct Writer {
+    pub layout: Layout,
+    /// Where blobs are made: on the same file system, and gone with the value.
+    pub ingest: PathBuf,
+    /// The index as it was.
+    pub index: Index,
+    pub bytes_written: u64,
+    pub bytes_reused: u64,
+    started: SystemTime,
+    used: HashSet<String>,
+    _lock: File,
+}
+
+impl Writer {
+    /// Makes or opens a bundle, waits until no other program of this kind writes it, and removes what interrupted ones
+    /// have left. `waiting` is called once if there is something to wait for.
+    ///
+    /// # Errors
+    /// When the directory is something else, cannot be written, or the user cancels.
+    pub fn open(dir: &Path, waiting: impl FnOnce()) -> Result<Writer> {
+        let is_new = !dir.join("oci-layout").exists();
+        let failed = || format!("cannot write {}", dir.display());
+        fs::create_dir_all(dir).with_context(failed)?;
+        let lock = lock(dir, FlockOperation::NonBlockingLockExclusive, waiting)?;
+        if is_new && !dir.join("oci-layout").exists() {
+            let foreign = fs::read_dir(dir)?.flatten().find(|entry| !is_ours(&entry.file_name().to_string_lossy()));
+            if let Some(entry) = foreign {
+                bail!(
+                    "{} holds something that is no bundle: {:?}\nhint: name an empty or new directory",
+                    dir.display(),
+                    entry.file_name()
+                );
+            }
+        }
+        let dir = dir.canonicalize()?;
+        fs::create_dir_all(dir.join("blobs/sha256")).with_context(failed)?;
+        fs::create_dir_all(dir.join("ingest")).with_context(failed)?;
+        for left in fs::read_dir(dir.join("ingest"))?.flatten() {
+            if left.file_name().to_string_lossy().starts_with(INGEST) {
+                fs::remove_dir_all(left.path())?;
+            }
+        }
+        let layout = Layout { dir };
+        let index = layout.index()?;
+        let ingest =
+            tempfile::Builder::new().prefix(INGEST).tempdir_in(layout.dir.join("ingest")).with_context(failed)?;
+        let started = ingest.path().metadata()?.modified()?;
+        let used = HashSet::new();
+        let (bytes_written, bytes_reused, ingest) = (0, 0, ingest.keep());
+        Ok(Writer { layout, ingest, index, bytes_written, bytes_reused, started, used, _lock: lock })
+    }
+
+    /// Returns what the bundle has of a mount or volume, if that can still be used.
+    pub fn former(&self, ref_name: &str) -> Option<Entry> {
+        let descriptor = self.index.manifests.iter().find(|descriptor| descriptor.ref_name() == ref_name)?;
+        let mut entry = self.layout.entry(descriptor).ok()?;
+        let whole = |blob: &Blob| self.layout.path(blob).metadata().is_ok_and(|meta| meta.len() == blob.size);
+        if !whole(&entry.config.table) {
+            return None;
+        }
+        entry.config.layers.iter_mut().for_each(|layer| layer.usable = whole(&layer.blob));
+        Some(entry)
+    }
+
+    /// Moves a blob from the ingest directory to its place, if it is not already there.
+    ///
+    /// # Errors
+    /// When it is neither here nor there.
+    pub fn keep(&mut self, blob: &Blob) -> Result<()> {
+        check(blob)?;
+        let (new, place) = (self.ingest.join(blob.file()), self.layout.path(blob));
+        if !self.used.insert(blob.digest.clone()) {
+            return Ok(());
+        }
+        let was_there = place.metadata().is_ok_and(|meta| meta.len() == blob.size);
+        if new.exists() {
+            let file = File::open(&new)?;
+            ensure!(file.metadata()?.len() == blob.size, "{} did not arrive whole", blob.digest);
+            file.sync_all()?;
+            fs::rename(&new, &place)?;
+        }
+        ensure!(place.exists(), "{} did not arrive", blob.digest);
+        match was_there {
+            true => self.bytes_reused += blob.size,
+            false => self.bytes_written += blob.size,
+        }
+        Ok(())
+    }
+
+    /// Keeps a blob of these bytes.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<Blob> {
+        let blob = digest(&mut &bytes[..])?;
+        fs::write(self.ingest.join(blob.file()), bytes)?;
+        self.keep(&blob)?;
+        Ok(blob)
+    }
+
+    /// Adds a mount or volume, or replaces it. Its blobs are in the ingest directory or already kept.
+    ///
+    /// # Errors
+    /// When something cannot be written.
+    pub fn add(&mut self, config: &TreeConfig) -> Result<Entry> {
+        for blob in config.blobs() {
+            self.keep(blob)?;
+        }
+        let written = self.write(&serde_json::to_vec(config)?)?;
+        let archives = config.layers.iter().map(|layer| Descriptor::of(ARCHIVE, &layer.blob));
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: MANIFEST.into(),
+            artifact_type: ARTIFACT.into(),
+            config: Descriptor::of(CONFIG, &written),
+            layers: std::iter::once(Descriptor::of(TABLE, &config.table)).chain(archives).collect(),
+            annotations: config.annotations(),
+        };
+        let mut descriptor = Descriptor::of(MANIFEST, &self.write(&serde_json::to_vec(&manifest)?)?);
+        descriptor.annotations = config.annotations();
+        descriptor.others.insert("artifactType".into(), ARTIFACT.into());
+        self.put(descriptor.clone());
+        Ok(Entry { descriptor, config: config.clone() })
+    }
+
+    /// Makes a directory into which buildx can export: with the layers that the bundle has, so that only new ones are
+    /// written.
+    ///
+    /// # Errors
+    /// When nothing can be written.
+    pub fn stage_layers(&self) -> Result<Layout> {
+        let stage = Layout { dir: self.ingest.join("layers") };
+        fs::create_dir_all(stage.blobs())?;
+        let mut live = HashSet::new();
+        for descriptor in self.index.manifests.iter().filter(|descriptor| !descriptor.is_tree()) {
+            // What is damaged is exported again.
+            let _ = self.layout.reach(descriptor, 0, &mut live);
+        }
+        for digest in live {
+            let blob = Blob { digest, size: 0 };
+            // Without links it is written again, to the same name.
+            let _ = fs::hard_link(self.layout.path(&blob), stage.path(&blob));
+        }
+        Ok(stage)
+    }
+
+    /// Takes what buildx has exported to a staged directory, once it is proved, under these names. Returns its bytes.
+    ///
+    /// # Errors
+    /// When it is damaged or incomplete.
+    pub fn take_layers(&mut self, stage: &Layout, names: &[&str]) -> Result<(Descriptor, u64)> {
+        let mut index = stage.index()?;
+        let found = verify::all(stage, |_| true)?.into_iter().find_map(|found| found.broken);
+        if let Some(why) = found {
+            bail!("what buildx exported is broken: {why}");
+        }
+        let mut descriptor = index.manifests.pop().context("buildx exported nothing")?;
+        let mut live = HashSet::new();
+        stage.reach(&descriptor, 0, &mut live)?;
+        let mut bytes = 0;
+        for digest in live {
+            let size = stage.path(&Blob { digest: digest.clone(), size: 0 }).metadata()?.len();
+            let blob = Blob { digest, size };
+            fs::rename(stage.path(&blob), self.ingest.join(blob.file()))?;
+            self.keep(&blob)?;
+            bytes += blob.size;
+        }
+        for name in names {
+            descriptor.annotations.insert(REF_NAME.into(), (*name).into());
+            self.put(descriptor.clone());
+        }
+        Ok((descriptor, bytes))
+    }
+
+    /// Puts an entry into the index, in the place of one of the same name.
+    pub fn put(&mut self, descriptor: Descriptor) {
+        let same = |other: &Descriptor| other.ref_name() == descriptor.ref_name();
+        self.index.manifests.retain(|other| !same(other));
+        self.index.manifests.push(descriptor);
+    }
+
+    /// Makes the new index the bundle's, and then removes what it does not refer to.
+    ///
+    /// # Errors
+    /// When something cannot be written; the bundle is then what it was.
+    pub fn commit(self) -> Result<()> {
+        let dir = &self.layout.dir;
+        // Entries of others may have come meanwhile: buildx locks this file only.
+        let _others = lock_of_buildx(dir)?;
+        let mut index = self.index.clone();
+        let known: HashSet<&str> = index.manifests.iter().map(Descriptor::ref_name).collect();
+        let came: Vec<Descriptor> = self.layout.index()?.manifests.into_iter().collect();
+        let came: Vec<Descriptor> =
+            came.into_iter().filter(|other| !other.is_tree() && !known.contains(other.ref_name())).collect();
+        index.manifests.extend(came);
+        File::open(self.layout.blobs())?.sync_all()?;
+        if !dir.join("oci-layout").exists() {
+            self.replace("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        }
+        self.replace("index.json", &serde_json::to_vec(&index)?)?;
+        File::open(dir)?.sync_all()?;
+        self.collect(&index)
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let new = self.ingest.join(name);
+        let mut file = File::create(&new)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&new, self.layout.dir.join(name))?;
+        Ok(())
+    }
+
+    /// Removes blobs that nothing refers to. Blobs that came after this run began may be of a buildx that has not
+    /// written its entry yet.
+    fn collect(&self, index: &Index) -> Result<()> {
+        let mut live = HashSet::new();
+        // One that cannot be read may refer to anything: nothing is removed then.
+        if index.manifests.iter().any(|descriptor| self.layout.reach(descriptor, 0, &mut live).is_err()) {
+            return Ok(());
+        }
+        for blob in fs::read_dir(self.layout.blobs())?.flatten() {
+            let name = blob.file_name().to_string_lossy().into_owned();
+            let old = blob.metadata().and_then(|meta| meta.modified()).is_ok_and(|modified| modified < self.started);
+            if old && !live.contains(&format!("sha256:{name}")) {
+                fs::remove_file(blob.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // What cannot be removed now the next run removes.
+        let _ = fs::remove_dir_all(&self.ingest);
+        if !self.layout.dir.join("oci-layout").exists() {
+            // Nothing came of it: these remove only what is empty.
+            let _ = fs::remove_dir(self.layout.dir.join("ingest"));
+        }
+    }
+}
+
+/// Takes a lock on a directory; `waiting` is called once if there is something to wait for.
+fn lock(dir: &Path, how: FlockOperation, waiting: impl FnOnce()) -> Result<File> {
+    let lock = File::open(dir)?;
+    let mut waiting = Some(waiting);
+    loop {
+        match flock(&lock, how) {
+            Ok(()) => return Ok(lock),
+            Err(Errno::WOULDBLOCK) => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot lock {}", dir.display())),
+        }
+        if let Some(waiting) = waiting.take() {
+            waiting();
+        }
+        if crate::cancel::requested() {
+            bail!("cancelled");
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Begins the names of directories in `ingest` that are ours.
+const INGEST: &str = "docker-cache-";
+
+fn is_ours(name: &str) -> bool {
+    ["blobs", "ingest", "index.json", "index.json.lock"].contains(&name)
+}
+
+/// Takes the lock under which buildx changes the index of a layout; it removes the file afterwards, and so do we.
+fn lock_of_buildx(dir: &Path) -> Result<impl Drop> {
+    struct Lock(PathBuf, #[expect(dead_code, reason = "held")] File);
+    impl Drop for Lock {
+        fn drop(&mut self) {
+            let _ = fs::remove_file(&self.0);
+        }
+    }
+    let path = dir.join("index.json.lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path)?;
+    flock(&file, FlockOperation::LockExclusive)?;
+    Ok(Lock(path, file))
+}
+
+impl Layout {
+    /// Adds all that an entry refers to, whoever wrote it.
+    ///
+    /// # Errors
+    /// When it is damaged, or nested deeper than any tool nests.
+    pub fn reach(&self, descriptor: &Descriptor, depth: u32, live: &mut HashSet<String>) -> Result<()> {
+        ensure!(depth <= 4, "{} is nested too deep", descriptor.digest);
+        let blob = descriptor.blob()?;
+        live.insert(blob.digest.clone());
+        if descriptor.media_type.contains("index") || descriptor.media_type.contains("manifest.list") {
+            let index: Index = serde_json::from_slice(&self.json(&blob)?)?;
+            return index.manifests.iter().try_for_each(|inner| self.reach(inner, depth + 1, live));
+        }
+        if descriptor.media_type.contains("manifest") {
+            let manifest: Manifest = serde_json::from_slice(&self.json(&blob)?)?;
+            for inner in std::iter::once(&manifest.config).chain(&manifest.layers) {
+                live.insert(inner.blob()?.digest);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,423 @@
+//! Proves a bundle: every reference, every digest, every archive's members. Reads all of it, writes nothing.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::thread;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Serialize;
+
+use super::{Descriptor, Entry, Index, Layout, Manifest};
+use crate::inside::archive::{self, Kind};
+use crate::inside::pack::{Blob, Layer, digest};
+use crate::inside::table::{Row, Rows, decoder};
+use crate::inside::unpack::{MAX_ENTRIES, MAX_ROWS, check};
+
+/// What was found of one entry of the index.
+#[derive(Debug, Serialize)]
+pub struct Verified {
+    pub kind: String,
+    pub name: String,
+    pub language: Option<String>,
+    pub digest: String,
+    pub bytes: u64,
+    pub files: Option<u64>,
+    /// Why it cannot be used; None if it can.
+    pub broken: Option<String>,
+    #[serde(skip)]
+    pub entry: Option<Entry>,
+}
+
+/// Proves every entry of a bundle that `wanted` wants.
+///
+/// # Errors
+/// When the index itself cannot be read, or makes no sense.
+pub fn all(layout: &Layout, wanted: impl Fn(&Descriptor) -> bool) -> Result<Vec<Verified>> {
+    let index = layout.index()?;
+    ensure!(index.manifests.len() <= MAX_MANIFESTS, "the index lists {} manifests", index.manifests.len());
+    let mut names = HashMap::new();
+    for descriptor in index.manifests.iter().filter(|descriptor| descriptor.is_tree()) {
+        if names.insert(descriptor.ref_name(), ()).is_some() {
+            bail!("the index lists {:?} twice", descriptor.ref_name());
+        }
+    }
+    let mut known = HashMap::new();
+    Ok(index
+        .manifests
+        .iter()
+        .filter(|descriptor| wanted(descriptor))
+        .map(|entry| one(layout, entry, &mut known))
+        .collect())
+}
+
+/// Manifests that an index may list.
+const MAX_MANIFESTS: usize = 10_000;
+
+/// The blobs that were read, and what was wrong with them.
+type Known = HashMap<String, Option<String>>;
+
+fn one(layout: &Layout, descriptor: &Descriptor, known: &mut Known) -> Verified {
+    let mut verified = Verified {
+        kind: "layer".into(),
+        name: descriptor.ref_name().into(),
+        language: None,
+        digest: descriptor.digest.clone(),
+        bytes: descriptor.size,
+        files: None,
+        broken: None,
+        entry: None,
+    };
+    let done = match descriptor.is_tree() {
+        true => tree(layout, descriptor, &mut verified),
+        false => foreign(layout, descriptor, 0, known, &mut 0).map(|bytes| verified.bytes = bytes),
+    };
+    verified.broken = done.err().map(|error| format!("{error:#}"));
+    verified
+}
+
+/// Proves what buildx or another tool has written, as far as descriptors go.
+fn foreign(layout: &Layout, descriptor: &Descriptor, depth: u32, known: &mut Known, count: &mut usize) -> Result<u64> {
+    *count += 1;
+    ensure!(depth <= 4, "it is nested too deep");
+    ensure!(*count <= MAX_MANIFESTS * 10, "it refers to too many blobs");
+    let blob = descriptor.blob()?;
+    let wrong = match known.get(&blob.digest) {
+        Some(wrong) => wrong.clone(),
+        None => {
+            let wrong = whole(layout, &blob).err().map(|error| format!("{error:#}"));
+            known.insert(blob.digest.clone(), wrong.clone());
+            wrong
+        }
+    };
+    if let Some(wrong) = wrong {
+        bail!(wrong);
+    }
+    let mut bytes = blob.size;
+    if descriptor.media_type.contains("index") || descriptor.media_type.contains("manifest.list") {
+        let index: Index = serde_json::from_slice(&layout.json(&blob)?).context("an index")?;
+        for inner in &index.manifests {
+            bytes += foreign(layout, inner, depth + 1, known, count)?;
+        }
+    } else if descriptor.media_type.contains("manifest") {
+        let manifest: Manifest = serde_json::from_slice(&layout.json(&blob)?).context("a manifest")?;
+        for inner in std::iter::once(&manifest.config).chain(&manifest.layers) {
+            bytes += foreign(layout, inner, depth + 1, known, count)?;
+        }
+    }
+    Ok(bytes)
+}
+
+/// Checks the size and the digest of a blob.
+fn whole(layout: &Layout, blob: &Blob) -> Result<()> {
+    let mut file = File::open(layout.path(blob)).with_context(|| format!("{} is missing", blob.digest))?;
+    let size = file.metadata()?.len();
+    ensure!(size == blob.size, "{} has {size} bytes instead of {}", blob.digest, blob.size);
+    ensure!(
+        digest(&mut file)?.digest == blob.digest,
+        "{} is damaged: its content is not what its name says",
+        blob.digest
+    );
+    Ok(())
+}
+
+fn tree(layout: &Layout, descriptor: &Descriptor, verified: &mut Verified) -> Result<()> {
+    let entry = layout.entry(descriptor)?;
+    let config = &entry.config;
+    verified.kind = config.kind.as_str().into();
+    verified.name = config.name.clone();
+    verified.language = config.language.clone();
+    verified.files = Some(config.files);
+    verified.bytes = config.bytes;
+    whole(layout, &config.table)?;
+    let rows = rows(layout, config)?;
+    let next = AtomicUsize::new(0);
+    let failed: Mutex<Option<anyhow::Error>> = Mutex::default();
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(2, |cores| cores.get()).clamp(1, 16) {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Relaxed);
+                    let failure = || failed.lock().unwrap_or_else(PoisonError::into_inner);
+                    let Some(layer) = config.layers.get(at).filter(|_| failure().is_none()) else { return };
+                    if crate::cancel::requested() {
+                        return;
+                    }
+                    let done = members(layout, layer, &rows[at], &config.base);
+                    if let Err(error) = done.with_context(|| layer.blob.digest.clone()) {
+                        failure().get_or_insert(error);
+                    }
+                }
+            });
+        }
+    });
+    failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)?;
+    if crate::cancel::requested() {
+        bail!("cancelled");
+    }
+    verified.entry = Some(entry);
+    Ok(())
+}
+
+/// Reads the rows of each archive, and checks that each file is in a directory of the table: so no member can be
+/// written through a link.
+fn rows(layout: &Layout, config: &super::TreeConfig) -> Result<Vec<Vec<Row>>> {
+    ensure!(config.layers.len() <= MAX_MANIFESTS, "it has {} archives", config.layers.len());
+    let mut rows: Vec<Vec<Row>> = vec![Vec::new(); config.layers.len()];
+    let mut table = Rows::new(File::open(layout.path(&config.table))?)?;
+    let mut above: Vec<Vec<u8>> = Vec::new();
+    let (mut count, mut files, mut bytes) = (0, 0, 0_u64);
+    while let Some(row) = table.next_row()? {
+        let shown = || String::from_utf8_lossy(&row.path).into_owned();
+        count += 1;
+        ensure!(count <= MAX_ROWS, "the table has more than {MAX_ROWS} rows");
+        let parent = row.path.iter().rposition(|byte| *byte == b'/').map_or(&[][..], |at| &row.path[..at]);
+        while above.last().is_some_and(|dir| dir != parent) {
+            above.pop();
+        }
+        ensure!(row.path.is_empty() || !above.is_empty(), "{:?} is not in a directory of the table", shown());
+        match row.kind {
+            Kind::Dir => above.push(row.path.clone()),
+            _ => files += 1,
+        }
+        bytes = bytes.saturating_add(row.size);
+        let layer = rows.get_mut(row.layer as usize);
+        layer.with_context(|| format!("{:?} is in an archive that is not there", shown()))?.push(row);
+    }
+    ensure!(
+        (files, bytes) == (config.files, config.bytes),
+        "its table has {files} files of {bytes} bytes, and its config says {} of {}",
+        config.files,
+        config.bytes
+    );
+    Ok(rows)
+}
+
+/// Reads an archive to its end.
+fn members(layout: &Layout, layer: &Layer, rows: &[Row], base: &str) -> Result<()> {
+    whole(layout, &layer.blob)?;
+    let mut rows = rows.iter().peekable();
+    let file = File::open(layout.path(&layer.blob))?;
+    archive::read(decoder(file)?, layer.raw, layer.entries.min(MAX_ENTRIES), |member, data| {
+        if let Some(row) = rows.next_if(|row| row.path == member.path) {
+            check(&member, row, base)?;
+            io::copy(data, &mut io::sink())?;
+        }
+        Ok(())
+    })?;
+    match rows.next() {
+        Some(row) => bail!("{:?} is in the table and not in its archive", String::from_utf8_lossy(&row.path)),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+    use std::path::Path;
+
+    use tar::{EntryType, Header};
+
+    use super::*;
+    use crate::bundle::{MANIFEST, TreeConfig, Writer};
+    use crate::inside::archive::Member;
+    use crate::inside::table;
+    use crate::inventory::Kind as CacheKind;
+
+    /// A bundle with one tree, put together by hand.
+    struct Hostile {
+        dir: tempfile::TempDir,
+        rows: Vec<(u8, u64, &'static str)>,
+        archive: Vec<u8>,
+        entries: u64,
+        raw: Option<u64>,
+    }
+
+    fn header(name: &str, kind: EntryType, link: &str, content: &[u8]) -> Vec<u8> {
+        let mut header = Header::new_ustar();
+        let ustar = header.as_ustar_mut().unwrap();
+        ustar.name[..name.len()].copy_from_slice(name.as_bytes());
+        ustar.linkname[..link.len()].copy_from_slice(link.as_bytes());
+        header.set_entry_type(kind);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(content.len() as u64);
+        header.set_cksum();
+        let mut bytes = [header.as_bytes(), content].concat();
+        bytes.resize(bytes.len().next_multiple_of(512), 0);
+        bytes
+    }
+
+    fn file(name: &str, content: &str) -> Vec<u8> {
+        header(name, EntryType::Regular, "", content.as_bytes())
+    }
+
+    fn hostile(rows: &[(u8, u64, &'static str)], members: &[Vec<u8>]) -> Hostile {
+        let root = header("./", EntryType::Directory, "", b"");
+        let archive = [&[root], members].concat().concat();
+        let rows = [&[(b'd', 0, "")], rows].concat();
+        Hostile { dir: tempfile::tempdir().unwrap(), rows, archive, entries: 100, raw: None }
+    }
+
+    fn compressed(bytes: &[u8]) -> Vec<u8> {
+        zstd::encode_all(bytes, 3).unwrap()
+    }
+
+    impl Hostile {
+        fn write(&self) -> Layout {
+            let mut writer = Writer::open(self.dir.path(), || ()).unwrap();
+            let mut rows = Vec::new();
+            for (kind, size, path) in &self.rows {
+                let kind = Kind::of_letter(*kind).unwrap();
+                let path = path.as_bytes().to_vec();
+                table::write(&mut rows, &Row { layer: 0, kind, size: *size, print: 1, path }).unwrap();
+            }
+            let archive = [&self.archive[..], &[0; 1024]].concat();
+            let layer = Layer {
+                blob: writer.write(&compressed(&archive)).unwrap(),
+                raw: self.raw.unwrap_or(archive.len() as u64),
+                entries: self.entries,
+                cost: 0,
+                usable: true,
+            };
+            let files = self.rows.iter().filter(|(kind, ..)| *kind != b'd');
+            let config = TreeConfig {
+                version: 1,
+                kind: CacheKind::Volume,
+                name: "v".into(),
+                base: "/cache".into(),
+                files: files.clone().count() as u64,
+                bytes: files.map(|(_, size, _)| size).sum(),
+                table: writer.write(&compressed(&rows)).unwrap(),
+                layers: vec![layer],
+                ..TreeConfig::default()
+            };
+            writer.add(&config).unwrap();
+            let layout = writer.layout.clone();
+            writer.commit().unwrap();
+            layout
+        }
+
+        #[track_caller]
+        fn is_refused(&self, why: &str) {
+            let found = all(&self.write(), |_| true).unwrap();
+            let broken = found[0].broken.clone().unwrap_or_default();
+            assert!(broken.contains(why), "{broken:?} does not say {why:?}");
+        }
+    }
+
+    #[test]
+    fn a_good_bundle_is_whole() {
+        let rows = [(b'f', 1, "a"), (b'd', 0, "d"), (b'f', 2, "d/b"), (b'l', 0, "l")];
+        let members = [
+            file("a", "1"),
+            header("d/", EntryType::Directory, "", b""),
+            file("d/b", "22"),
+            header("l", EntryType::Symlink, "/cache/d/b", b""),
+        ];
+        let found = all(&hostile(&rows, &members).write(), |_| true).unwrap();
+        assert_eq!((found[0].broken.as_deref(), found[0].files), (None, Some(3)));
+    }
+
+    #[test]
+    fn members_that_lead_out_are_refused() {
+        hostile(&[], &[file("../x", "1")]).is_refused("leads out");
+        hostile(&[], &[file("/etc/x", "1")]).is_refused("is absolute");
+        hostile(&[(b'f', 1, "../x")], &[]).is_refused("leads out");
+        hostile(&[(b'f', 1, "/x")], &[]).is_refused("is absolute");
+        let link = |target: &str| hostile(&[(b'l', 0, "l")], &[header("l", EntryType::Symlink, target, b"")]);
+        link("../../etc").is_refused("leads out");
+        link("/etc/passwd").is_refused("leads out");
+        link("/cachet").is_refused("leads out");
+        link("/cache/../etc").is_refused("leads out");
+        hostile(&[(b'h', 0, "h")], &[header("h", EntryType::Link, "../../etc/passwd", b"")]).is_refused("leads out");
+    }
+
+    #[test]
+    fn files_are_not_written_through_links() {
+        let rows = [(b'l', 0, "l"), (b'f', 1, "l/x")];
+        hostile(&rows, &[header("l", EntryType::Symlink, "d", b""), file("l/x", "1")]).is_refused("not in a directory");
+    }
+
+    #[test]
+    fn devices_doubles_and_lies_are_refused() {
+        hostile(&[], &[header("dev", EntryType::Block, "", b"")]).is_refused("device");
+        hostile(&[], &[header("p", EntryType::Fifo, "", b"")]).is_refused("no bundle has");
+        hostile(&[(b'f', 1, "a")], &[file("a", "1"), file("a", "2")]).is_refused("twice");
+        hostile(&[(b'f', 1, "a"), (b'f', 1, "a")], &[file("a", "1")]).is_refused("twice");
+        hostile(&[(b'f', 1, "a")], &[file("b", "1"), file("a", "1")]).is_refused("out of order");
+        hostile(&[(b'f', 9, "a")], &[file("a", "1")]).is_refused("1 bytes, and 9 in the table");
+        hostile(&[(b'd', 0, "a")], &[file("a", "1")]).is_refused("another kind");
+        hostile(&[(b'f', 1, "a")], &[]).is_refused("not in its archive");
+    }
+
+    #[test]
+    fn bombs_are_refused() {
+        let bomb = Hostile { raw: Some(4096), ..hostile(&[(b'f', 1 << 22, "a")], &[file("a", &"0".repeat(1 << 22))]) };
+        bomb.is_refused("longer than it says");
+        let many: Vec<Vec<u8>> = (0..MAX_ENTRIES + 1).map(|at| file(&format!("{at:07}"), "")).collect();
+        Hostile { entries: 1 << 40, ..hostile(&[], &many) }.is_refused("more members");
+        let mut long = Vec::new();
+        let path = vec![b'x'; 5000];
+        let member = Member {
+            path,
+            kind: Kind::File,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            modified: (0, 0),
+            size: 0,
+            link: Vec::new(),
+            attributes: Vec::new(),
+            extents: None,
+        };
+        archive::write(&mut long, &member, io::empty()).unwrap();
+        hostile(&[], &[long]).is_refused("too long");
+    }
+
+    /// Writes an index with one entry, as anyone could.
+    fn index(dir: &Path, media_type: &str, digest: &str, size: u64) -> Layout {
+        fs::create_dir_all(dir.join("blobs/sha256")).unwrap();
+        fs::write(dir.join("oci-layout"), "{}").unwrap();
+        let entry = format!(r#"{{"mediaType":"{media_type}","digest":"{digest}","size":{size}}}"#);
+        fs::write(dir.join("index.json"), format!(r#"{{"schemaVersion":2,"manifests":[{entry}]}}"#)).unwrap();
+        Layout::open(dir).unwrap()
+    }
+
+    fn broken(layout: &Layout) -> String {
+        all(layout, |_| true).unwrap()[0].broken.clone().unwrap_or_default()
+    }
+
+    #[test]
+    fn digests_that_are_paths_nested_and_huge_manifests_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = "sha256:../../../../../../../../../../../../../../../../../../../../etc/pas";
+        assert!(broken(&index(dir.path(), MANIFEST, path, 1)).contains("no SHA-256 digest"));
+
+        let nested = "application/vnd.oci.image.index.v1+json";
+        let mut inner = r#"{"schemaVersion":2,"manifests":[]}"#.to_string();
+        let mut last = digest(&mut inner.as_bytes()).unwrap();
+        let layout = index(dir.path(), nested, &last.digest, last.size);
+        for _ in 0..10 {
+            fs::write(layout.path(&last), &inner).unwrap();
+            let (digest_, size) = (&last.digest, last.size);
+            inner = format!(
+                r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{nested}","digest":"{digest_}","size":{size}}}]}}"#
+            );
+            last = digest(&mut inner.as_bytes()).unwrap();
+        }
+        fs::write(layout.path(&last), &inner).unwrap();
+        assert!(broken(&index(dir.path(), nested, &last.digest, last.size)).contains("nested too deep"));
+
+        let huge = vec![b' '; 9 << 20];
+        let blob = digest(&mut &huge[..]).unwrap();
+        fs::File::create(layout.path(&blob)).unwrap().write_all(&huge).unwrap();
+        assert!(broken(&index(dir.path(), MANIFEST, &blob.digest, blob.size)).contains("too large"));
+    }
+}

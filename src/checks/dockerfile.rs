@@ -1,0 +1,1043 @@
+//! Doctor's rules for one Dockerfile: facts in, findings and their edits out. Pure; when not sure, a rule is silent.
+
+use super::edits::{self, Edit};
+use super::steps::{Facts, Run, Use, calls, runs_tool, tool_of};
+use super::{Finding, Severity};
+use crate::catalogue::{self, Class, Row, Sharing};
+use crate::dockerfile::Instruction;
+use crate::dockerfile::bases::Os;
+use crate::dockerfile::mount::{Mount, clean, within};
+use crate::dockerfile::shell::Command;
+use crate::dockerfile::stage::Scope;
+
+/// A finding, and the edits of its file that put it right; none if that is for the author to decide.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    pub finding: Finding,
+    pub edits: Vec<Edit>,
+}
+
+/// Returns all that is found in one Dockerfile, in the order of its lines.
+pub fn check(facts: &Facts<'_>) -> Vec<Found> {
+    let mut found: Vec<Found> = facts
+        .file
+        .problems
+        .iter()
+        .map(|problem| at(facts, "dockerfile-unreadable", Severity::Error, problem.line, problem.message.clone()))
+        .collect();
+    for run in &facts.runs {
+        found.extend(missing_cache_mount(facts, run));
+        found.extend(dead_cache_mount(facts, run));
+        found.extend(defeated_cache_mount(facts, run));
+        found.extend(unsafe_sharing(facts, run));
+        found.extend(mount_over_install(facts, run));
+        found.extend(mount_owner(facts, run));
+        found.extend(cache_in_image(facts, run));
+        found.extend(secret_in_cache(facts, run));
+    }
+    found.extend(copied_from_mount(facts));
+    found.extend(several_owners(facts));
+    found.extend(mount_id_clash(facts));
+    found.extend(copy_before_install(facts));
+    found.sort_by_key(|found| found.finding.line);
+    found
+}
+
+fn at(facts: &Facts<'_>, check: &'static str, severity: Severity, line: u32, message: String) -> Found {
+    let file = Some(facts.path.to_owned());
+    Found { finding: Finding { check, severity, message, file, line: Some(line), fix: None }, edits: Vec::new() }
+}
+
+fn warning(facts: &Facts<'_>, check: &'static str, line: u32, message: String) -> Found {
+    at(facts, check, Severity::Warning, line, message)
+}
+
+fn line_of(facts: &Facts<'_>, command: &Command) -> u32 {
+    facts.file.line_of(command.span.start)
+}
+
+/// Returns the cache mounts whose target is known.
+fn caches(run: &Run) -> impl Iterator<Item = (&Mount, &str)> {
+    run.mounts.iter().filter(|mount| mount.is_cache()).filter_map(|mount| Some((mount, mount.target.as_deref()?)))
+}
+
+/// bundler and gem share directories.
+fn family(tool: &str) -> &str {
+    if tool == "bundler" { "gem" } else { tool }
+}
+
+/// Returns the uses of a run by tool, in their order.
+fn by_tool<'a>(uses: &'a [Use<'a>]) -> Vec<(&'static Row, Vec<&'a Use<'a>>)> {
+    let mut groups: Vec<(&'static Row, Vec<&Use<'_>>)> = Vec::new();
+    for used in uses {
+        match groups.iter_mut().find(|(row, _)| row.tool == used.row.tool) {
+            Some((_, group)) => group.push(used),
+            None => groups.push((used.row, vec![used])),
+        }
+    }
+    groups
+}
+
+fn covered(run: &Run, uses: &[&Use<'_>]) -> bool {
+    run.mounts.iter().any(|mount| uses.iter().any(|used| used.meets(mount)))
+}
+
+fn missing_cache_mount(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
+    if run.mounts.iter().any(|mount| mount.is_cache() && mount.target.is_none()) {
+        return Vec::new();
+    }
+    let uses = facts.uses(run);
+    let mut found = Vec::new();
+    for (row, uses) in by_tool(&uses) {
+        let other = |mount: &Mount| {
+            let by_name = || catalogue::for_mount(mount.option(&["id"]), mount.target.as_deref().unwrap_or_default());
+            let row_of = tool_of(mount).or_else(|| by_name().map(|(row, _)| row));
+            row_of.is_some_and(|other| family(other.tool) == family(row.tool))
+        };
+        if covered(run, &uses) || run.mounts.iter().any(|mount| mount.is_cache() && other(mount)) {
+            continue;
+        }
+        if !is_missed(facts, run, row) {
+            continue;
+        }
+        let command = uses[0].call;
+        let places = uses.iter().find_map(|used| used.places);
+        let message = match places {
+            Some(places) => {
+                let places: Vec<String> = places.iter().map(|place| format!("`{place}`")).collect();
+                format!(
+                    "`{command}` downloads everything again each time this step runs: {} keeps its downloads in {}, where no cache mount is",
+                    row.tool,
+                    places.join(" and ")
+                )
+            }
+            None => format!(
+                "`{command}` downloads everything again each time this step runs: it has no cache mount for {}",
+                row.tool
+            ),
+        };
+        let mut missing = warning(facts, "missing-cache-mount", line_of(facts, uses[0].command), message);
+        if let Some(places) = places.filter(|_| uses.iter().all(|used| used.places.is_some())) {
+            missing.edits = add(facts, run, row, &with_lists(facts, run, row, places.to_vec())).unwrap_or_default();
+        }
+        found.push(missing);
+    }
+    found
+}
+
+/// Tells whether a mount is really lacking: not where the packages of an earlier step lie in the image, and not where
+/// they are to be in the image.
+fn is_missed(facts: &Facts<'_>, run: &Run, row: &'static Row) -> bool {
+    let earlier: Vec<&Run> = facts.before(run).filter(|other| facts.fills_tool(other, row)).collect();
+    let mounted = |other: &&Run| {
+        let uses = facts.uses(other);
+        let uses: Vec<&Use<'_>> = uses.iter().filter(|used| used.row.tool == row.tool).collect();
+        covered(other, &uses)
+    };
+    if row.tool == "nuget" {
+        let packages = |other: &&Run| caches(other).any(|(_, target)| target.ends_with("/.nuget/packages"));
+        return earlier.is_empty() || earlier.iter().any(packages);
+    }
+    if !row.build.read_later {
+        return true;
+    }
+    if !earlier.is_empty() && !earlier.iter().any(mounted) {
+        return false;
+    }
+    let uses = facts.uses(run);
+    let places: Vec<&String> = uses
+        .iter()
+        .filter(|used| used.row.tool == row.tool)
+        .flat_map(|used| used.places.into_iter().flatten().chain(used.also))
+        .collect();
+    let above: Vec<usize> = (0..facts.stages.len()).filter(|stage| facts.is_on(*stage, run.stage)).collect();
+    // Somebody copies the packages out.
+    let copied = copies(facts).any(|(_, from, path, _)| {
+        above.contains(&from) && places.iter().any(|place| within(&path, place) || within(place, &path))
+    });
+    let last = facts.stages.len() - 1;
+    !copied && (!above.contains(&last) || starts_another(facts, last, row))
+}
+
+/// Tells whether the image starts a program that is not the tool. If nothing is known of what it starts, it may need
+/// the packages.
+fn starts_another(facts: &Facts<'_>, last: usize, row: &Row) -> bool {
+    let lineage = facts.lineage(last);
+    let mut starts = lineage
+        .iter()
+        .flat_map(|stage| &facts.stages[*stage].steps)
+        .map(|step| &facts.file.instructions[step.instruction])
+        .filter(|instruction| matches!(instruction.keyword.as_str(), "CMD" | "ENTRYPOINT"))
+        .peekable();
+    let uses_tool = |instruction: &Instruction| {
+        let commands = crate::dockerfile::stage::scripts(instruction);
+        commands.iter().any(|command| runs_tool(command, row) || is_opaque(command) && shell_only(command))
+    };
+    starts.peek().is_some() && !starts.any(uses_tool)
+}
+
+fn shell_only(command: &Command) -> bool {
+    matches!(command.program(), "sh" | "bash" | "make" | "just" | "task" | "air" | "npm" | "watchexec")
+}
+
+/// Tells whether a command may run any tool there is.
+fn is_opaque(command: &Command) -> bool {
+    let program = command.words.first().map_or("", |word| word.text.as_str());
+    let known = ["mvnw", "gradlew"].iter().any(|name| program.ends_with(name));
+    let runner = matches!(
+        program,
+        "make"
+            | "just"
+            | "task"
+            | "mage"
+            | "cmake"
+            | "ninja"
+            | "sh"
+            | "bash"
+            | "npm"
+            | "yarn"
+            | "pnpm"
+            | "bazel"
+            | "eval"
+    );
+    !known && (runner || program.starts_with("./") || program.ends_with(".sh") || program.starts_with('$'))
+}
+
+/// Returns the edits that mount the places of a tool: on this run, and on later ones that read what it downloaded.
+fn add(facts: &Facts<'_>, run: &Run, row: &'static Row, places: &[String]) -> Option<Vec<Edit>> {
+    let mut runs = vec![run];
+    if row.build.read_later {
+        for later in &facts.runs {
+            let above = facts.is_on(later.stage, run.stage) && (later.stage != run.stage || later.step > run.step);
+            let commands = facts.commands(later);
+            let reads = commands.iter().any(|command| runs_tool(command, row));
+            let offline = |command: &Command| command.args().any(|arg| row.build.offline.contains(&arg));
+            if !above {
+                continue;
+            }
+            if commands.iter().any(|command| is_opaque(command) || (reads && offline(command)))
+                || (commands.is_empty() && facts.instruction(later).json().is_none())
+            {
+                return None;
+            }
+            if reads && !places.iter().any(|place| later.mounts.iter().any(|mount| mount.meets(place))) {
+                if facts.scope(later).uid() != facts.scope(run).uid() {
+                    return None;
+                }
+                runs.push(later);
+            }
+        }
+    }
+    let owner = match facts.scope(run).uid()? {
+        0 => String::new(),
+        uid => format!(",uid={uid}"),
+    };
+    let ids = needs_id(facts, row);
+    runs.into_iter()
+        .map(|run| {
+            let wanted = places.iter().filter(|place| !run.mounts.iter().any(|mount| mount.meets(place)));
+            let mounts: Vec<String> = wanted
+                .map(|place| {
+                    let id = match (&ids, &facts.scope(run).os) {
+                        (true, Some(os)) => format!(",id={}", id_of(place, os)),
+                        (true, None) => return None,
+                        (false, _) => String::new(),
+                    };
+                    let locked = if row.sharing == Sharing::Shared { "" } else { ",sharing=locked" };
+                    (!place.contains([',', ' ', '"', '\'', '$']))
+                        .then(|| format!("type=cache{id},target={place}{locked}{owner}"))
+                })
+                .collect::<Option<_>>()?;
+            (!mounts.is_empty()).then(|| edits::add_mounts(facts.file, facts.instruction(run), &mounts))
+        })
+        .collect()
+}
+
+/// Returns the places that may be mounted. A mount on apt's lists would hide those of an earlier step, and one on apk's
+/// index likewise: such places are left out, and nothing is left of apk.
+fn with_lists(facts: &Facts<'_>, run: &Run, row: &Row, places: Vec<String>) -> Vec<String> {
+    let updates = |run: &Run| {
+        let fresh = ["update", "-U", "--update", "--update-cache", "--no-cache"];
+        let tool =
+            |command: &&Command| matches!((row.tool, command.program()), ("apt", "apt" | "apt-get") | ("apk", "apk"));
+        let installs = |command: &Command| command.args().any(|arg| matches!(arg, "install" | "add" | "build-dep"));
+        let commands: Vec<&Command> = facts.commands(run).iter().filter(tool).collect();
+        let first = commands.iter().position(|command| command.args().any(|arg| fresh.contains(&arg)));
+        let install = commands.iter().position(|command| installs(command));
+        install.is_none_or(|install| first.is_some_and(|first| first <= install))
+    };
+    let related = |other: &&Run| facts.is_on(other.stage, run.stage) || facts.is_on(run.stage, other.stage);
+    if facts.runs.iter().filter(related).all(updates) {
+        return places;
+    }
+    match row.tool {
+        "apt" => places.into_iter().filter(|place| place != "/var/lib/apt").collect(),
+        "apk" => Vec::new(),
+        _ => places,
+    }
+}
+
+/// Tells whether the file has several distributions that would share a system tool's directory.
+fn needs_id(facts: &Facts<'_>, row: &Row) -> bool {
+    let systems: Vec<Option<Os>> =
+        facts.runs.iter().filter(|run| facts.fills_tool(run, row)).map(|run| facts.scope(run).os.clone()).collect();
+    row.language == "system" && systems.iter().any(|os| *os != systems[0])
+}
+
+fn id_of(place: &str, os: &Os) -> String {
+    let mut id = format!("{}-{}", place.trim_start_matches('/').replace('/', "-"), os.family);
+    if let Some(release) = &os.release {
+        id.push_str(&format!("-{release}"));
+    }
+    id
+}
+
+fn dead_cache_mount(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
+    let uses = facts.uses(run);
+    let scope = facts.scope(run);
+    let mut found = Vec::new();
+    for (mount, target) in caches(run) {
+        let Some(row) = tool_of(mount) else { continue };
+        let mine: Vec<&Use<'_>> = uses.iter().filter(|used| family(used.row.tool) == family(row.tool)).collect();
+        let known = mine.iter().all(|used| used.places.is_some()) && scope.known;
+        if mine.is_empty() || !known {
+            continue;
+        }
+        let unlinked_apk = target == "/var/cache/apk" && !facts.mentioned(run, "/etc/apk/cache");
+        if mine.iter().any(|used| used.meets(mount)) && !unlinked_apk {
+            continue;
+        }
+        let mut places: Vec<&String> = mine.iter().flat_map(|used| used.places.into_iter().flatten()).collect();
+        places.dedup();
+        // The one that no other mount is on, or that is called alike.
+        let leaf = target.rsplit('/').next();
+        let unmet: Vec<&String> =
+            places.iter().filter(|place| !caches(run).any(|(other, _)| other.meets(place))).copied().collect();
+        let alike = unmet.iter().find(|place| place.rsplit('/').next() == leaf);
+        let Some(place) = alike.or(unmet.first()).or(places.first()).copied() else { continue };
+        let why = match row.tool {
+            "apk" => "apk keeps packages only where `/etc/apk/cache` is or leads".to_owned(),
+            _ => match scope.is_root() {
+                Some(false) => format!(
+                    "{} writes to `{place}` as user `{}`",
+                    mine[0].row.tool,
+                    scope.user.as_deref().unwrap_or_default()
+                ),
+                _ => format!("{} writes to `{place}` here", mine[0].row.tool),
+            },
+        };
+        let message = format!("the cache mount on `{target}` stays empty: {why}");
+        let mut dead = warning(facts, "dead-cache-mount", mount.line, message);
+        if (alike.is_some() || unmet.len() == 1) && !place.contains([',', ' ', '"', '\'', '$']) {
+            dead.edits = option(facts, mount, &["target", "dst", "destination"], place).into_iter().collect();
+        }
+        found.push(dead);
+    }
+    found
+}
+
+/// Returns the edit that gives an option of a mount another value.
+fn option(facts: &Facts<'_>, mount: &Mount, names: &[&str], value: &str) -> Option<Edit> {
+    let text = facts.file.source.get(mount.span.clone())?;
+    let mut at = mount.span.start;
+    for part in text.split(',') {
+        let key = part.split('=').next().unwrap_or_default();
+        if names.contains(&key.trim().to_lowercase().as_str()) && !part.contains(['"', '\'', '\n']) {
+            return Some(Edit { range: at + key.len() + 1..at + part.len(), text: value.to_owned() });
+        }
+        at += part.len() + 1;
+    }
+    None
+}
+
+/// Returns the edit that adds options to a mount.
+fn append(facts: &Facts<'_>, mount: &Mount, text: &str) -> Option<Edit> {
+    let plain = !facts.file.source.get(mount.span.clone())?.contains(['"', '\'', '\n']);
+    plain.then(|| Edit { range: mount.span.end..mount.span.end, text: text.to_owned() })
+}
+
+fn defeated_cache_mount(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
+    const CHECK: &str = "defeated-cache-mount";
+    let uses = facts.uses(run);
+    let commands = facts.commands(run);
+    let scope = facts.scope(run);
+    let mut found = Vec::new();
+    let mut say = |command: &Command, message: String, edits: Option<Vec<Edit>>| {
+        let mut defeated = warning(facts, CHECK, line_of(facts, command), message);
+        defeated.edits = edits.unwrap_or_default();
+        found.push(defeated);
+    };
+    for used in &uses {
+        let row = used.row;
+        if !caches(run).any(|(mount, _)| used.meets(mount)) {
+            continue;
+        }
+        for sign in row.build.defeated_by {
+            if sign.starts_with('-') {
+                let Some(index) = used.command.words.iter().position(|word| word.text == *sign) else { continue };
+                let edit = edits::remove_word(used.command, index).map(|mut edit| {
+                    if row.tool == "apk" {
+                        // Without either, apk finds no index in a fresh image.
+                        edit.text = " --update-cache".into();
+                    }
+                    vec![edit]
+                });
+                let message = format!("`{sign}` keeps {} from using the cache mount of this step", row.tool);
+                say(used.command, message, edit.filter(|_| !used.command.nested));
+            } else {
+                let own = used.command.env.iter().any(|(name, value)| name == sign && is_on(value));
+                let of_stage = scope.env.get(*sign).and_then(Option::as_deref).is_some_and(is_on);
+                if own || of_stage {
+                    let message = format!("`{sign}` keeps {} from using the cache mount of this step", row.tool);
+                    let edit = if own { None } else { variable(facts, run, sign).map(|edit| vec![edit]) };
+                    say(used.command, message, edit);
+                }
+            }
+        }
+    }
+    let tools = by_tool(&uses);
+    for (index, command) in commands.iter().enumerate() {
+        for (row, _) in &tools {
+            let mine: Vec<&Use<'_>> = uses.iter().filter(|used| used.row.tool == row.tool).collect();
+            let mounts: Vec<&str> = caches(run)
+                .filter(|(mount, _)| mine.iter().any(|used| used.meets(mount)))
+                .map(|(_, target)| target)
+                .collect();
+            if mounts.is_empty() {
+                continue;
+            }
+            if let Some(pattern) = row.build.cleaned_by.iter().find(|pattern| calls(command, pattern)) {
+                let message = format!("`{pattern}` empties the cache mount of this step");
+                say(command, message, edits::remove_command(commands, index).map(|edit| vec![edit]));
+            }
+            if command.program() == "rm" {
+                let doomed = removed(command, scope, &mounts, row);
+                if !doomed.is_empty() {
+                    let word = command.words[doomed[0]].text.clone();
+                    let message = format!("`rm` of `{}` empties the cache mount of this step", word.replace('`', ""));
+                    let paths = (1..command.words.len()).filter(|at| !command.words[*at].text.starts_with('-'));
+                    let edit = if paths.count() == doomed.len() {
+                        edits::remove_command(commands, index).map(|edit| vec![edit])
+                    } else if command.nested {
+                        None
+                    } else {
+                        doomed.iter().map(|at| edits::remove_word(command, *at)).collect()
+                    };
+                    say(command, message, edit);
+                }
+            }
+        }
+    }
+    found.extend(emptied_by_the_image(facts, run, &uses));
+    found
+}
+
+/// pip and uv take these for no.
+fn is_on(value: &str) -> bool {
+    !matches!(value.to_ascii_lowercase().as_str(), "" | "0" | "false" | "off" | "no" | "n" | "f")
+}
+
+/// Returns the edit that takes a variable out of the last `ENV` that set it.
+fn variable(facts: &Facts<'_>, run: &Run, name: &str) -> Option<Edit> {
+    let history: Vec<&Instruction> = facts.history(run).collect();
+    let instruction = history.into_iter().rev().find(|instruction| {
+        instruction.keyword == "ENV"
+            && instruction.args.text.split_whitespace().any(|word| word.split('=').next() == Some(name))
+    })?;
+    edits::remove_variable(facts.file, instruction, name)
+}
+
+/// Returns the words of an `rm` that empty a mount.
+fn removed(command: &Command, scope: &Scope, mounts: &[&str], row: &Row) -> Vec<usize> {
+    let recursive = command.args().any(|arg| arg.starts_with('-') && arg.contains(['r', 'R', 'f']));
+    let empties = |word: &str| {
+        let path = match word.strip_prefix('~') {
+            Some(rest) => scope.home().map(|home| format!("{home}{rest}")),
+            None => scope.expand(word),
+        };
+        let Some(path) = path.filter(|path| path.starts_with('/')) else { return false };
+        let glob = path.ends_with('*');
+        let path = clean(path.trim_end_matches(['*', '.']).trim_end_matches("/*").trim_end_matches('/'));
+        let parts = ["/var/lib/apt/lists", "/var/cache/apt/archives"];
+        let part = row.tool == "apt" && parts.contains(&path.as_str());
+        path.len() > 1
+            && mounts.iter().any(|mount| {
+                (within(mount, &path) && (glob || recursive))
+                    || (part && (within(&path, mount) || within(mount, &path)))
+            })
+    };
+    let words = command.words.iter().enumerate().skip(1).filter(|(_, word)| !word.text.starts_with('-'));
+    words.filter(|(_, word)| empties(&word.text)).map(|(at, _)| at).collect()
+}
+
+/// What base images bring against caches of system tools: docker-clean, keepcache, a hook of pacman.
+fn emptied_by_the_image(facts: &Facts<'_>, run: &Run, uses: &[Use<'_>]) -> Option<Found> {
+    let scope = facts.scope(run);
+    let family = scope.os.as_ref()?.family;
+    let of = |tool: &str, directory: &str| {
+        uses.iter()
+            .find(|used| used.row.tool == tool && !used.command.sudo)
+            .filter(|_| caches(run).any(|(_, target)| within(target, directory) || within(directory, target)))
+    };
+    let instruction = facts.instruction(run);
+    let (used, message, edit) = if let Some(used) = of("apt", "/var/cache/apt/archives") {
+        if !matches!(family, "debian" | "ubuntu")
+            || facts.mentioned(run, "apt.conf.d")
+            || facts.mentioned(run, "Keep-Downloaded-Packages")
+        {
+            return None;
+        }
+        let clean = "rm -f /etc/apt/apt.conf.d/docker-clean";
+        // apt-get keeps packages by itself, apt does not.
+        let keep = r#"echo 'Binary::apt::APT::Keep-Downloaded-Packages "true";' > /etc/apt/apt.conf.d/keep-cache"#;
+        let with_apt = uses.iter().any(|used| used.command.program() == "apt");
+        let command = if with_apt { format!("{clean} && {keep}") } else { clean.to_owned() };
+        let message =
+            "the image's `/etc/apt/apt.conf.d/docker-clean` empties the cache mount after each install".to_owned();
+        (used, message, edits::put_first(facts.file, instruction, &command))
+    } else if let Some(used) = of("pacman", "/var/cache/pacman/pkg") {
+        if family != "arch" || facts.mentioned(run, "libalpm/hooks") || facts.mentioned(run, "NoExtract") {
+            return None;
+        }
+        let hook = "/usr/share/libalpm/hooks/package-cleanup.hook";
+        let message = format!("the image's `{hook}` empties the cache mount after each install");
+        (used, message, edits::put_first(facts.file, instruction, &format!("rm -f {hook}")))
+    } else {
+        let used = uses.iter().find(|used| used.row.tool == "dnf" && !used.command.sudo)?;
+        let place = used.places?.first()?;
+        caches(run).find(|(mount, _)| mount.meets(place))?;
+        if facts.mentioned(run, "keepcache") || facts.mentioned(run, "dnf.conf") || facts.mentioned(run, "yum.conf") {
+            return None;
+        }
+        let program = used.command.words.first()?.span.end;
+        let text = " --setopt=keepcache=1".to_owned();
+        let all: Vec<Edit> = uses
+            .iter()
+            .filter(|used| used.row.tool == "dnf")
+            .filter_map(|used| used.command.words.first())
+            .map(|word| Edit { range: word.span.end..word.span.end, text: text.clone() })
+            .collect();
+        let message = format!(
+            "{} removes packages after each install, so the cache mount keeps none: `keepcache` is off",
+            used.command.program()
+        );
+        let mut found = warning(facts, "defeated-cache-mount", line_of(facts, used.command), message);
+        if program > 0 && uses.iter().all(|used| !used.command.nested) {
+            found.edits = all;
+        }
+        return Some(found);
+    };
+    let mut found = warning(facts, "defeated-cache-mount", line_of(facts, used.command), message);
+    found.edits.extend(edit);
+    Some(found)
+}
+
+fn unsafe_sharing(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
+    let uses = facts.uses(run);
+    let mut found = Vec::new();
+    for (mount, target) in caches(run) {
+        let shared = matches!(mount.option(&["sharing"]), None | Some("shared"));
+        let Some(row) = tool_of(mount).filter(|row| shared && row.sharing != Sharing::Shared) else { continue };
+        if !uses.iter().any(|used| used.row.tool == row.tool && used.meets(mount)) {
+            continue;
+        }
+        // cargo's lock lies in CARGO_HOME itself.
+        if row.tool == "cargo" && (target.ends_with("cargo") || target.ends_with("/target")) {
+            continue;
+        }
+        let message = format!(
+            "builds that run side by side may harm the cache on `{target}`: {} does not lock it across containers, so the mount needs `sharing=locked`",
+            row.tool
+        );
+        let mut sharing = warning(facts, "unsafe-sharing", mount.line, message);
+        sharing.edits = match mount.option(&["sharing"]) {
+            Some(_) => option(facts, mount, &["sharing"], "locked"),
+            None => append(facts, mount, ",sharing=locked"),
+        }
+        .into_iter()
+        .collect();
+        found.push(sharing);
+    }
+    found
+}
+
+fn mount_over_install(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
+    let scope = facts.scope(run);
+    if !scope.known {
+        return Vec::new();
+    }
+    let commands = facts.commands(run);
+    let called =
+        |patterns: &[&str]| commands.iter().any(|command| patterns.iter().any(|pattern| calls(command, pattern)));
+    let set = |name: &str| scope.value(name).filter(|value| value.starts_with('/')).map(|value| clean(&value));
+    let home = |below: &str| scope.home().map(|home| format!("{home}{below}"));
+    let no_venv = ["virtualenvs", "POETRY_VIRTUALENVS", "VIRTUAL_ENV", "poetry export"];
+    let mut rules: Vec<(bool, Option<String>, &str)> = vec![
+        (called(&["bundle install", "gem install"]), set("GEM_HOME"), "the gems that this step installs"),
+        (called(&["bundle install"]), set("BUNDLE_PATH"), "the gems that this step installs"),
+        (called(&["cargo *"]), set("CARGO_HOME").map(|path| format!("{path}/bin")), "cargo itself"),
+        (called(&["conda *", "mamba *"]), set("CONDA_DIR").map(|path| format!("{path}/bin")), "conda itself"),
+        (
+            called(&["go install"]) && !scope.may_be_set("GOBIN"),
+            set("GOPATH").map(|path| format!("{path}/bin")),
+            "the programs that `go install` makes",
+        ),
+        (
+            called(&["playwright install", "npx playwright"]) && !scope.may_be_set("PLAYWRIGHT_BROWSERS_PATH"),
+            home("/.cache/ms-playwright"),
+            "the browsers that this step installs",
+        ),
+    ];
+    let made = called(&["poetry install"]) && !scope.may_be_set("POETRY_CACHE_DIR");
+    let told = no_venv.iter().any(|word| facts.mentioned(run, word));
+    let settings = facts.around.settings.iter().any(|name| name == "poetry.toml");
+    rules.push((
+        made && !told && !settings,
+        home("/.cache/pypoetry/virtualenvs"),
+        "the virtual environment that this step makes",
+    ));
+    let mut found = Vec::new();
+    for (mount, target) in caches(run) {
+        let covers = |path: &Option<String>| path.as_deref().is_some_and(|path| within(path, target));
+        let Some((_, _, what)) = rules.iter().find(|(applies, path, _)| *applies && covers(path)) else { continue };
+        let copies_out = commands.iter().any(|command| matches!(command.program(), "cp" | "mv" | "rsync" | "tar"));
+        if copies_out || mount.option(&["from"]).is_some() {
+            continue;
+        }
+        let message = format!("the cache mount on `{target}` hides {what}, which the image or this step needs");
+        found.push(at(facts, "mount-over-install", Severity::Error, mount.line, message));
+    }
+    found
+}
+
+/// Returns each path that a `COPY --from` takes out of a stage of this file: instruction, stage, path, line.
+fn copies<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = (&'a Instruction, usize, String, u32)> {
+    facts.stages.iter().enumerate().flat_map(move |(index, stage)| {
+        stage.steps.iter().flat_map(move |step| {
+            let instruction = &facts.file.instructions[step.instruction];
+            let from = instruction.flag("from").filter(|_| instruction.keyword == "COPY").and_then(|from| {
+                let from = step.scope.expand(from)?.to_lowercase();
+                let named = facts.stages[..index].iter().rposition(|stage| stage.name.as_deref() == Some(&from));
+                named.or_else(|| from.parse::<usize>().ok().filter(|at| *at < index))
+            });
+            let words = instruction
+                .json()
+                .unwrap_or_else(|| instruction.args.text.split_whitespace().map(str::to_owned).collect());
+            let sources = words.len().saturating_sub(1);
+            let paths: Vec<String> = words.into_iter().take(sources).collect();
+            paths.into_iter().filter_map(move |path| {
+                let path = step.scope.expand(&path)?;
+                Some((instruction, from?, clean(&path), instruction.line))
+            })
+        })
+    })
+}
+
+/// What a later stage takes from under a cache mount is not in the layer.
+fn copied_from_mount(facts: &Facts<'_>) -> Vec<Found> {
+    let mut found = Vec::new();
+    for (_, from, path, line) in copies(facts) {
+        let lineage = facts.lineage(from);
+        let runs: Vec<&Run> = facts.runs.iter().filter(|run| lineage.contains(&run.stage)).collect();
+        let mounted = runs.iter().find_map(|run| {
+            let (mount, target) = caches(run).find(|(_, target)| within(&path, target) && path != *target)?;
+            Some((run.line, mount, target))
+        });
+        let Some((mount_line, mount, target)) = mounted else { continue };
+        let name = target.rsplit('/').next().unwrap_or_default();
+        // Another step or COPY may have put it there.
+        let made_elsewhere = lineage.iter().flat_map(|stage| &facts.stages[*stage].steps).any(|step| {
+            let instruction = &facts.file.instructions[step.instruction];
+            let has_mount = runs
+                .iter()
+                .any(|run| run.instruction == step.instruction && caches(run).any(|(_, other)| other == target));
+            let mentions = instruction.args.text.contains(name)
+                || instruction.heredocs.iter().any(|heredoc| heredoc.body.text.contains(name));
+            let row = tool_of(mount).or_else(|| catalogue::for_mount(None, target).map(|(row, _)| row));
+            let runs_it = row.is_some_and(|row| {
+                catalogue::ROWS
+                    .iter()
+                    .filter(|other| other.tool == row.tool)
+                    .any(|row| step.commands.iter().any(|command| runs_tool(command, row) || is_opaque(command)))
+            });
+            !has_mount
+                && ((instruction.keyword == "RUN" && (mentions || runs_it))
+                    || (matches!(instruction.keyword.as_str(), "COPY" | "ADD") && mentions))
+        });
+        if !made_elsewhere && mount.option(&["from"]).is_none() {
+            let message = format!(
+                "`{path}` is not in the image that it is copied from: it lies in the cache mount on `{target}` of line {mount_line}; copy it elsewhere within that step"
+            );
+            found.push(at(facts, "mount-over-install", Severity::Error, line, message));
+        }
+    }
+    found
+}
+
+fn mount_owner(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
+    let scope = facts.scope(run);
+    if scope.is_root() != Some(false) {
+        return Vec::new();
+    }
+    let uses = facts.uses(run);
+    let user = scope.user.clone().unwrap_or_default();
+    let mut found = Vec::new();
+    for (mount, target) in caches(run) {
+        let owned = ["uid", "mode", "from", "source"].iter().any(|name| mount.option(&[name]).is_some());
+        if owned || !uses.iter().any(|used| used.meets(mount) && !used.command.sudo) {
+            continue;
+        }
+        let message =
+            format!("user `{user}` cannot write to the cache mount on `{target}`: without `uid` it belongs to root");
+        let mut owner = warning(facts, "mount-owner", mount.line, message);
+        if let Some(uid) = scope.uid() {
+            owner.edits = append(facts, mount, &format!(",uid={uid}")).into_iter().collect();
+        }
+        found.push(owner);
+    }
+    found
+}
+
+/// One id with several owners or modes is several caches.
+fn several_owners(facts: &Facts<'_>) -> Vec<Found> {
+    let identity = |mount: &Mount| ["uid", "gid", "mode"].map(|name| mount.option(&[name]).map(str::to_owned));
+    let mut seen: Vec<(&str, [Option<String>; 3], u32)> = Vec::new();
+    let mut found = Vec::new();
+    for (mount, _) in facts.runs.iter().flat_map(caches) {
+        let Some(id) = mount.id().filter(|id| !id.contains('$')) else { continue };
+        match seen.iter().find(|(other, _, _)| *other == id) {
+            Some((_, other, line)) if *other != identity(mount) => {
+                let message = format!(
+                    "the cache `{id}` has another owner or mode here than in line {line}, which makes two separate caches of it"
+                );
+                found.push(warning(facts, "mount-owner", mount.line, message));
+            }
+            Some(_) => {}
+            None => seen.push((id, identity(mount), mount.line)),
+        }
+    }
+    found
+}
+
+fn mount_id_clash(facts: &Facts<'_>) -> Vec<Found> {
+    struct Seen<'a> {
+        id: &'a str,
+        row: &'static Row,
+        os: Option<&'a Os>,
+        platform: Option<&'a str>,
+        line: u32,
+    }
+    let mut seen: Vec<Seen<'_>> = Vec::new();
+    let mut found = Vec::new();
+    for run in &facts.runs {
+        for (mount, _) in caches(run) {
+            let Some(id) = mount.id().filter(|id| !id.contains('$')) else { continue };
+            let Some(row) = tool_of(mount) else { continue };
+            let base = facts.lineage(run.stage)[0];
+            let now = Seen {
+                id,
+                row,
+                os: facts.scope(run).os.as_ref(),
+                platform: facts.stages[base].platform.as_deref().filter(|platform| !platform.contains('$')),
+                line: mount.line,
+            };
+            let clash = seen.iter().find(|other| other.id == id).and_then(|other| {
+                let systems = other.os.zip(now.os).filter(|(a, b)| {
+                    a.family != b.family || (a.release.is_some() && b.release.is_some() && a.release != b.release)
+                });
+                let platforms = other.platform.zip(now.platform).filter(|(a, b)| a != b);
+                if family(other.row.tool) != family(row.tool) {
+                    Some((other.line, format!("{} and {}", other.row.tool, row.tool)))
+                } else if row.language == "system" && systems.is_some() {
+                    systems.map(|(a, b)| (other.line, format!("{} and {}", os_name(a), os_name(b))))
+                } else if row.language == "system" {
+                    platforms.map(|(a, b)| (other.line, format!("{a} and {b}")))
+                } else {
+                    None
+                }
+            });
+            match clash {
+                Some((line, who)) => {
+                    let message = format!(
+                        "{who} share the cache `{id}` with line {line} and overwrite each other's files; give each an `id` of its own"
+                    );
+                    let mut clash = warning(facts, "mount-id-clash", mount.line, message);
+                    if let (None, Some(target), Some(os), "system") =
+                        (mount.option(&["id"]), &mount.target, now.os, row.language)
+                    {
+                        clash.edits = append(facts, mount, &format!(",id={}", id_of(target, os))).into_iter().collect();
+                    }
+                    found.push(clash);
+                }
+                None if seen.iter().all(|other| other.id != id) => seen.push(now),
+                None => {}
+            }
+        }
+    }
+    found
+}
+
+fn os_name(os: &Os) -> String {
+    match &os.release {
+        Some(release) => format!("{} {release}", os.family),
+        None => os.family.to_owned(),
+    }
+}
+
+fn copy_before_install(facts: &Facts<'_>) -> Vec<Found> {
+    const CHECK: &str = "copy-before-install";
+    let mut found = Vec::new();
+    let mut ignored_told = false;
+    for run in &facts.runs {
+        let uses = facts.uses(run);
+        let steps = &facts.stages[run.stage].steps[..run.step];
+        let instructions: Vec<&Instruction> =
+            steps.iter().map(|step| &facts.file.instructions[step.instruction]).collect();
+        let sources = instructions.iter().find(|instruction| copies_all(instruction));
+        let installs = uses.iter().find(|used| {
+            takes_manifest(used.command) && !facts.before(run).any(|other| facts.fills_tool(other, used.row))
+        });
+        if let (Some(copy), Some(used)) = (sources, installs) {
+            let message = format!(
+                "any changed file makes `{}` in line {} run again: copy what it reads first, install, then copy the rest",
+                used.call,
+                line_of(facts, used.command)
+            );
+            found.push(warning(facts, CHECK, copy.line, message));
+        }
+        found.extend(update_alone(facts, run));
+        if uses.is_empty() {
+            continue;
+        }
+        for instruction in &instructions {
+            let args = &instruction.args.text;
+            if instruction.keyword == "ARG" {
+                let name = args.split(['=', ' ']).next().unwrap_or_default();
+                if changes_each_time(name) {
+                    let message = format!(
+                        "`{name}` differs in each build, so every step after it runs again, such as line {}: declare it below them",
+                        run.line
+                    );
+                    found.push(warning(facts, CHECK, instruction.line, message));
+                }
+            }
+            let moving = ["/latest/", "/master/", "/main/", "/nightly/"];
+            if instruction.keyword == "ADD"
+                && args
+                    .split_whitespace()
+                    .next()
+                    .is_some_and(|url| url.starts_with("http") && moving.iter().any(|part| url.contains(part)))
+                && instruction.flag("checksum").is_none()
+            {
+                let message =
+                    "this address leads to something else from time to time, and every step after it then runs again"
+                        .to_owned();
+                found.push(at(facts, CHECK, Severity::Note, instruction.line, message));
+            }
+        }
+    }
+    for stage in &facts.stages {
+        for step in &stage.steps {
+            let instruction = &facts.file.instructions[step.instruction];
+            if copies_all(instruction) && !facts.around.not_ignored.is_empty() && !ignored_told {
+                ignored_told = true;
+                let message = format!(
+                    "there is no `.dockerignore`, so `{}` is sent to the builder and any change in it makes the steps after this one run again",
+                    facts.around.not_ignored.join("`, `")
+                );
+                found.push(warning(facts, CHECK, instruction.line, message));
+            }
+        }
+    }
+    found.dedup_by(|a, b| a.finding == b.finding);
+    let mut seen: Vec<(Option<u32>, Severity)> = Vec::new();
+    // One line is told once, however many steps suffer.
+    found.retain(|found| {
+        let key = (found.finding.line, found.finding.severity);
+        let new = !seen.contains(&key) || found.finding.message.contains(".dockerignore");
+        seen.push(key);
+        new
+    });
+    found
+}
+
+fn copies_all(instruction: &Instruction) -> bool {
+    let words: Vec<&str> = instruction.args.text.split_whitespace().collect();
+    matches!(instruction.keyword.as_str(), "COPY" | "ADD")
+        && instruction.flag("from").is_none()
+        && words.len() >= 2
+        && words[..words.len() - 1].iter().any(|word| matches!(*word, "." | "./" | "/"))
+}
+
+/// Tells whether a command installs what a list in the project says.
+fn takes_manifest(command: &Command) -> bool {
+    let has = |word: &str| command.args().any(|arg| arg == word);
+    let named = || {
+        let after = command.args().skip_while(|arg| !matches!(*arg, "install" | "i" | "add")).skip(1);
+        after.filter(|arg| !arg.starts_with('-')).count() > 0
+    };
+    let any = |patterns: &[&str]| patterns.iter().any(|pattern| calls(command, pattern));
+    let whole = [
+        "npm ci",
+        "npm clean-install",
+        "yarn --frozen-lockfile",
+        "pnpm fetch",
+        "bundle install",
+        "composer install",
+        "go mod download",
+        "dotnet restore",
+        "poetry install",
+        "pipenv install",
+        "uv sync",
+        "mix deps.get",
+        "dart pub get",
+    ];
+    (calls(command, "pip install") && (has("-r") || has("--requirement")))
+        || any(&whole)
+        || (any(&["npm install", "npm i", "pnpm install", "pnpm i", "bun install", "yarn install"])
+            && !named()
+            && !has("-g"))
+}
+
+fn changes_each_time(name: &str) -> bool {
+    let name = name.to_ascii_uppercase();
+    [
+        "BUILD_DATE",
+        "BUILD_TIME",
+        "BUILD_NUMBER",
+        "BUILD_ID",
+        "BUILD_TIMESTAMP",
+        "TIMESTAMP",
+        "GIT_SHA",
+        "GIT_COMMIT",
+        "GIT_REV",
+        "GIT_HASH",
+        "COMMIT_SHA",
+        "COMMIT_HASH",
+        "VCS_REF",
+        "CI_COMMIT_SHA",
+        "GITHUB_SHA",
+    ]
+    .contains(&name.as_str())
+}
+
+fn update_alone(facts: &Facts<'_>, run: &Run) -> Option<Found> {
+    let commands = facts.commands(run);
+    let is_apt = |command: &Command, words: &[&str]| {
+        matches!(command.program(), "apt-get" | "apt" | "aptitude") && command.args().any(|arg| words.contains(&arg))
+    };
+    let installs = ["install", "upgrade", "dist-upgrade", "full-upgrade", "build-dep", "download", "source", "satisfy"];
+    let update = commands.iter().find(|command| is_apt(command, &["update"]))?;
+    if commands.iter().any(|command| is_apt(command, &installs) || is_opaque(command)) || caches(run).count() > 0 {
+        return None;
+    }
+    let later = facts.runs.iter().find(|later| {
+        let commands = facts.commands(later);
+        facts.is_on(later.stage, run.stage)
+            && (later.stage != run.stage || later.step > run.step)
+            && commands.iter().any(|command| is_apt(command, &["install"]))
+            && !commands.iter().any(|command| is_apt(command, &["update"]))
+    })?;
+    let message = format!(
+        "`{} update` alone in a step is not run again when line {} changes, which then installs from an old list or fails",
+        update.program(),
+        later.line
+    );
+    Some(warning(facts, "copy-before-install", run.line, message))
+}
+
+/// The final stage carries what its steps downloaded.
+fn cache_in_image(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
+    let last = facts.stages.len() - 1;
+    if !facts.is_on(last, run.stage) {
+        return Vec::new();
+    }
+    let uses = facts.uses(run);
+    let scope = facts.scope(run);
+    let commands = facts.commands(run);
+    let mut found = Vec::new();
+    for (row, uses) in by_tool(&uses) {
+        let Some(places) = uses.iter().find_map(|used| used.places) else { continue };
+        let kept_out = row.build.read_later
+            || covered(run, &uses)
+            || !matches!(row.tool, "pip" | "npm" | "yarn" | "uv" | "composer" | "poetry" | "apt" | "dnf")
+            || uses.iter().any(|used| {
+                row.build.defeated_by.iter().any(|sign| {
+                    used.command.words.iter().any(|word| word.text == *sign)
+                        || (!sign.starts_with('-')
+                            && (scope.env.contains_key(*sign) || used.command.env.iter().any(|(name, _)| name == sign)))
+                })
+            })
+            || commands
+                .iter()
+                .any(|command| row.build.cleaned_by.iter().any(|pattern| calls(command, pattern)) && row.tool != "apt")
+            || commands
+                .iter()
+                .any(|command| command.program() == "rm" || is_opaque(command) || command.program() == "find");
+        // The packages go with docker-clean, the lists stay.
+        let place = if row.tool == "apt" { "/var/lib/apt/lists" } else { &places[0] };
+        if kept_out || scope.os.is_none() || !scope.known {
+            continue;
+        }
+        let message =
+            format!("the image carries what {} keeps in `{place}`: a cache mount there keeps it out", row.tool);
+        found.push(at(facts, "cache-in-image", Severity::Note, line_of(facts, uses[0].command), message));
+    }
+    found
+}
+
+fn secret_in_cache(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
+    const CHECK: &str = "secret-in-cache";
+    let mut found = Vec::new();
+    for (mount, target) in caches(run) {
+        let names = [".ssh", ".aws", ".gnupg", ".kube", ".docker", ".netrc", ".npmrc"];
+        let is_secret = target.rsplit('/').next().is_some_and(|name| names.contains(&name))
+            || catalogue::for_mount(None, target).is_some_and(|(_, class)| class == Class::Secret);
+        if is_secret {
+            let message = format!(
+                "`{target}` holds credentials, and a cache mount shares them with every build of this builder: use `type=secret`"
+            );
+            found.push(at(facts, CHECK, Severity::Error, mount.line, message));
+            continue;
+        }
+        for command in facts.commands(run) {
+            let copied = matches!(command.program(), "cp" | "install" | "mv").then(|| command.args().last()).flatten();
+            let written = command.outputs.iter().map(String::as_str).chain(copied);
+            let paths = written.filter_map(|path| match path.strip_prefix('~') {
+                Some(rest) => Some(format!("{}{rest}", facts.scope(run).home()?)),
+                None => facts.scope(run).expand(path),
+            });
+            for path in paths.filter(|path| within(path, target) && path != target) {
+                let known = catalogue::known_below(&path);
+                if known.first().is_some_and(|known| known.path.is_empty() && known.class == Class::Secret) {
+                    let message = format!(
+                        "`{path}` with credentials goes into the cache mount on `{target}`, which every build of this builder may read: use `type=secret`"
+                    );
+                    found.push(at(facts, CHECK, Severity::Error, line_of(facts, command), message));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Returns the text of a Dockerfile with everything put right that can be; the same text if there is nothing.
+pub fn fix(path: &str, source: &str, around: &super::steps::Around, wanted: &dyn Fn(&Finding) -> bool) -> String {
+    let mut text = source.to_owned();
+    // One edit may reveal another: what defeats a mount shows when the mount is there.
+    for _ in 0..8 {
+        let file = crate::dockerfile::Dockerfile::parse(&text);
+        if !file.problems.is_empty() {
+            return source.to_owned();
+        }
+        let facts = Facts::new(path, &file, around);
+        let groups: Vec<Vec<Edit>> =
+            check(&facts).into_iter().filter(|found| wanted(&found.finding)).map(|found| found.edits).collect();
+        let next = edits::apply(&text, &groups);
+        if next == text {
+            break;
+        }
+        text = next;
+    }
+    text
+}

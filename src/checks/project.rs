@@ -1,0 +1,88 @@
+//! Doctor's checks of a project's files, by name. Each tells what the rules for its kind of file found.
+
+use std::sync::OnceLock;
+
+use super::dockerfile::{self, Found};
+use super::steps::Facts as Steps;
+use super::{Check, Facts, Finding, Fix, NotRun, Severity, edits, scripts};
+use crate::dockerfile::Dockerfile;
+use crate::project::{self, Kind};
+
+/// A project's files, and what is found in them.
+#[derive(Debug, Default)]
+pub struct Project {
+    pub files: project::Project,
+    found: OnceLock<Vec<Finding>>,
+}
+
+impl Project {
+    pub fn new(files: project::Project) -> Project {
+        Project { files, found: OnceLock::new() }
+    }
+
+    /// Returns the findings of all checks, by file and line.
+    pub fn found(&self) -> &[Finding] {
+        self.found.get_or_init(|| {
+            let unread = self.files.unread.iter().map(|unread| Finding {
+                check: "file-unreadable",
+                file: Some(unread.path.clone()),
+                ..Finding::new(Severity::Warning, unread.why.clone())
+            });
+            unread.chain(self.files.files.iter().flat_map(of_file)).collect()
+        })
+    }
+}
+
+fn of_file(file: &project::File) -> Vec<Finding> {
+    if file.kind != Kind::Dockerfile {
+        return scripts::check(file);
+    }
+    let read = Dockerfile::parse(&file.text);
+    let found = dockerfile::check(&Steps::new(&file.path, &read, &file.around));
+    let broken = !read.problems.is_empty();
+    found.into_iter().map(|found| with_diff(file, found, broken)).collect()
+}
+
+/// Adds the diff of a finding's own edits. A file that does not parse is not changed.
+fn with_diff(file: &project::File, found: Found, broken: bool) -> Finding {
+    let mut finding = found.finding;
+    if !found.edits.is_empty() && !broken {
+        let text = edits::apply(&file.text, &[found.edits]);
+        finding.fix = Some(Fix::Diff { file: file.path.clone(), diff: diff(&file.path, &file.text, &text) });
+    }
+    finding
+}
+
+/// Returns a unified diff as `patch` and `git apply` take it.
+pub fn diff(path: &str, before: &str, after: &str) -> String {
+    let changes = similar::TextDiff::from_lines(before, after);
+    changes.unified_diff().context_radius(3).header(&format!("a/{path}"), &format!("b/{path}")).to_string()
+}
+
+macro_rules! checks {
+    ($($name:literal: $promise:literal,)*) => {
+        pub const CHECKS: &[Check] = &[$(Check { name: $name, promise: $promise, run: |facts| of(facts, $name) }),*];
+    };
+}
+
+checks! {
+    "file-unreadable": "the project's files can be read",
+    "dockerfile-unreadable": "the project's Dockerfiles can be parsed",
+    "missing-cache-mount": "every step that downloads has a cache mount",
+    "dead-cache-mount": "cache mounts are where the tools write",
+    "defeated-cache-mount": "nothing empties or avoids the cache mounts",
+    "unsafe-sharing": "cache mounts are locked where the tool does not",
+    "mount-over-install": "no cache mount hides what the image needs",
+    "mount-owner": "users can write to their cache mounts",
+    "mount-id-clash": "no two systems or tools share a cache mount",
+    "copy-before-install": "steps that download do not run again without need",
+    "no-cache-flag": "nothing builds without the cache by habit",
+    "cache-in-image": "images carry no package caches",
+    "cache-export-grows": "local cache exports do not grow for ever",
+    "secret-in-cache": "cache mounts hold no credentials",
+}
+
+fn of(facts: &Facts, name: &str) -> Result<Vec<Finding>, NotRun> {
+    let project = facts.project.as_ref().map_err(Clone::clone)?;
+    Ok(project.found().iter().filter(|finding| finding.check == name).cloned().collect())
+}

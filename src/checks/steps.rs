@@ -1,0 +1,394 @@
+//! What the `RUN` steps of a Dockerfile do with the tools of the catalogue: which they call, where those write, and
+//! which mounts are there. Facts for the rules; judges nothing.
+
+use crate::catalogue::{self, ROWS, Row};
+use crate::dockerfile::mount::{Mount, clean, within};
+use crate::dockerfile::shell::Command;
+use crate::dockerfile::stage::{Base, Scope, Stage, Step, stages};
+use crate::dockerfile::{Dockerfile, Instruction};
+
+/// What lies around a Dockerfile and decides what its steps do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Around {
+    /// `yarn.lock` is of yarn 1; `None` if there is none to look at.
+    pub yarn_classic: Option<bool>,
+    /// Dependencies lie in the project, so that building downloads nothing.
+    pub vendored: bool,
+    /// `go.mod` without `go.sum`: no dependencies.
+    pub go_without_dependencies: bool,
+    /// A settings file of a package manager that may move its cache: `.npmrc`, `poetry.toml`, `.yarnrc.yml`.
+    pub settings: Vec<String>,
+    /// Directories that `COPY . .` takes in for nothing, and that no `.dockerignore` keeps out.
+    pub not_ignored: Vec<String>,
+}
+
+/// A Dockerfile with everything that the rules look at.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    /// As it is shown.
+    pub path: &'a str,
+    pub file: &'a Dockerfile,
+    pub around: &'a Around,
+    pub stages: Vec<Stage>,
+    pub runs: Vec<Run>,
+    /// Of each run; rules ask for them again and again.
+    filled: Vec<Vec<Filled>>,
+}
+
+/// One `RUN`.
+#[derive(Debug)]
+pub struct Run {
+    /// In the list of the facts.
+    pub index: usize,
+    pub stage: usize,
+    pub step: usize,
+    pub instruction: usize,
+    pub line: u32,
+    pub mounts: Vec<Mount>,
+}
+
+/// A command that fills the cache of a tool.
+#[derive(Clone, Debug)]
+pub struct Use<'a> {
+    pub row: &'static Row,
+    pub command: &'a Command,
+    /// The call, without options: `pip install`.
+    pub call: &'static str,
+    /// Where it writes; `None` if that cannot be known.
+    pub places: Option<&'a [String]>,
+    /// Where other versions of it write, as far as known.
+    pub also: &'a [String],
+}
+
+/// What a [`Use`] refers to.
+#[derive(Debug)]
+struct Filled {
+    row: &'static Row,
+    command: usize,
+    call: &'static str,
+    places: Option<Vec<String>>,
+    also: Vec<String>,
+}
+
+impl Use<'_> {
+    /// Tells whether a mount is on a directory that the tool may write to.
+    pub fn meets(&self, mount: &Mount) -> bool {
+        self.places.into_iter().flatten().chain(self.also).any(|place| mount.meets(place))
+    }
+}
+
+impl<'a> Facts<'a> {
+    pub fn new(path: &'a str, file: &'a Dockerfile, around: &'a Around) -> Facts<'a> {
+        let stages = stages(file);
+        let mut runs = Vec::new();
+        for (stage, content) in stages.iter().enumerate() {
+            for (step, content) in content.steps.iter().enumerate() {
+                let instruction = &file.instructions[content.instruction];
+                if instruction.keyword == "RUN" {
+                    runs.push(Run {
+                        index: runs.len(),
+                        stage,
+                        step,
+                        instruction: content.instruction,
+                        line: instruction.line,
+                        mounts: Mount::all(file, instruction, &content.scope),
+                    });
+                }
+            }
+        }
+        let mut facts = Facts { path, file, around, stages, runs, filled: Vec::new() };
+        facts.filled = facts.runs.iter().map(|run| facts.filled_by(run)).collect();
+        facts
+    }
+
+    pub fn step(&self, run: &Run) -> &Step {
+        &self.stages[run.stage].steps[run.step]
+    }
+
+    pub fn scope(&self, run: &Run) -> &Scope {
+        &self.step(run).scope
+    }
+
+    pub fn commands(&self, run: &Run) -> &[Command] {
+        &self.step(run).commands
+    }
+
+    pub fn instruction(&self, run: &Run) -> &Instruction {
+        &self.file.instructions[run.instruction]
+    }
+
+    /// Returns a stage and those that it is built on, the first one first.
+    pub fn lineage(&self, stage: usize) -> Vec<usize> {
+        let mut lineage = vec![stage];
+        while let Base::Stage(below) = self.stages[lineage[lineage.len() - 1]].base {
+            lineage.push(below);
+        }
+        lineage.reverse();
+        lineage
+    }
+
+    /// Tells whether `stage` is built on `below`, or is it.
+    pub fn is_on(&self, stage: usize, below: usize) -> bool {
+        self.lineage(stage).contains(&below)
+    }
+
+    /// Returns the runs whose layers are there when this one begins.
+    pub fn before(&self, run: &Run) -> impl Iterator<Item = &Run> {
+        let lineage = self.lineage(run.stage);
+        let (stage, step) = (run.stage, run.step);
+        self.runs
+            .iter()
+            .filter(move |other| lineage.contains(&other.stage) && (other.stage != stage || other.step < step))
+    }
+
+    /// Returns the instructions that the layers of this run were made by, itself among them.
+    pub fn history(&self, run: &Run) -> impl Iterator<Item = &Instruction> {
+        let (stage, step) = (run.stage, run.step);
+        self.lineage(stage).into_iter().flat_map(move |at| {
+            let steps = &self.stages[at].steps;
+            let end = if at == stage { step + 1 } else { steps.len() };
+            steps[..end].iter().map(|step| &self.file.instructions[step.instruction])
+        })
+    }
+
+    /// Tells whether a word stands anywhere in what made this run's layers, here-documents and names of files included.
+    pub fn mentioned(&self, run: &Run, word: &str) -> bool {
+        self.history(run).any(|instruction| {
+            instruction.args.text.contains(word)
+                || instruction.heredocs.iter().any(|heredoc| heredoc.body.text.contains(word))
+        })
+    }
+
+    /// Returns what in a run fills a cache.
+    pub fn uses(&self, run: &Run) -> Vec<Use<'_>> {
+        let commands = self.commands(run);
+        let uses = self.filled[run.index].iter().map(|filled| Use {
+            row: filled.row,
+            command: &commands[filled.command],
+            call: filled.call,
+            places: filled.places.as_deref(),
+            also: &filled.also,
+        });
+        uses.collect()
+    }
+
+    /// Tells whether a run fills the cache of a row's tool.
+    pub fn fills_tool(&self, run: &Run, row: &Row) -> bool {
+        self.filled[run.index].iter().any(|filled| filled.row.tool == row.tool)
+    }
+
+    fn filled_by(&self, run: &Run) -> Vec<Filled> {
+        let instruction = self.instruction(run);
+        if instruction.flag("network") == Some("none") {
+            return Vec::new();
+        }
+        let scope = self.scope(run);
+        let commands = self.commands(run);
+        let mut uses = Vec::new();
+        for (index, command) in commands.iter().enumerate() {
+            let Some((row, call)) = ROWS.iter().find_map(|row| Some((row, self.fills(run, row, command)?))) else {
+                continue;
+            };
+            if moved(row, command, scope) {
+                continue;
+            }
+            let home_is_sure = !command.sudo || row.language == "system";
+            let places = if home_is_sure { places(row, command, commands, scope) } else { None };
+            // Where a release of it would write does not matter once the release is known.
+            let other: &[&str] = if row.tool == "dnf" && places.is_some() { &[] } else { row.build.also };
+            let also = other.iter().filter_map(|path| place(&[path], command, commands, scope)?).collect();
+            uses.push(Filled { row, command: index, call, places, also });
+        }
+        uses
+    }
+
+    /// Returns the call by which a command fills a row's cache.
+    fn fills(&self, run: &Run, row: &'static Row, command: &Command) -> Option<&'static str> {
+        let build = &row.build;
+        let pattern = build.commands.iter().find(|pattern| calls(command, pattern))?;
+        if command.args().any(|arg| build.offline.contains(&arg)) || asks_for_help(command) {
+            return None;
+        }
+        let downloads = match row.tool {
+            "yarn" => self.is_yarn_classic(run, command),
+            "pip" => !takes_local_files_only(command),
+            "cargo" => !self.around.vendored,
+            "go" => !self.around.vendored && !self.around.go_without_dependencies,
+            "pnpm" => !self.around.settings.iter().any(|name| name == ".npmrc"),
+            _ => true,
+        };
+        downloads.then(|| pattern.trim_end_matches(" *"))
+    }
+
+    /// Berry's global cache is read at run time, so only what is surely yarn 1 counts.
+    fn is_yarn_classic(&self, run: &Run, command: &Command) -> bool {
+        let flags = ["--frozen-lockfile", "--pure-lockfile", "--production"];
+        match self.around.yarn_classic {
+            Some(classic) => classic,
+            None => !self.mentioned(run, ".yarnrc.yml") && command.args().any(|arg| flags.contains(&arg)),
+        }
+    }
+}
+
+/// Returns the name by which the catalogue's commands go: `pip` for `python3 -m pip` and `pip3.12`, `mvn` for `./mvnw`.
+/// The second is how many words it takes.
+fn program(command: &Command) -> (String, usize) {
+    let program = command.program();
+    let is = |prefix: &str| {
+        program.strip_prefix(prefix).is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit() || c == '.'))
+    };
+    let argument = |at: usize| command.words.get(at).map(|word| word.text.as_str());
+    match program {
+        _ if is("python") && argument(1) == Some("-m") => (argument(2).unwrap_or_default().to_owned(), 3),
+        "php" if argument(1).is_some_and(|word| word.contains("composer")) => ("composer".into(), 2),
+        "corepack" if matches!(argument(1), Some("yarn" | "pnpm" | "npm")) => {
+            (argument(1).unwrap_or_default().to_owned(), 2)
+        }
+        _ if is("pip") => ("pip".into(), 1),
+        "mvnw" => ("mvn".into(), 1),
+        "gradlew" => ("gradle".into(), 1),
+        "composer.phar" => ("composer".into(), 1),
+        "pacman" | "yum" | "dnf" => (program.into(), 1),
+        _ => (program.to_owned(), 1),
+    }
+}
+
+/// Tells whether a command is a call of `pip install` or the like. Options may stand before its words.
+pub fn calls(command: &Command, pattern: &str) -> bool {
+    let mut pattern = pattern.split(' ');
+    let (name, skip) = program(command);
+    if pattern.next() != Some(name.as_str()) {
+        return false;
+    }
+    let mut args = command.words.iter().skip(skip).map(|word| word.text.as_str());
+    let mut follows_option = false;
+    for wanted in pattern {
+        if wanted == "*" {
+            return true;
+        }
+        loop {
+            let Some(arg) = args.next() else { return false };
+            if arg == wanted {
+                break;
+            }
+            let option = arg.starts_with(['-', '+']);
+            if !option && !follows_option {
+                return false;
+            }
+            follows_option = option && !arg.contains('=');
+        }
+    }
+    true
+}
+
+/// Tells whether a command runs a program of the tool at all, also one that only reads its cache.
+pub fn runs_tool(command: &Command, row: &Row) -> bool {
+    let (name, _) = program(command);
+    row.build.commands.iter().any(|pattern| pattern.split(' ').next() == Some(name.as_str()))
+}
+
+fn asks_for_help(command: &Command) -> bool {
+    command.args().any(|arg| matches!(arg, "--version" | "--help" | "-h" | "-v" | "--dry-run" | "-version"))
+        && !command.args().any(|arg| arg == "install")
+}
+
+/// Tells whether all that is installed are wheels that are there: nothing is downloaded but what they lack.
+fn takes_local_files_only(command: &Command) -> bool {
+    let words: Vec<&str> = command.args().skip_while(|arg| *arg != "install").skip(1).collect();
+    let named: Vec<&&str> = words.iter().filter(|word| !word.starts_with('-')).collect();
+    let from_list = words.iter().any(|word| matches!(*word, "-r" | "--requirement"));
+    let wheels = |word: &str| word.ends_with(".whl") || (word.contains('/') && word.ends_with('*'));
+    let alone = words.iter().any(|word| matches!(*word, "--no-deps"));
+    let local = |word: &str| wheels(word) || (alone && (word.starts_with('.') || word.starts_with('/')));
+    !from_list && !named.is_empty() && named.iter().all(|word| local(word))
+}
+
+fn moved(row: &Row, command: &Command, scope: &Scope) -> bool {
+    row.build.moved_by.iter().any(|sign| {
+        if sign.starts_with('-') {
+            command.args().any(|arg| arg == *sign || arg.strip_prefix(sign).is_some_and(|rest| rest.starts_with('=')))
+        } else {
+            command.env.iter().any(|(name, _)| name == sign)
+                || (scope.known && scope.may_be_set(sign))
+                || scope.env.contains_key(*sign)
+        }
+    })
+}
+
+fn places(row: &Row, command: &Command, commands: &[Command], scope: &Scope) -> Option<Vec<String>> {
+    if row.tool == "dnf" {
+        return dnf(command, scope).map(|place| vec![place.to_owned()]);
+    }
+    if row.build.writes.is_empty() {
+        return None;
+    }
+    row.build.writes.iter().map(|paths| place(paths, command, commands, scope).flatten()).collect()
+}
+
+/// Fedora 41 came with dnf5, which keeps its cache elsewhere; microdnf differs from release to release.
+fn dnf(command: &Command, scope: &Scope) -> Option<&'static str> {
+    let os = scope.os.as_ref()?;
+    let release = os.release.as_deref().map(|release| release.split('.').next().unwrap_or_default().parse::<u32>());
+    match (os.family, release) {
+        _ if command.program() == "microdnf" => None,
+        ("fedora", None) => Some("/var/cache/libdnf5"),
+        ("fedora", Some(Ok(41..))) => Some("/var/cache/libdnf5"),
+        ("fedora", Some(Ok(22..=40))) | ("rhel", Some(Ok(8..=10))) | ("amazon", Some(Ok(2023..))) => {
+            Some("/var/cache/dnf")
+        }
+        ("rhel", Some(Ok(7))) | ("amazon", Some(Ok(2))) => Some("/var/cache/yum"),
+        _ => None,
+    }
+}
+
+/// Returns the first path whose variables are set: `Some(None)` if none is, `None` if one of them is not known.
+fn place(paths: &[&str], command: &Command, commands: &[Command], scope: &Scope) -> Option<Option<String>> {
+    for path in paths {
+        let path = match path.strip_prefix('$') {
+            Some(rest) => {
+                let (name, below) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+                let value = variable(name, command, commands, scope)?;
+                if value.is_empty() {
+                    continue;
+                }
+                format!("{value}{below}")
+            }
+            None => match path.strip_prefix('~') {
+                Some(below) => format!("{}{below}", scope.home()?.trim_end_matches('/')),
+                None => (*path).to_owned(),
+            },
+        };
+        // A relative one depends on where the command runs.
+        return (path.starts_with('/') && !path.contains("/../")).then(|| Some(clean(&path)));
+    }
+    Some(None)
+}
+
+/// Returns a variable as a command sees it: set before it, exported in the script, or by the stage.
+fn variable(name: &str, command: &Command, commands: &[Command], scope: &Scope) -> Option<String> {
+    let own = command.env.iter().find(|(set, _)| set == name).map(|(_, value)| value.clone());
+    let exported = || {
+        let exports = commands.iter().filter(|other| other.program() == "export" || other.words.is_empty());
+        let assigned = exports.flat_map(|other| {
+            let words = other.args().filter_map(crate::dockerfile::shell::assignment);
+            words.map(|(name, value)| (name.to_owned(), value.to_owned())).chain(other.env.iter().cloned())
+        });
+        assigned.filter(|(set, _)| set == name).last().map(|(_, value)| value)
+    };
+    match own.or_else(exported) {
+        Some(value) => scope.expand(&value),
+        None => scope.value(name),
+    }
+}
+
+/// Returns the tool that a target belongs to, by the target alone; the id is only a name.
+pub fn tool_of(mount: &Mount) -> Option<&'static Row> {
+    let target = mount.target.as_deref()?;
+    let (row, _) = catalogue::for_mount(None, target)?;
+    // `…/target` and a last name are conventions, not facts.
+    let known = row.homes.iter().any(|home| {
+        let home = home.trim_start_matches('~');
+        home.starts_with('/') && (target.contains(home) || within(home, target))
+    });
+    (known || row.in_volume.iter().any(|path| within(target, &format!("/cache/{path}")))).then_some(row)
+}

@@ -1,0 +1,533 @@
+//! The whole grammar of the command line, docker's global flags in front. It does nothing with what it reads.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::builder::PossibleValuesParser;
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use crate::checks;
+use crate::model::Bytes;
+
+/// Layout of docker's own help pages.
+const HELP: &str = "Usage:  {usage}\n\n{about-with-newline}\n{all-args}{after-help}\n";
+
+const ABOUT_AFTER: &str = "\
+Examples:
+  docker cache doctor                    what is wrong, and how to put it right
+  docker cache size                      what every cache holds, largest first
+  docker cache size --lang node,go       only these languages
+  docker cache clear --lang python       remove python's caches, and only those
+  docker cache export --dest /tmp/cache  save layers, mounts and volumes
+  docker cache import --src /tmp/cache   and restore them, here or elsewhere
+  docker cache builder ls                which command uses which builder
+
+Docker's own flags (--context, --host, ...) may stand before or after the command.
+
+Run 'docker cache COMMAND --help' for more information on a command.";
+
+/// Show, explain, clean and carry every cache that Docker builds and dev containers use
+#[derive(Debug, Parser)]
+#[command(
+    name = "docker-cache",
+    bin_name = "docker cache",
+    version,
+    disable_version_flag = true,
+    disable_help_flag = true,
+    help_template = HELP,
+    after_help = ABOUT_AFTER,
+    disable_help_subcommand = true,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    max_term_width = 120
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub docker: DockerFlags,
+    /// Print version information and quit
+    #[arg(long, short, action = ArgAction::Version, display_order = 1001)]
+    version: Option<bool>,
+    /// Print usage
+    #[arg(long, short, global = true, action = ArgAction::HelpShort, display_order = 1002)]
+    help: Option<bool>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Docker's own global flags: accepted anywhere, handed on to every docker command, and told by `docker --help`.
+#[derive(Debug, Args)]
+pub struct DockerFlags {
+    /// Location of client config files
+    #[arg(long, global = true, value_name = "DIR", hide = true)]
+    pub config: Option<PathBuf>,
+    /// Name of the context to use to connect to the daemon
+    #[arg(long, short = 'c', global = true, value_name = "NAME", hide = true)]
+    pub context: Option<String>,
+    /// Enable debug mode
+    #[arg(long, short = 'D', global = true, display_order = 1000)]
+    pub debug: bool,
+    /// Daemon socket to connect to
+    #[arg(long, short = 'H', global = true, value_name = "HOST", hide = true, action = ArgAction::Append)]
+    pub host: Vec<String>,
+    /// Set the logging level ("debug", "info", "warn", "error", "fatal")
+    #[arg(long, short = 'l', global = true, value_name = "LEVEL", hide = true)]
+    pub log_level: Option<String>,
+    /// Use TLS; implied by --tlsverify
+    #[arg(long, global = true, hide = true,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub tls: Option<bool>,
+    /// Trust certs signed only by this CA
+    #[arg(long, global = true, value_name = "FILE", hide = true)]
+    pub tlscacert: Option<OsString>,
+    /// Path to TLS certificate file
+    #[arg(long, global = true, value_name = "FILE", hide = true)]
+    pub tlscert: Option<OsString>,
+    /// Path to TLS key file
+    #[arg(long, global = true, value_name = "FILE", hide = true)]
+    pub tlskey: Option<OsString>,
+    /// Use TLS and verify the remote
+    #[arg(long, global = true, hide = true,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub tlsverify: Option<bool>,
+}
+
+/// A command line that the grammar refuses, or a question for help or the version.
+#[derive(Debug)]
+pub struct Refusal {
+    pub error: clap::Error,
+    /// The command that it is about, and how it is called: `docker cache builder use`.
+    pub command: clap::Command,
+    pub path: String,
+}
+
+/// Reads the arguments that follow `docker cache`.
+///
+/// # Errors
+/// When the grammar refuses them, or they ask for help or the version.
+pub fn parse(args: &[OsString]) -> Result<Cli, Box<Refusal>> {
+    let words = || std::iter::once("docker cache".into()).chain(args.iter().cloned());
+    let read = grammar().try_get_matches_from(words()).and_then(|matches| Cli::from_arg_matches(&matches));
+    read.map_err(|error| {
+        let mut command = grammar();
+        let matches = command.clone().ignore_errors(true).try_get_matches_from(words()).unwrap_or_default();
+        let (mut rest, mut path) = (&matches, String::from("docker cache"));
+        while let Some((name, inner)) = rest.subcommand() {
+            let Some(found) = command.find_subcommand(name).cloned() else { break };
+            (command, rest) = (found, inner);
+            path = format!("{path} {name}");
+        }
+        Box::new(Refusal { error, command, path })
+    })
+}
+
+/// Returns the grammar with usage lines in docker's manner. Of a flag that is given twice the last one counts, as
+/// everywhere in docker.
+pub fn grammar() -> clap::Command {
+    with_usage(Cli::command().args_override_self(true), "docker cache")
+}
+
+fn with_usage(mut command: clap::Command, path: &str) -> clap::Command {
+    let names: Vec<String> = command.get_subcommands().map(|inner| inner.get_name().to_string()).collect();
+    for name in &names {
+        command = command.mut_subcommand(name, |inner| with_usage(inner, &format!("{path} {name}")));
+    }
+    let mut usage = format!("{path} [OPTIONS]");
+    for arg in command.get_arguments().filter(|arg| arg.is_required_set() && !arg.is_positional()) {
+        usage.push_str(&format!(" --{} {}", arg.get_long().unwrap_or_default(), value_name(arg)));
+    }
+    if !names.is_empty() {
+        usage.push_str(if command.is_subcommand_required_set() { " COMMAND" } else { " [COMMAND]" });
+    }
+    for arg in command.get_positionals() {
+        let name = value_name(arg);
+        let many = matches!(arg.get_action(), ArgAction::Append);
+        if arg.is_last_set() {
+            usage.push_str(&format!(" [-- {name}...]"));
+            continue;
+        }
+        usage.push_str(&match (arg.is_required_set(), many) {
+            (true, false) => format!(" {name}"),
+            (true, true) => format!(" {name} [{name}...]"),
+            (false, false) => format!(" [{name}]"),
+            (false, true) => format!(" [{name}...]"),
+        });
+    }
+    command.override_usage(usage)
+}
+
+fn value_name(arg: &clap::Arg) -> String {
+    let given = arg.get_value_names().and_then(|names| names.first()).map(ToString::to_string);
+    given.unwrap_or_else(|| arg.get_id().as_str().to_uppercase())
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Doctor(Doctor),
+    Size(Size),
+    Clear(Clear),
+    Export(Export),
+    Import(Import),
+    Verify(Verify),
+    Builder(Builder),
+    #[command(name = crate::inside::COMMAND, hide = true)]
+    Inside(Inside),
+}
+
+/// Find what makes builds slow and caches cold, with a remedy for each
+#[derive(Debug, Args)]
+#[command(help_template = HELP, after_help = "\
+Examples:
+  docker cache doctor                        all checks, of this project too
+  docker cache doctor --fix --dry-run web    what would change in Dockerfiles
+  docker cache doctor --check builder-split,gc-policy
+  docker cache doctor --fail-on error        exit 1 not for warnings
+  docker cache doctor --fix --check volume-owner
+  docker cache doctor --format json | jq '.findings[].fix.command'")]
+pub struct Doctor {
+    /// Directory or file to look at [default: the working directory, if it has Dockerfiles]
+    pub path: Option<PathBuf>,
+    /// Put right what can be in Dockerfiles, and show it as a diff; with --check volume-owner, the owners in cache volumes
+    #[arg(long)]
+    pub fix: bool,
+    /// Show what --fix would change, and change nothing
+    #[arg(long, requires = "fix")]
+    pub dry_run: bool,
+    /// Keep what --fix changes beside it, as FILE.bak
+    #[arg(long, requires = "fix")]
+    pub backup: bool,
+    /// Run only these checks
+    #[arg(long, value_name = "NAME", value_delimiter = ',', hide_possible_values = true,
+          value_parser = PossibleValuesParser::new(checks::names()))]
+    pub check: Vec<String>,
+    /// List the checks and exit
+    #[arg(long)]
+    pub list_checks: bool,
+    /// Lowest severity that makes the exit status 1; a check that could not be finished makes it 1 too
+    #[arg(long, value_enum, value_name = "SEVERITY", default_value = "warning")]
+    pub fail_on: FailOn,
+    /// Look only into these volumes
+    #[arg(long, value_name = "NAME")]
+    pub volume: Vec<String>,
+    /// Do not prompt for confirmation before --fix changes volumes
+    #[arg(long, short, requires = "fix")]
+    pub force: bool,
+    /// Format of the output
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "table")]
+    pub format: DoctorFormat,
+    /// Print only what was found
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DoctorFormat {
+    Table,
+    Json,
+    /// For code scanning
+    Sarif,
+    /// Annotations of GitHub Actions
+    Github,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FailOn {
+    Error,
+    Warning,
+    Note,
+    Never,
+}
+
+/// Show what every cache holds: layers, cache mounts and cache volumes
+#[derive(Debug, Args)]
+#[command(help_template = HELP, after_help = "\
+Examples:
+  docker cache size                         all of the builders in use
+  docker cache size project-cache pip       volumes, mounts or tools by name
+  docker cache size --lang python --by directory
+  docker cache size --all-builders --exact  of all builders, measured anew
+  docker cache size --format json | jq .total_bytes")]
+pub struct Size {
+    /// Volumes, mounts, tools, languages or builders to show
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Make one row of each language, kind, builder or directory
+    #[arg(long, value_enum, value_name = "GROUP")]
+    pub by: Option<GroupBy>,
+    /// Measure cache mounts inside, by a build that uses them: docker's own sizes may be out of date
+    #[arg(long)]
+    pub exact: bool,
+    #[command(flatten)]
+    pub selection: Selection,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GroupBy {
+    Language,
+    Kind,
+    Builder,
+    Directory,
+}
+
+/// Remove caches: by language, tool, place, age or size. Shows first what goes and what stays
+#[derive(Debug, Args)]
+#[command(help_template = HELP, after_help = "\
+Examples:
+  docker cache clear --lang python --dry-run  what would go, what would stay
+  docker cache clear --tool npm,yarn
+  docker cache clear --volume project-cache   its caches; the rest stays
+  docker cache clear --older-than 30d         unused for 30 days
+  docker cache clear --keep 10GB              all but the 10GB used last
+  docker cache clear --volume project-cache --recreate --include-installs
+                                              make the volume anew, empty")]
+pub struct Clear {
+    #[command(flatten)]
+    pub selection: Selection,
+    /// Clear the layer cache
+    #[arg(long)]
+    pub layers: bool,
+    /// Clear only caches of this kind
+    #[arg(long, value_enum, value_name = "KIND", value_delimiter = ',')]
+    pub kind: Vec<CacheKind>,
+    /// Clear only what was not used for this time, as `30d` or `12h`
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub older_than: Option<std::time::Duration>,
+    /// Clear the least recently used, until this size remains
+    #[arg(long, value_name = "SIZE")]
+    pub keep: Option<Bytes>,
+    /// Clear every cache
+    #[arg(long)]
+    pub all: bool,
+    /// Clear also what is no cache of the tools and mounts that are named: programs, settings, secrets
+    #[arg(long)]
+    pub include_installs: bool,
+    /// Clear also volumes that running containers use
+    #[arg(long)]
+    pub force_in_use: bool,
+    /// Remove the named volumes and make them again, with driver, options and labels
+    #[arg(long, requires = "volume", conflicts_with_all = ["lang", "tool", "mount", "layers", "kind", "older_than", "keep", "all"])]
+    pub recreate: bool,
+    /// Show what would be removed, and remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not prompt for confirmation
+    #[arg(long, short)]
+    pub force: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Save layers, cache mounts and cache volumes to one directory
+#[derive(Debug, Args)]
+#[command(help_template = HELP, after_help = "\
+Examples:
+  docker cache export --dest /tmp/cache .     layers, all mounts and volumes
+  docker cache export --dest /tmp/cache --lang python
+  docker cache export --dest /tmp/cache --volume tools --include-installs
+  docker cache export --dest /tmp/cache . -- --build-arg VERSION=3")]
+pub struct Export {
+    /// Directory of the bundle; made if missing, and only what changed is written
+    #[arg(long, value_name = "DIR")]
+    pub dest: PathBuf,
+    #[command(flatten)]
+    pub build: Build,
+    /// Also take programs and libraries that lie in cache volumes
+    #[arg(long)]
+    pub include_installs: bool,
+    /// Export the layers of another builder, if this one cannot
+    #[arg(long)]
+    pub switch: bool,
+    /// Show what would be exported
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub selection: Selection,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CacheKind {
+    Mount,
+    Volume,
+    Layer,
+}
+
+/// Restore layers, cache mounts and cache volumes from a bundle
+#[derive(Debug, Args)]
+#[command(help_template = HELP, after_help = "\
+Examples:
+  docker cache import --src /tmp/cache .      all of it, layers too
+  docker cache import --src /tmp/cache --volume project-cache --replace
+  docker cache import --src /tmp/cache --mount pip --to-volume project-cache
+  docker cache import --src /tmp/cache --owner 1000:1000")]
+pub struct Import {
+    /// Directory of the bundle
+    #[arg(long, value_name = "DIR")]
+    pub src: PathBuf,
+    #[command(flatten)]
+    pub build: Build,
+    /// Make mounts and volumes equal to the bundle, instead of adding to them
+    #[arg(long)]
+    pub replace: bool,
+    /// Owner of all that is imported, by numbers
+    #[arg(long, value_name = "UID[:GID]", value_parser = owner)]
+    pub owner: Option<(u32, u32)>,
+    /// Import into this volume, whatever it was exported from
+    #[arg(long, value_name = "NAME", conflicts_with = "to_mount")]
+    pub to_volume: Option<String>,
+    /// Import into the cache mount of this id, whatever it was exported from
+    #[arg(long, value_name = "ID")]
+    pub to_mount: Option<String>,
+    /// Show what would be imported
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub selection: Selection,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// A build whose layers are meant: docker's own flags.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Build Options")]
+pub struct Build {
+    /// Directory with the Dockerfile whose layers are meant [default: .]
+    #[arg(value_name = "CONTEXT")]
+    pub directory: Option<PathBuf>,
+    /// Name of the Dockerfile
+    #[arg(long, short, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Target build stage
+    #[arg(long, value_name = "STAGE")]
+    pub target: Option<String>,
+    /// Build-time variables
+    #[arg(long, value_name = "NAME=VALUE", action = ArgAction::Append)]
+    pub build_arg: Vec<String>,
+    /// Target platforms
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Vec<String>,
+    /// Secrets of the build
+    #[arg(long, value_name = "SECRET", action = ArgAction::Append)]
+    pub secret: Vec<String>,
+    /// SSH agent sockets or keys of the build
+    #[arg(long, value_name = "SSH", action = ArgAction::Append)]
+    pub ssh: Vec<String>,
+    /// Further flags of 'docker buildx build'
+    #[arg(last = true, value_name = "BUILD ARGS")]
+    pub further: Vec<OsString>,
+}
+
+fn owner(text: &str) -> Result<(u32, u32), String> {
+    let (user, group) = text.split_once(':').unwrap_or((text, text));
+    match (user.parse(), group.parse()) {
+        (Ok(user), Ok(group)) => Ok((user, group)),
+        _ => Err("two numbers are needed, such as 1000:1000".into()),
+    }
+}
+
+/// Prove that a bundle is whole, and say what of it can be used
+#[derive(Debug, Args)]
+#[command(help_template = HELP, after_help = "\
+Examples:
+  docker cache verify /tmp/cache
+  docker cache verify /tmp/cache --format json | jq '.entries[].name'")]
+pub struct Verify {
+    /// Directory of the bundle
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Show the builders and choose the one to build with
+#[derive(Debug, Args)]
+#[command(help_template = HELP, args_conflicts_with_subcommands = true, after_help = "\
+Examples:
+  docker cache builder                 same as 'docker cache builder ls'
+  docker cache builder ls --format json
+  docker cache builder use mybuilder")]
+pub struct Builder {
+    #[command(subcommand)]
+    pub command: Option<BuilderCommand>,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BuilderCommand {
+    /// List the builders: what they can do, what they hold, and which command uses them
+    #[command(help_template = HELP, after_help = "\
+Examples:
+  docker cache builder ls
+  docker cache builder ls --format json | jq '.builders[].cache_bytes'")]
+    Ls(BuilderLs),
+    /// Switch to a builder, and say what that does and does not change
+    #[command(help_template = HELP, after_help = "\
+Examples:
+  docker cache builder use mybuilder  what 'docker buildx build' uses then
+  docker cache builder use default    back to the engine's own")]
+    Use(BuilderUse),
+}
+
+#[derive(Debug, Args)]
+pub struct BuilderLs {
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, Args)]
+pub struct BuilderUse {
+    /// Builder to switch to, as 'docker cache builder ls' lists it
+    pub name: String,
+}
+
+/// Which caches a command is about. A filter narrows what would have been taken without it.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Selection {
+    /// Only caches of these languages
+    #[arg(long, value_name = "LANGUAGE", value_delimiter = ',')]
+    pub lang: Vec<String>,
+    /// Only caches of these tools
+    #[arg(long, value_name = "TOOL", value_delimiter = ',')]
+    pub tool: Vec<String>,
+    /// Only these volumes; also takes one that is not known to be a cache
+    #[arg(long, value_name = "NAME")]
+    pub volume: Vec<String>,
+    /// Only the cache mounts of these ids
+    #[arg(long, value_name = "ID")]
+    pub mount: Vec<String>,
+    /// Only this builder [default: $BUILDX_BUILDER, else those that 'docker build' and 'docker buildx build' use]
+    #[arg(long, value_name = "NAME", env = "BUILDX_BUILDER", hide_env = true, hide_default_value = true)]
+    pub builder: Option<String>,
+    /// All builders of 'docker buildx ls'
+    #[arg(long)]
+    pub all_builders: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Output {
+    /// Format of the output
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "table")]
+    pub format: Format,
+    /// Print only names, or only what was found
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Table,
+    Json,
+}
+
+/// What this binary does inside an engine
+#[derive(Debug, Args)]
+pub struct Inside {
+    /// File with the job, as JSON [default: standard input]
+    #[arg(requires = "answer")]
+    pub job: Option<PathBuf>,
+    /// File for the answer [default: standard output]
+    pub answer: Option<PathBuf>,
+}

@@ -1,0 +1,489 @@
+//! `docker cache clear`: removes caches, by language, tool, place, age or size. A plan is made, shown, asked about, and then
+//! just that plan is carried out.
+
+use std::collections::BTreeMap;
+use std::thread;
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+
+use super::Context;
+use crate::cli::{CacheKind, Clear, Format};
+use crate::docker::{Docker, Volume, quote};
+use crate::exit::USAGE;
+use crate::inside::remove::{Cut, Removed, Take};
+use crate::inside::{Job, Line};
+use crate::inventory::{
+    self, Cache, FoundBuilder, FoundMount, FoundVolume, Holder, Inventory, Kind, Look, Source, Wanted, last_used, paths,
+};
+use crate::model::{Bytes, Moment, VolumeUser};
+use crate::place::{Access, MountPlace, Place};
+use crate::plan::{Act, Plan, Rules, Step};
+use crate::report::{self, Progress};
+use crate::{cancel, catalogue, parallel};
+
+/// The JSON contract.
+#[derive(Serialize)]
+struct Answer<'a> {
+    version: u32,
+    #[serde(flatten)]
+    plan: &'a Plan,
+    total_bytes: u64,
+    /// Measured; null if nothing was tried.
+    freed_bytes: Option<u64>,
+    failed: &'a [String],
+}
+
+const NOTHING_CHOSEN: &str = "\
+nothing chosen to clear
+
+Choose by what it is      --lang python,node   --tool pip   --kind mount|volume|layer   --layers
+       by where it is     --volume NAME   --mount ID   (--builder NAME, --all-builders)
+       by age or size     --older-than 30d   --keep 10GB
+       or everything      --all
+
+'docker cache size' shows what there is, '--dry-run' what would go.
+Programs, settings and secrets beside the caches stay.
+
+Usage:  docker cache clear [OPTIONS]
+
+Run 'docker cache clear --help' for more information";
+
+pub fn run(context: Context, options: &Clear) -> Result<u8> {
+    if let Some(why) = misuse(options) {
+        report::note(why);
+        return Ok(USAGE);
+    }
+    let (docker, settings) = context.into_docker()?;
+    let now = Moment::now();
+    let wanted = Wanted { selection: &options.selection, exact: false };
+    let mut progress = Progress::new("Measuring", options.output.quiet);
+    let found = inventory::collect_in(&docker, &settings, wanted, look(options), &mut |files, bytes| {
+        progress.update(files, bytes);
+    });
+    drop(progress);
+    let found = found?;
+    let plan = match options.recreate {
+        true => recreate(&found, options)?,
+        false => Plan::new(&found, &rules(options, now), now),
+    };
+    show(&plan, &found, options, now)?;
+    let go = !options.dry_run && !plan.steps.is_empty();
+    if go && !options.force && !report::ask(&warning(&plan))? {
+        return Ok(0);
+    }
+    let mut outcome = Outcome::default();
+    if go {
+        let mut progress = Progress::new("Removing", options.output.quiet);
+        outcome = act(&docker, &found, &plan, options, &mut |files, bytes| progress.update(files, bytes));
+        drop(progress);
+    }
+    if cancel::requested() {
+        bail!("interrupted: what is not removed yet stays as it was");
+    }
+    match options.output.format {
+        Format::Json => report::json(&Answer {
+            version: 1,
+            total_bytes: plan.bytes().0,
+            plan: &plan,
+            freed_bytes: (!options.dry_run).then_some(outcome.freed),
+            failed: &outcome.failed,
+        })?,
+        Format::Table if go && !options.output.quiet => {
+            report::data(&format!("Total reclaimed space: {}\n", Bytes(outcome.freed)))?;
+        }
+        Format::Table => {}
+    }
+    outcome.notes.iter().for_each(|note| report::note(note));
+    outcome.failed.iter().for_each(|failure| report::error(&anyhow::Error::msg(failure.clone())));
+    Ok(u8::from(!outcome.failed.is_empty()))
+}
+
+/// Returns what is wrong with the flags, if anything is.
+fn misuse(options: &Clear) -> Option<&'static str> {
+    let Clear { selection, layers, kind, older_than, keep, all, .. } = options;
+    let named = [&selection.lang, &selection.tool, &selection.volume, &selection.mount];
+    if named.iter().all(|names| names.is_empty())
+        && !(*layers || *all || !kind.is_empty() || older_than.is_some() || keep.is_some())
+    {
+        return Some(NOTHING_CHOSEN);
+    }
+    if options.include_installs && !options.recreate && selection.tool.is_empty() && selection.mount.is_empty() {
+        return Some(
+            "--include-installs removes only what is named\nhint: add `--tool NAME` or `--mount ID`, or `--volume NAME --recreate`",
+        );
+    }
+    if options.output.format == Format::Json && !options.dry_run && !options.force {
+        return Some("--format json cannot ask for confirmation\nhint: add `--dry-run` or `--force`");
+    }
+    None
+}
+
+/// Returns where to look. What names a language, a tool, a volume or a mount is not about layers.
+fn look(options: &Clear) -> Look {
+    let Clear { selection, layers, kind, .. } = options;
+    let named = !selection.lang.is_empty() || !selection.tool.is_empty();
+    let placed = !selection.volume.is_empty() || !selection.mount.is_empty();
+    let rest_too = !layers || named || placed || options.all;
+    let of_kind = |wanted| if kind.is_empty() { rest_too } else { kind.contains(&wanted) };
+    Look {
+        volumes: of_kind(CacheKind::Volume) && (!selection.volume.is_empty() || selection.mount.is_empty()),
+        mounts: of_kind(CacheKind::Mount) && (!selection.mount.is_empty() || selection.volume.is_empty()),
+        layers: *layers || (of_kind(CacheKind::Layer) && !named && !placed),
+        ages: options.older_than.is_some() || options.keep.is_some(),
+        inside: true,
+    }
+}
+
+fn rules(options: &Clear, now: Moment) -> Rules {
+    Rules {
+        before: options.older_than.map(|age| now.0.saturating_sub(age.as_secs())),
+        keep: options.keep,
+        include_installs: options.include_installs,
+        tools: options.selection.tool.iter().filter_map(|name| catalogue::tool(name)).collect(),
+        mounts: options.selection.mount.clone(),
+        force_in_use: options.force_in_use,
+    }
+}
+
+/// Plans to make volumes anew. What is in them goes whatever it is, so that must be wanted.
+fn recreate(found: &Inventory, options: &Clear) -> Result<Plan> {
+    let mut plan = Plan::default();
+    for (volume, FoundVolume { cache, .. }) in found.volumes.iter().enumerate() {
+        let name = &cache.name;
+        let rows = || {
+            found
+                .caches
+                .iter()
+                .filter(|row| matches!(row.source, Source::Part { holder: Holder::Volume(at), .. } if at == volume))
+        };
+        let kept: Vec<String> = rows()
+            .filter(|row| !row.class.is_deletable() && row.files != Some(0))
+            .map(|row| format!("{} ({})", row.path.as_deref().unwrap_or_default(), row.class))
+            .collect();
+        if !kept.is_empty() && !options.include_installs {
+            bail!(
+                "volume {name} holds more than caches: {}\nhint: `docker cache clear --volume {}` clears only its caches; \
+                 `--include-installs` lets go of the rest",
+                kept.join(", "),
+                quote(name)
+            );
+        }
+        let users: Vec<&str> = cache.users.iter().map(|user| user.container.as_str()).collect();
+        if !users.is_empty() && !options.force_in_use {
+            bail!(
+                "volume {name} is used by container {}\nhint: remove the container, or let `--force-in-use` empty the volume \
+                 under it",
+                users.join(", ")
+            );
+        }
+        let Some(largest) = rows().max_by_key(|row| row.bytes) else { continue };
+        let whole = Cache {
+            path: Some(cache.mounted_at.clone()),
+            language: None,
+            tool: None,
+            class: rows().map(|row| row.class).find(|class| !class.is_deletable()).unwrap_or(catalogue::Class::Cache),
+            bytes: rows().map(|row| row.bytes).sum(),
+            files: rows().map(|row| row.files).sum(),
+            last_used: rows().filter_map(|row| row.last_used).max(),
+            ..largest.clone()
+        };
+        plan.steps.push(Step { cache: whole, act: Act::Recreate { volume, emptied: !users.is_empty() } });
+    }
+    Ok(plan)
+}
+
+fn show(plan: &Plan, found: &Inventory, options: &Clear, now: Moment) -> Result<()> {
+    if options.output.quiet {
+        if options.output.format == Format::Table {
+            let names: Vec<String> = plan.steps.iter().map(|step| report::plain(&step.cache.name)).collect();
+            report::data(&names.iter().map(|name| format!("{name}\n")).collect::<String>())?;
+        }
+        return Ok(());
+    }
+    found.gaps.iter().for_each(|gap| report::warning(gap));
+    if options.output.format == Format::Json {
+        return Ok(());
+    }
+    let several = found.builders.len() > 1;
+    let start = |cache: &Cache| {
+        let name = match &cache.builder {
+            Some(builder) if several => format!("{builder}: {}", cache.name),
+            _ => cache.name.clone(),
+        };
+        let path = cache.path.clone().filter(|_| cache.kind != Kind::Layer).unwrap_or("-".into());
+        vec![cache.kind.as_str().into(), name, path, cache.tool.unwrap_or("-").into(), cache.class.to_string()]
+    };
+    let goes = plan.steps.iter().map(|step| {
+        let mut row = start(&step.cache);
+        row.extend([Bytes(step.cache.bytes).to_string(), last_used(&step.cache, now)]);
+        row
+    });
+    let kept = plan.kept.iter().map(|kept| {
+        let mut row = start(&kept.cache);
+        row.extend([Bytes(kept.cache.bytes).to_string(), kept.why.clone()]);
+        row
+    });
+    let (goes, kept): (Vec<_>, Vec<_>) = (goes.collect(), kept.collect());
+    let mut text = match goes.is_empty() {
+        true => "Nothing to remove\n".into(),
+        false => format!(
+            "{}\nTotal:    {}\n",
+            report::table(&["KIND", "NAME", "DIRECTORY", "TOOL", "CLASS", "SIZE", "LAST USED"], &goes),
+            plan.bytes()
+        ),
+    };
+    if !kept.is_empty() {
+        let table = report::table(&["KIND", "NAME", "DIRECTORY", "TOOL", "CLASS", "SIZE", "WHY"], &kept);
+        text.push_str(&format!("\nKept:\n{table}"));
+    }
+    if !goes.is_empty() && !options.dry_run {
+        text.push('\n');
+    }
+    report::data(&text)
+}
+
+fn warning(plan: &Plan) -> String {
+    let count = plan.steps.len();
+    let anew = plan.steps.iter().any(|step| matches!(step.act, Act::Recreate { .. }));
+    match anew {
+        true => format!("This will remove everything in {count} volume{}, {}.", plural(count), plan.bytes()),
+        false => format!("This will remove {count} cache{}, {}.", plural(count), plan.bytes()),
+    }
+}
+
+fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
+/// What a run of the plan came to.
+#[derive(Debug, Default)]
+struct Outcome {
+    freed: u64,
+    notes: Vec<String>,
+    failed: Vec<String>,
+}
+
+impl Outcome {
+    fn add(&mut self, other: Outcome) {
+        self.freed += other.freed;
+        self.notes.extend(other.notes);
+        self.failed.extend(other.failed);
+    }
+
+    fn failure(why: impl std::fmt::Display) -> Outcome {
+        Outcome { failed: vec![why.to_string()], ..Outcome::default() }
+    }
+}
+
+/// Carries the plan out: builders and volumes side by side. What fails in one place does not stop the others.
+fn act(
+    docker: &Docker,
+    found: &Inventory,
+    plan: &Plan,
+    options: &Clear,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Outcome {
+    let takes = takes(found, plan);
+    thread::scope(|scope| {
+        let builders = scope.spawn(|| {
+            let mut outcomes = parallel::each(&found.builders, |builder| prune(builder, plan));
+            outcomes.push(cut_mounts(found, &takes));
+            outcomes
+        });
+        let volumes = cut_volumes(docker, found, plan, &takes, options, progress);
+        let mut outcome = volumes.unwrap_or_else(|error| Outcome::failure(format!("{error:#}")));
+        parallel::join(builders).into_iter().for_each(|other| outcome.add(other));
+        outcome
+    })
+}
+
+/// How many records one call names: an argument of a command may have 128 KiB.
+const RECORDS_IN_CALL: usize = 4000;
+
+/// Prunes what the plan names of one builder, in one call, and looks what is really gone.
+fn prune(FoundBuilder { builder, records }: &FoundBuilder, plan: &Plan) -> Outcome {
+    let of_builder = plan.steps.iter().filter(|step| step.cache.builder.as_ref() == Some(&builder.name));
+    let ids: BTreeMap<&String, &Step> = of_builder
+        .flat_map(|step| match &step.act {
+            Act::Prune(ids) => ids.iter().map(|id| (id, step)).collect(),
+            _ => Vec::new(),
+        })
+        .collect();
+    if ids.is_empty() {
+        return Outcome::default();
+    }
+    let names: Vec<String> = ids.keys().map(ToString::to_string).collect();
+    for names in names.chunks(RECORDS_IN_CALL) {
+        if let Err(error) = builder.remove(names) {
+            return Outcome::failure(error);
+        }
+    }
+    let left = match builder.records() {
+        Ok(left) => left,
+        Err(error) => return Outcome::failure(error),
+    };
+    let mut outcome = Outcome::default();
+    let mut stayed: Vec<String> = Vec::new();
+    for (id, step) in ids {
+        match left.iter().find(|record| record.id == *id) {
+            Some(record) => {
+                let why = if record.in_use { "a running build uses it" } else { "the builder kept it" };
+                let cache = &step.cache;
+                stayed.push(format!(
+                    "{} {} of builder {} is not removed: {why}",
+                    cache.kind.as_str(),
+                    cache.name,
+                    builder.name
+                ));
+            }
+            // The bytes of a shared record belong to an image as well.
+            None => {
+                outcome.freed += records.iter().find(|record| record.id == *id && !record.shared).map_or(0, |r| r.bytes)
+            }
+        }
+    }
+    stayed.dedup();
+    outcome.failed = stayed;
+    outcome
+}
+
+/// What to take of each part of a volume or mount.
+type Takes = (Vec<String>, Vec<Take>);
+
+/// Returns the part of the plan that is done inside volumes and mounts.
+fn takes(found: &Inventory, plan: &Plan) -> BTreeMap<Holder, Takes> {
+    let mut takes: BTreeMap<Holder, Takes> = BTreeMap::new();
+    for step in &plan.steps {
+        match step.act {
+            Act::Cut { holder, part, take } => {
+                let (_, takes) = takes.entry(holder).or_insert_with(|| {
+                    let known = paths(match holder {
+                        Holder::Volume(at) => &found.volumes[at].known,
+                        Holder::Mount(at) => &found.mounts[at].known,
+                    });
+                    let nothing = vec![Take::Nothing; known.len() + 1];
+                    (known, nothing)
+                });
+                takes[part] = take;
+            }
+            Act::Recreate { volume, emptied: true } => {
+                takes.insert(Holder::Volume(volume), (Vec::new(), vec![Take::Everything]));
+            }
+            Act::Recreate { emptied: false, .. } | Act::Prune(_) => {}
+        }
+    }
+    takes
+}
+
+/// Runs the removal in a place and tells what came of it; `names` are those of its volumes or mounts.
+fn cut(place: &Place, takes: Vec<&Takes>, names: &[String], progress: &mut (dyn FnMut(u64, u64) + Send)) -> Outcome {
+    let cuts = place.roots().into_iter().zip(takes);
+    let cuts = cuts.map(|(root, (known, take))| Cut { root, known: known.clone(), take: take.clone() });
+    let mut removed: Vec<Removed> = Vec::new();
+    let done = place.run(&Job::Remove(cuts.collect()), &mut |line| match line {
+        Line::Progress { files, bytes } => progress(files, bytes),
+        Line::Removed(found) => removed = found,
+        _ => {}
+    });
+    let mut outcome = match done {
+        Ok(()) => Outcome::default(),
+        Err(error) => Outcome::failure(format!("{error:#}")),
+    };
+    for (name, removed) in names.iter().zip(removed) {
+        outcome.freed += removed.freed;
+        if let Some(first) = removed.failed.first() {
+            let count = removed.failed_count;
+            let entries = if count == 1 { "entry" } else { "entries" };
+            outcome.failed.push(format!("{name}: {count} {entries} could not be removed, the first: {first}"));
+        }
+        outcome.notes.extend(removed.mounts.iter().map(|mount| format!("{name}: not entered: {mount}")));
+    }
+    outcome
+}
+
+/// Empties parts of mounts, by one build for all mounts of a builder that share a namespace.
+fn cut_mounts(found: &Inventory, takes: &BTreeMap<Holder, Takes>) -> Outcome {
+    let mut places: BTreeMap<(&str, &str), Vec<(&FoundMount, &Takes)>> = BTreeMap::new();
+    for (holder, takes) in takes {
+        if let Holder::Mount(at) = holder {
+            let mount = &found.mounts[*at];
+            places.entry((&mount.builder.name, &mount.name.namespace)).or_default().push((mount, takes));
+        }
+    }
+    let mut outcome = Outcome::default();
+    for mounts in places.into_values() {
+        let place = Place::Build(MountPlace {
+            builder: mounts[0].0.builder.clone(),
+            mounts: mounts.iter().map(|(mount, _)| mount.name.clone()).collect(),
+        });
+        let names: Vec<String> = mounts.iter().map(|(mount, _)| format!("mount {}", mount.name.shown())).collect();
+        outcome.add(cut(&place, mounts.iter().map(|(_, takes)| *takes).collect(), &names, &mut |_, _| ()));
+    }
+    outcome
+}
+
+/// Empties parts of volumes, and makes volumes anew.
+fn cut_volumes(
+    docker: &Docker,
+    found: &Inventory,
+    plan: &Plan,
+    takes: &BTreeMap<Holder, Takes>,
+    options: &Clear,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    for step in &plan.steps {
+        let Act::Recreate { volume, emptied: false } = step.act else { continue };
+        let volume = &found.volumes[volume].volume;
+        match docker.remove_volume(&volume.name).and_then(|()| docker.create_volume(volume)) {
+            Ok(()) => outcome.freed += step.cache.bytes,
+            Err(error) => outcome.failed.push(error.to_string()),
+        }
+    }
+    let mut cuts: Vec<(&FoundVolume, &Takes)> = Vec::new();
+    for (holder, takes) in takes {
+        if let Holder::Volume(at) = holder {
+            cuts.push((&found.volumes[*at], takes));
+        }
+    }
+    let Some(info) = found.info.as_ref().filter(|_| !cuts.is_empty()) else { return Ok(outcome) };
+    // The world may have changed while the user was asked.
+    let (volumes, containers) = (docker.volumes()?, docker.containers()?);
+    cuts.retain(|(FoundVolume { cache, volume, .. }, _)| {
+        let name = &volume.name;
+        if !volumes.iter().any(|now| now.name == *name && now.mountpoint == volume.mountpoint) {
+            outcome.failed.push(format!("volume {name} is not there any more"));
+            return false;
+        }
+        let known = |user: &VolumeUser| cache.users.iter().any(|was| was.running && was.container == user.container);
+        let users = inventory::users(&containers, name);
+        match users.iter().find(|user| user.running && !known(user)).filter(|_| !options.force_in_use) {
+            Some(user) => {
+                outcome
+                    .failed
+                    .push(format!("volume {name} is not cleared: container {} began to use it", user.container));
+                false
+            }
+            None => true,
+        }
+    });
+    if cuts.is_empty() {
+        return Ok(outcome);
+    }
+    let raw: Vec<&Volume> = cuts.iter().map(|(found, _)| &found.volume).collect();
+    let place = Place::of_volumes(docker, info, &raw, Access::Write);
+    let names: Vec<String> = raw.iter().map(|volume| format!("volume {}", volume.name)).collect();
+    outcome.add(cut(&place, cuts.iter().map(|(_, takes)| *takes).collect(), &names, progress));
+    for (FoundVolume { cache, .. }, _) in cuts.iter().filter(|_| options.recreate) {
+        let running: Vec<String> =
+            cache.users.iter().filter(|user| user.running).map(|user| quote(&user.container)).collect();
+        if !running.is_empty() {
+            let name = &cache.name;
+            outcome
+                .notes
+                .push(format!("hint: restart what used volume {name}: `docker restart {}`", running.join(" ")));
+        }
+    }
+    Ok(outcome)
+}

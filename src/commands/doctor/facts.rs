@@ -1,0 +1,217 @@
+//! Gathers what doctor's rules judge: every docker call once, all side by side. It judges nothing.
+
+use std::path::Path;
+use std::thread::{self, ScopedJoinHandle};
+
+use serde_json::{Map, Value};
+
+use super::super::Context;
+use crate::builders::Builders;
+use crate::checks::engine::{self, Client, Disk, Engine, NamedBy, NoEngine, System};
+use crate::checks::project::Project;
+use crate::checks::{Check, Fact, Facts, NotRun, caches};
+use crate::cli::Doctor;
+use crate::docker::endpoint::Source;
+use crate::docker::{Cause, Container, Docker, DockerError, Info};
+use crate::{ownership, place};
+
+const DAEMON_JSON: &str = "/etc/docker/daemon.json";
+
+/// Asks docker and this host for everything that the rules want to know of them.
+pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, project: Fact<Project>) -> Facts {
+    let client = client(context);
+    let docker = match &context.docker {
+        Ok(docker) => docker,
+        Err(_) => return Facts { engine: without_docker(client), caches: caches::Facts::default(), project },
+    };
+    let wants_owners = checks.iter().any(|check| check.name == caches::VOLUME_OWNER);
+    let (engine, caches) = thread::scope(|scope| {
+        let owned = wants_owners.then(|| scope.spawn(|| ownership::ask(docker, &options.volume)));
+        // The advice counts for older docker commands only.
+        let client_facts = scope.spawn(|| {
+            let version = docker.client_version();
+            let advice = match &version {
+                Ok(version) if engine::build_is_buildx(version) => Ok(None),
+                _ => docker.advised_builder(),
+            };
+            (fact(version), fact(advice))
+        });
+        let info = scope.spawn(|| docker.info());
+        let builders = scope.spawn(|| Builders::ask(docker, &context.settings));
+        // Containers matter only where a volume looks like a builder's.
+        let states = scope.spawn(|| {
+            let volumes = docker.volumes().map(|volumes| volumes.into_iter().map(|volume| volume.name));
+            let volumes = fact(volumes.map(Vec::from_iter));
+            let asked =
+                volumes.as_ref().is_ok_and(|names| names.iter().any(|name| engine::builder_node(name).is_some()));
+            (volumes, if asked { fact(docker.containers()).map(names) } else { Ok(Vec::new()) })
+        });
+
+        let caches = caches::Facts {
+            volumes: match owned.map(ScopedJoinHandle::join) {
+                None => Err(NotRun::Skipped("it was not asked for".into())),
+                Some(Ok(Ok(found))) => Ok(found.volumes.into_iter().map(|(_, owned)| owned).collect()),
+                Some(Ok(Err(error))) => Err(NotRun::Failed(format!("{error:#}"))),
+                Some(Err(_)) => Err(NotRun::Failed(crashed().to_string())),
+            },
+        };
+        let info = info.join().unwrap_or_else(|_| Err(crashed()));
+        let (client_version, advised_builder) = both(client_facts);
+        let (volumes, containers) = both(states);
+        let engine = engine::Facts {
+            client,
+            client_version,
+            advised_builder,
+            builders: fact(builders.join().unwrap_or_else(|_| Err(crashed()))).map(|builders| {
+                builders.no_buildx.is_none().then_some(engine::Builders {
+                    list: builders.list,
+                    of_docker_build: builders.of_docker_build,
+                    of_buildx: builders.of_buildx,
+                })
+            }),
+            volumes,
+            containers,
+            disk: match &info {
+                Ok(info) => disk(docker, info),
+                Err(error) => Err(NotRun::Failed(error.to_string())),
+            },
+            daemon_json: info.as_ref().ok().and_then(|info| daemon_json(docker, info)),
+            engine: info
+                .map(|info| Engine { version: info.server_version, os_type: info.os_type })
+                .map_err(|error| no_engine(&error)),
+        };
+        (engine, caches)
+    });
+    Facts { engine, caches, project }
+}
+
+fn names(containers: Vec<Container>) -> Vec<String> {
+    let names = containers.into_iter().flat_map(|container| container.names);
+    names.map(|name| name.trim_start_matches('/').to_string()).collect()
+}
+
+fn fact<T>(answer: Result<T, DockerError>) -> Fact<T> {
+    answer.map_err(|error| NotRun::Failed(error.to_string()))
+}
+
+/// Returns what a thread found out. One that panicked has failed, and the others go on.
+fn both<A, B>(thread: ScopedJoinHandle<'_, (Fact<A>, Fact<B>)>) -> (Fact<A>, Fact<B>) {
+    thread.join().unwrap_or_else(|_| (fact(Err(crashed())), fact(Err(crashed()))))
+}
+
+fn crashed() -> DockerError {
+    DockerError::new("docker", Cause::Garbage("reading it crashed; please report it".into()))
+}
+
+/// Returns the facts of a host that has no docker command.
+fn without_docker(client: Client) -> engine::Facts {
+    let none = || NotRun::Skipped("there is no docker command".into());
+    engine::Facts {
+        client,
+        client_version: Err(none()),
+        engine: Err(NoEngine::NoDocker),
+        advised_builder: Err(none()),
+        builders: Err(none()),
+        volumes: Err(none()),
+        containers: Err(none()),
+        disk: Err(none()),
+        daemon_json: None,
+    }
+}
+
+/// Sorts the failure of the first question to the engine.
+fn no_engine(error: &DockerError) -> NoEngine {
+    match &error.cause {
+        Cause::NoDocker => NoEngine::NoDocker,
+        Cause::Unreachable(why) if why.starts_with("permission denied") => NoEngine::PermissionDenied(why.clone()),
+        Cause::Unreachable(why) => NoEngine::Dead(why.clone()),
+        Cause::TimedOut(_) => NoEngine::Hangs(error.to_string()),
+        // `context "x": context not found: open …`, and before Docker CLI 23.0 `context "x" does not exist`
+        Cause::Refused(why)
+            if why.contains("context \"") && (why.contains("not found") || why.contains("does not exist")) =>
+        {
+            NoEngine::NoContext
+        }
+        _ => NoEngine::Unclear(error.to_string()),
+    }
+}
+
+fn client(context: &Context) -> Client {
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let endpoint = &context.endpoint;
+    Client {
+        docker_buildkit: variable("DOCKER_BUILDKIT"),
+        buildx_builder: variable("BUILDX_BUILDER"),
+        builder_alias: context.settings.builder_alias.clone(),
+        context: endpoint.context.clone(),
+        host: endpoint.host.clone(),
+        named_by: match endpoint.source {
+            Source::Flag => NamedBy::Flag,
+            Source::Variable(name) => NamedBy::Variable(name),
+            Source::Config => NamedBy::Config,
+            Source::Default => NamedBy::Default,
+        },
+        system: system(),
+    }
+}
+
+fn system() -> System {
+    let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let field = |name: &str| {
+        let value = release.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        value.unwrap_or_default().trim_matches(['"', '\'']).to_string()
+    };
+    let exists = |path: &str| Path::new(path).exists();
+    System {
+        os: std::env::consts::OS.into(),
+        architecture: match std::env::consts::ARCH {
+            "x86_64" => "amd64".into(),
+            "aarch64" => "arm64".into(),
+            other => other.into(),
+        },
+        family: format!("{} {}", field("ID"), field("ID_LIKE")).trim().into(),
+        version: field("VERSION_ID"),
+        docker_packages: exists("/var/lib/dpkg/info/docker-ce-cli.list") || exists("/etc/yum.repos.d/docker-ce.repo"),
+        systemd: exists("/run/systemd/system"),
+    }
+}
+
+/// Returns true if the engine runs on this host. Its directory tells only root; for others the same socket, host name and
+/// kernel must do, which a virtual machine or container does not share.
+fn is_here(docker: &Docker, info: &Info) -> bool {
+    let system = rustix::system::uname();
+    let same = system.nodename().to_string_lossy() == info.name
+        && system.release().to_string_lossy() == info.kernel_version
+        && docker.endpoint.host.as_deref().is_some_and(|host| host.starts_with("unix://"));
+    same || place::is_here(docker, info)
+}
+
+fn disk(docker: &Docker, info: &Info) -> Fact<Disk> {
+    let path = &info.docker_root_dir;
+    if !is_here(docker, info) {
+        return Err(NotRun::Skipped("the engine does not run on this host, as far as can be told".into()));
+    }
+    match rustix::fs::statvfs(path.as_str()) {
+        Ok(found) => Ok(Disk {
+            path: path.clone(),
+            total: found.f_blocks * found.f_frsize,
+            free: found.f_bavail * found.f_frsize,
+        }),
+        Err(error) => Err(NotRun::Failed(format!("cannot read the file system of `{path}`: {error}"))),
+    }
+}
+
+/// Returns the configuration of the engine, if it is the one of this host that lives in the usual place: the directory that
+/// the file names, or docker's default, is the engine's.
+fn daemon_json(docker: &Docker, info: &Info) -> Option<Map<String, Value>> {
+    if !is_here(docker, info) {
+        return None;
+    }
+    let file: Map<String, Value> = match std::fs::read(DAEMON_JSON) {
+        Ok(text) => serde_json::from_slice(&text).ok()?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Map::new(),
+        Err(_) => return None,
+    };
+    let root = file.get("data-root").map_or(Some("/var/lib/docker"), Value::as_str);
+    (root == Some(info.docker_root_dir.as_str())).then_some(file)
+}

@@ -1,0 +1,93 @@
+//! `docker cache doctor --fix`: plans all changes, shows them as a diff, and writes exactly those.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+
+use crate::checks::{Check, dockerfile, project::diff};
+use crate::cli::{Doctor, DoctorFormat};
+use crate::project::{Kind, Project};
+use crate::{cancel, project, report};
+
+/// What becomes of one file.
+#[derive(Serialize)]
+struct Change {
+    file: String,
+    diff: String,
+    #[serde(skip)]
+    before: String,
+    #[serde(skip)]
+    after: String,
+}
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    version: u32,
+    changes: &'a [Change],
+}
+
+pub fn run(files: &Project, checks: &[&'static Check], options: &Doctor) -> Result<()> {
+    let changes = plan(files, checks);
+    match options.format {
+        DoctorFormat::Json => report::json(&Answer { version: 1, changes: &changes })?,
+        _ => report::data(&changes.iter().map(|change| change.diff.as_str()).collect::<String>())?,
+    }
+    if !options.dry_run {
+        for change in &changes {
+            ensure!(!cancel::requested(), "cancelled");
+            write(change, options.backup).with_context(|| format!("cannot change `{}`", change.file))?;
+        }
+    }
+    if !options.quiet {
+        report::note(&match (changes.len(), options.dry_run) {
+            (0, _) => "Nothing to fix".into(),
+            (1, true) => "1 file would be changed".into(),
+            (1, false) => "1 file changed".into(),
+            (count, true) => format!("{count} files would be changed"),
+            (count, false) => format!("{count} files changed"),
+        });
+    }
+    Ok(())
+}
+
+fn plan(files: &Project, checks: &[&'static Check]) -> Vec<Change> {
+    let dockerfiles = files.files.iter().filter(|file| file.kind == Kind::Dockerfile);
+    dockerfiles
+        .filter_map(|file| {
+            let wanted = |finding: &crate::checks::Finding| checks.iter().any(|check| check.name == finding.check);
+            let after = dockerfile::fix(&file.path, &file.text, &file.around, &wanted);
+            (after != file.text).then(|| Change {
+                file: file.path.clone(),
+                diff: diff(&file.path, &file.text, &after),
+                before: file.text.clone(),
+                after,
+            })
+        })
+        .collect()
+}
+
+/// Writes beside the file and renames, so that it is always whole; a link stays, and what it leads to is changed.
+fn write(change: &Change, backup: bool) -> Result<()> {
+    let path = fs::canonicalize(&change.file)?;
+    let now = project::text(&path).map_err(anyhow::Error::msg)?;
+    ensure!(now == change.before, "it was changed by somebody else meanwhile");
+    if backup {
+        fs::copy(&path, with_suffix(&path, ".bak"))?;
+    }
+    let directory = path.parent().context("it has no directory")?;
+    let mut aside = tempfile::NamedTempFile::new_in(directory)?;
+    aside.write_all(change.after.as_bytes())?;
+    aside.as_file().set_permissions(fs::metadata(&path)?.permissions())?;
+    aside.as_file().sync_all()?;
+    aside.persist(&path)?;
+    Ok(())
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}

@@ -1,0 +1,78 @@
+//! `docker cache doctor --fix --check volume-owner`: gives what is in cache volumes to whoever writes there. A plan is
+//! made, shown, asked about, and then just that plan is carried out.
+
+use anyhow::{Result, bail};
+
+use crate::cancel;
+use crate::checks::caches;
+use crate::cli::Doctor;
+use crate::docker::Docker;
+use crate::inside::own::{Gift, Given};
+use crate::inside::{Job, Line};
+use crate::inventory::{FoundVolume, paths};
+use crate::ownership::{self, Ownership};
+use crate::place::{Access, Place};
+use crate::report::{self, Progress};
+
+pub fn run(docker: &Docker, options: &Doctor) -> Result<u8> {
+    let Ownership { info, volumes } = ownership::ask(docker, &options.volume)?;
+    let plan: Vec<(&FoundVolume, Vec<caches::Gift>)> =
+        volumes.iter().map(|(found, owned)| (found, owned.gifts())).filter(|(_, gifts)| !gifts.is_empty()).collect();
+    let rows = volumes.iter().flat_map(|(_, owned)| {
+        owned.gifts().into_iter().flat_map(move |gift| {
+            gift.from.into_iter().map(move |((uid, gid), count)| {
+                let to = format!("{}:{}", gift.to.0, gift.to.1);
+                vec![
+                    owned.name.clone(),
+                    owned.parts[gift.part].path.clone(),
+                    count.to_string(),
+                    format!("{uid}:{gid}"),
+                    to,
+                ]
+            })
+        })
+    });
+    let rows: Vec<Vec<String>> = rows.collect();
+    if rows.is_empty() {
+        report::data("Nothing to change\n")?;
+        return Ok(0);
+    }
+    report::data(&report::table(&["VOLUME", "DIRECTORY", "ENTRIES", "FROM", "TO"], &rows))?;
+    if options.dry_run {
+        return Ok(0);
+    }
+    let volumes = if plan.len() == 1 { "1 volume".into() } else { format!("{} volumes", plan.len()) };
+    if !options.force && !report::ask(&format!("This will change the owner of these entries in {volumes}."))? {
+        return Ok(0);
+    }
+    let raw: Vec<_> = plan.iter().map(|(found, _)| &found.volume).collect();
+    let place = Place::of_volumes(docker, &info, &raw, Access::Write);
+    let gifts = place.roots().into_iter().zip(&plan).map(|(root, (found, gifts))| {
+        let mut to = vec![None; found.known.len() + 1];
+        gifts.iter().for_each(|gift| to[gift.part] = Some(gift.to));
+        Gift { root, known: paths(&found.known), to }
+    });
+    let mut progress = Progress::new("Changing owners", options.quiet);
+    let mut given: Vec<Given> = Vec::new();
+    place.run(&Job::Give(gifts.collect()), &mut |line| match line {
+        Line::Progress { files, bytes } => progress.update(files, bytes),
+        Line::Given(done) => given = done,
+        _ => {}
+    })?;
+    drop(progress);
+    if cancel::requested() {
+        bail!("interrupted: run it again to go on with what is left");
+    }
+    let changed: u64 = given.iter().map(|given| given.changed).sum();
+    report::data(&format!("Entries changed: {changed}\n"))?;
+    let failed = plan.iter().zip(&given).filter_map(|((found, _), given)| {
+        let first = given.failed.first()?;
+        Some(format!(
+            "volume {}: {} entries could not be changed, the first: {first}",
+            found.cache.name, given.failed_count
+        ))
+    });
+    let failed: Vec<String> = failed.collect();
+    failed.iter().for_each(|failure| report::error(&anyhow::Error::msg(failure.clone())));
+    Ok(u8::from(!failed.is_empty()))
+}

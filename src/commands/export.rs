@@ -1,0 +1,503 @@
+//! `docker cache export`: saves layers, mounts and volumes to one bundle. What is not surely a cache is left out and
+//! named.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, bail};
+use serde::Serialize;
+
+use super::layers::{Layers, Steps};
+use super::{Context, layers};
+use crate::builders::Builders;
+use crate::bundle::{Entry, TreeConfig, Writer};
+use crate::catalogue::{self, Class};
+use crate::cli::{Export, Format, Selection};
+use crate::docker::{BuilderRef, Docker};
+use crate::exit;
+use crate::inside::pack::{self, Packed, Previous};
+use crate::inside::rules::Rule;
+use crate::inventory::{self, Cache, Kind, Wanted};
+use crate::model::{Bytes, CacheVolume};
+use crate::place::carry::{self, Mount, Site};
+use crate::place::{Access, Place};
+use crate::report::{self, Progress};
+
+/// The JSON contract of export and import.
+#[derive(Debug, Default, Serialize)]
+pub struct Answer {
+    pub version: u32,
+    pub entries: Vec<AnswerEntry>,
+    pub bytes_written: u64,
+    pub bytes_reused: u64,
+    /// What was left out, each with the reason.
+    pub left_out: Vec<String>,
+    /// The steps of an import of layers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<Steps>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct AnswerEntry {
+    pub kind: Kind,
+    pub name: String,
+    pub language: Option<String>,
+    /// None for a dry run.
+    pub digest: Option<String>,
+    pub bytes: u64,
+    pub files: Option<u64>,
+}
+
+/// Names of files that hold credentials, where a tool's own directory has them.
+const SECRETS: &[&str] = &[
+    "credentials*",
+    "auth.json",
+    "settings.xml",
+    "settings-security.xml",
+    "gradle.properties",
+    ".npmrc",
+    ".yarnrc.yml",
+    ".pypirc",
+    ".netrc",
+    "token",
+    "*.pem",
+    "hosts.yml",
+    ".git-credentials",
+    "id_rsa",
+    "id_ed25519",
+];
+
+/// Something to pack: a mount, or one tool's part of a volume.
+struct Item {
+    config: TreeConfig,
+    /// What docker or a measurement says of it.
+    estimate: (u64, Option<u64>),
+    from: From,
+}
+
+enum From {
+    /// Index into the plan's volumes.
+    Volume(usize),
+    /// Index into the plan's builders, and whether docker told the id.
+    Mount(usize, Mount, bool),
+}
+
+/// What will be done.
+#[derive(Default)]
+struct Plan {
+    items: Vec<Item>,
+    volumes: Vec<CacheVolume>,
+    builders: Vec<BuilderRef>,
+    left_out: Vec<String>,
+}
+
+pub fn run(context: Context, options: &Export) -> Result<u8> {
+    let (docker, settings) = context.into_docker()?;
+    let quiet = options.output.quiet;
+    let mut plan = Plan::default();
+    let builders = Builders::ask(&docker, &settings)?;
+    if wants(&options.selection, Kind::Volume) {
+        let mut progress = Progress::new("Measuring", quiet);
+        plan_volumes(&docker, options, &mut plan, &mut |files, bytes| progress.update(files, bytes))?;
+    }
+    if wants(&options.selection, Kind::Mount) {
+        plan_mounts(&builders, options, &mut plan)?;
+    }
+    let layers = match wants(&options.selection, Kind::Layer) {
+        true => layers::plan_export(&builders, options)?,
+        false => Layers::None,
+    };
+    if let Layers::Without(why) = &layers {
+        plan.left_out.push(why.clone());
+    }
+    // What was asked for by name and cannot be had is a failure, after all the rest is saved.
+    let failed = matches!(&layers, Layers::Without(_)) && options.build.directory.is_some();
+    if options.dry_run {
+        let layer = match &layers {
+            Layers::Of(export) => Some(AnswerEntry {
+                kind: Kind::Layer,
+                name: export.name.clone(),
+                language: None,
+                digest: None,
+                bytes: 0,
+                files: None,
+            }),
+            _ => None,
+        };
+        let entries = plan.items.iter().map(|item| AnswerEntry {
+            kind: item.config.kind,
+            name: item.config.name.clone(),
+            language: item.config.language.clone(),
+            digest: None,
+            bytes: item.estimate.0,
+            files: item.estimate.1,
+        });
+        let entries = layer.into_iter().chain(entries);
+        let answer = Answer { version: 1, entries: entries.collect(), left_out: plan.left_out, ..Answer::default() };
+        show(&answer, options.output.format, quiet)?;
+        return Ok(0);
+    }
+    let wait = || report::note("another export writes this bundle; waiting for it");
+    let mut writer = Writer::open(&options.dest, wait)?;
+    let mut answer = Answer { version: 1, left_out: std::mem::take(&mut plan.left_out), ..Answer::default() };
+    if let Layers::Of(export) = &layers {
+        answer.entries.push(export.run(&mut writer)?);
+    }
+    let mut progress = Progress::new("Exporting", quiet);
+    act(&docker, plan, &mut writer, &mut answer, &mut |files, bytes| progress.update(files, bytes))?;
+    drop(progress);
+    (answer.bytes_written, answer.bytes_reused) = (writer.bytes_written, writer.bytes_reused);
+    writer.commit()?;
+    show(&answer, options.output.format, quiet)?;
+    Ok(if failed { exit::FAILED } else { 0 })
+}
+
+/// Returns true if the selection is about this kind: naming volumes says that no mounts are meant, and so on.
+pub fn wants(selection: &Selection, kind: Kind) -> bool {
+    let Selection { lang, tool, volume, mount, .. } = selection;
+    match kind {
+        Kind::Volume => !volume.is_empty() || mount.is_empty(),
+        Kind::Mount => !mount.is_empty() || volume.is_empty(),
+        Kind::Layer => [lang, tool, volume, mount].into_iter().all(Vec::is_empty),
+    }
+}
+
+/// Returns true if the class may go into a bundle.
+fn goes(class: Class, options: &Export) -> bool {
+    class.is_deletable() || (class == Class::Install && options.include_installs)
+}
+
+fn plan_volumes(
+    docker: &Docker,
+    options: &Export,
+    plan: &mut Plan,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<()> {
+    let selection = &options.selection;
+    let names = inventory::names(selection)?;
+    let measured =
+        inventory::of_volumes(docker, Wanted { selection, exact: false }, inventory::Look::default(), progress)?;
+    plan.left_out.extend(measured.gaps);
+    plan.volumes = measured.volumes.into_iter().map(|found| found.cache).collect();
+    for (at, volume) in plan.volumes.iter().enumerate() {
+        let rows: Vec<&Cache> =
+            measured.caches.iter().filter(|cache| cache.volume.as_deref() == Some(&volume.name)).collect();
+        // A volume that was named and of which nothing is known: it is what the user means by a cache.
+        let unknown = selection.volume.contains(&volume.name) && rows.iter().all(|row| row.tool.is_none());
+        let mut parts: BTreeMap<Option<&str>, (u64, u64)> = BTreeMap::new();
+        for row in &rows {
+            if !names.select(row.language, row.tool) {
+                continue;
+            }
+            if goes(row.class, options) || (unknown && row.tool.is_none()) {
+                let part = parts.entry(row.tool).or_default();
+                part.0 += row.bytes;
+                part.1 += row.files.unwrap_or_default();
+            } else if row.files != Some(0) {
+                plan.left_out.push(left_out(volume, row));
+            }
+        }
+        let known = catalogue::known_below(&volume.mounted_at);
+        for (tool, (bytes, files)) in parts {
+            let mut rules: Vec<Rule> = known
+                .iter()
+                .map(|known| Rule {
+                    path: known.path.clone(),
+                    take: Some(known.row.tool) == tool && goes(known.class, options),
+                })
+                .collect();
+            if !rules.iter().any(|rule| rule.path.is_empty()) {
+                rules.push(Rule { path: String::new(), take: tool.is_none() });
+            }
+            let language = rows.iter().find(|row| row.tool == tool).and_then(|row| row.language);
+            let config = TreeConfig {
+                version: 1,
+                kind: Kind::Volume,
+                name: volume.name.clone(),
+                language: language.map(Into::into),
+                tool: tool.map(Into::into),
+                base: volume.mounted_at.clone(),
+                labels: volume.labels.clone(),
+                driver: volume.driver.clone(),
+                rules,
+                ..TreeConfig::default()
+            };
+            plan.items.push(Item { config, estimate: (bytes, Some(files)), from: From::Volume(at) });
+        }
+    }
+    Ok(())
+}
+
+fn left_out(volume: &CacheVolume, row: &Cache) -> String {
+    let (name, path) = (&volume.name, row.path.as_deref().unwrap_or_default());
+    match row.class {
+        Class::Install => format!("{name}: {path} holds programs or libraries; `--include-installs` takes them too"),
+        Class::Secret => format!("{name}: {path} holds secrets"),
+        _ if row.tool.is_none() => format!("{name}: what else is in {path} is not known to be a cache"),
+        class => format!("{name}: {path} holds {class}, not cache"),
+    }
+}
+
+fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result<()> {
+    let selection = &options.selection;
+    let names = inventory::names(selection)?;
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let mut named: Vec<&str> = Vec::new();
+    let selected = builders.selected(selection.builder.as_deref(), selection.all_builders)?;
+    let several = selected.len() > 1;
+    let variants = variants(&layers::dockerfile(&options.build));
+    for builder in &selected {
+        let reference = builders.reference(builder);
+        let records = match reference.records() {
+            Ok(records) => records,
+            Err(error) if several => {
+                plan.left_out.push(format!("the mounts of builder {}: {error}", builder.name));
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let at = plan.builders.len();
+        plan.builders.push(reference);
+        for record in records {
+            let Some(mount) = record.mount() else { continue };
+            let known = catalogue::for_mount(mount.id.as_deref(), &mount.target);
+            let (tool, language) = (known.map(|(row, _)| row.tool), known.map(|(row, _)| row.language));
+            let asked = |name: &&String| mount.shown() == name.as_str() || mount.target == **name;
+            let by_name = selection.mount.iter().find(asked);
+            named.extend(by_name.map(String::as_str));
+            let wanted = (selection.mount.is_empty() || by_name.is_some()) && names.select(language, tool);
+            if !wanted {
+                continue;
+            }
+            let shown = mount.shown().to_string();
+            let plain = Mount {
+                namespace: mount.namespace.clone(),
+                id: mount.id.clone().unwrap_or(mount.target.clone()),
+                options: String::new(),
+                target: mount.target.clone(),
+            };
+            // A record with a parent was made with uid, gid, mode or from, and does not tell with which.
+            let candidates: Vec<Mount> = match record.parents.is_empty() {
+                true => vec![plain],
+                false => variants
+                    .iter()
+                    .filter(|(id, _)| *id == plain.id)
+                    .map(|(_, options)| Mount { options: options.clone(), ..plain.clone() })
+                    .collect(),
+            };
+            if candidates.is_empty() {
+                plan.left_out.push(format!(
+                    "mount {shown}: a variant of it whose uid, gid, mode or from docker does not tell, and the Dockerfile \
+                     neither"
+                ));
+                continue;
+            }
+            for carried in candidates {
+                if !carried.is_carriable() {
+                    plan.left_out.push(format!("mount {shown}: its id cannot be written in a Dockerfile safely"));
+                    continue;
+                }
+                let class = known.map_or(Class::Cache, |(_, class)| class);
+                let take = goes(class, options) || (by_name.is_some() && class != Class::Secret);
+                let mut rules: Vec<Rule> = catalogue::known_below(&mount.target)
+                    .into_iter()
+                    .filter(|known| !known.path.is_empty())
+                    .map(|known| Rule { take: goes(known.class, options), path: known.path })
+                    .collect();
+                if !take && !rules.iter().any(|rule| rule.take) {
+                    plan.left_out.push(format!("mount {shown}: it holds {class}, not cache"));
+                    continue;
+                }
+                rules.push(Rule { path: String::new(), take });
+                let config = TreeConfig {
+                    version: 1,
+                    kind: Kind::Mount,
+                    name: carried.id.clone(),
+                    language: language.map(Into::into),
+                    tool: tool.map(Into::into),
+                    base: mount.target.clone(),
+                    namespace: mount.namespace.clone(),
+                    options: carried.options.clone(),
+                    rules,
+                    ..TreeConfig::default()
+                };
+                // What a Dockerfile says need not be what this record is.
+                let sure = mount.id.is_some() && carried.options.is_empty();
+                match seen.get(&config.ref_name()) {
+                    Some(first) if *first == at => continue,
+                    Some(_) => plan
+                        .left_out
+                        .push(format!("mount {shown} of builder {}: another builder has it too", builder.name)),
+                    None => {
+                        seen.insert(config.ref_name(), at);
+                        let estimate = (record.bytes, None);
+                        plan.items.push(Item { config, estimate, from: From::Mount(at, carried, sure) });
+                    }
+                }
+            }
+        }
+    }
+    if let Some(id) = selection.mount.iter().find(|id| !named.contains(&id.as_str())) {
+        let names: Vec<&str> = selected.iter().map(|builder| builder.name.as_str()).collect();
+        bail!("no cache mount {id:?} in {}\nhint: `docker cache size --all-builders` lists all", names.join(", "));
+    }
+    Ok(())
+}
+
+/// Returns ids and options of the cache mounts in a Dockerfile that have options of their own; what holds variables or
+/// begins from another image cannot be known.
+fn variants(dockerfile: &str) -> Vec<(String, String)> {
+    let mounts = dockerfile.split("--mount=").skip(1).filter_map(|rest| rest.split_whitespace().next());
+    let mut found: Vec<(String, String)> = mounts
+        .filter_map(|mount| {
+            let fields: BTreeMap<&str, &str> =
+                mount.split(',').filter_map(|field| field.trim_matches(['"', '\'']).split_once('=')).collect();
+            let get = |names: &[&str]| names.iter().find_map(|name| fields.get(name)).copied();
+            let target = get(&["target", "dst", "destination"])?;
+            let options: Vec<String> = ["uid", "gid", "mode"]
+                .iter()
+                .filter_map(|name| Some(format!("{name}={}", fields.get(name)?)))
+                .collect();
+            let known = fields.get("type") == Some(&"cache") && !fields.contains_key("from") && !mount.contains('$');
+            (known && !options.is_empty()).then(|| (get(&["id"]).unwrap_or(target).into(), options.join(",")))
+        })
+        .collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// Packs everything and puts it into the index.
+fn act(
+    docker: &Docker,
+    plan: Plan,
+    writer: &mut Writer,
+    answer: &mut Answer,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<()> {
+    let (mut volumes, mut mounts) = (Vec::new(), BTreeMap::<(usize, String), Vec<(Item, Mount, bool)>>::new());
+    for item in plan.items {
+        match item.from {
+            From::Volume(at) => volumes.push((at, item)),
+            From::Mount(at, ref mount, told) => {
+                let mount = mount.clone();
+                mounts.entry((at, mount.namespace.clone())).or_default().push((item, mount, told));
+            }
+        }
+    }
+    if !volumes.is_empty() {
+        let info = docker.info()?;
+        let raw = docker.volumes()?;
+        let places = plan.volumes.iter().map(|found| raw.iter().find(|volume| volume.name == found.name));
+        let places = places.collect::<Option<Vec<_>>>().context("a volume is gone")?;
+        let site = Site::Volumes(Place::of_volumes(docker, &info, &places, Access::Read));
+        let items: Vec<(usize, TreeConfig)> = volumes.into_iter().map(|(at, item)| (at, item.config)).collect();
+        pack(&site, items, writer, answer, progress, |_| true)?;
+    }
+    for ((builder, _), group) in mounts {
+        // Their targets may lie in each other; in the helper build each has a place of its own.
+        let places = group.iter().map(|(_, mount, _)| Mount { target: String::new(), ..mount.clone() }).collect();
+        let site = Site::Mounts(plan.builders[builder].clone(), places);
+        let told: Vec<bool> = group.iter().map(|(_, _, told)| *told).collect();
+        let items = group.into_iter().enumerate().map(|(at, (item, ..))| (at, item.config)).collect();
+        pack(&site, items, writer, answer, progress, |at| told[at])?;
+    }
+    Ok(())
+}
+
+/// Packs the trees of one site. `sure` says of each whether it is surely there: what turns out empty and is not, is
+/// left out.
+fn pack(
+    site: &Site,
+    items: Vec<(usize, TreeConfig)>,
+    writer: &mut Writer,
+    answer: &mut Answer,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+    sure: impl Fn(usize) -> bool,
+) -> Result<()> {
+    let tree = |config: &TreeConfig, writer: &Writer| {
+        let former = writer.former(&config.ref_name());
+        // What was taken by other rules is another tree.
+        let former = former.filter(|former| former.config.rules == config.rules && former.config.base == config.base);
+        pack::Tree {
+            root: Default::default(),
+            base: config.base.clone(),
+            rules: config.rules.clone(),
+            secrets: SECRETS.iter().map(ToString::to_string).collect(),
+            previous: former.map(|Entry { config, .. }| Previous {
+                table: writer.layout.path(&config.table),
+                layers: config.layers,
+            }),
+        }
+    };
+    let trees = items.iter().map(|(at, config)| (*at, tree(config, writer))).collect();
+    let ingest = writer.ingest.clone();
+    let packed = carry::pack(site, trees, &ingest, progress)?;
+    for ((at, config), packed) in items.into_iter().zip(packed) {
+        let Packed { table, layers, files, bytes, secrets, skipped, skipped_count } = packed;
+        let name = config.name.clone();
+        answer.left_out.extend(secrets.iter().map(|path| format!("{name}: {path} has the name of a file of secrets")));
+        answer.left_out.extend(skipped.iter().map(|what| format!("{name}: {what}")));
+        if skipped_count > skipped.len() as u64 {
+            answer.left_out.push(format!("{name}: {} more", skipped_count - skipped.len() as u64));
+        }
+        if files == 0 && !sure(at) {
+            answer
+                .left_out
+                .push(format!("mount {name}: docker does not tell all of its name, and what was guessed has nothing"));
+            continue;
+        }
+        let entry = writer.add(&TreeConfig { table, layers, files, bytes, ..config })?;
+        answer.entries.push(AnswerEntry {
+            kind: entry.config.kind,
+            name: entry.config.name,
+            language: entry.config.language,
+            digest: Some(entry.descriptor.digest),
+            bytes,
+            files: Some(files),
+        });
+    }
+    Ok(())
+}
+
+/// Prints what was done, or would be.
+pub fn show(answer: &Answer, format: Format, quiet: bool) -> Result<()> {
+    match format {
+        Format::Json => report::json(answer)?,
+        Format::Table if quiet => {
+            let mut names: Vec<String> = answer.entries.iter().map(|entry| report::plain(&entry.name) + "\n").collect();
+            names.dedup();
+            report::data(&names.concat())?;
+        }
+        Format::Table => {
+            let rows = answer.entries.iter().map(|entry| {
+                vec![
+                    entry.kind.as_str().into(),
+                    entry.name.clone(),
+                    entry.language.clone().unwrap_or("-".into()),
+                    Bytes(entry.bytes).to_string(),
+                    entry.files.map_or("-".into(), |files| files.to_string()),
+                ]
+            });
+            let table = report::table(&["KIND", "NAME", "LANGUAGE", "SIZE", "FILES"], &rows.collect::<Vec<_>>());
+            let (written, reused) = (Bytes(answer.bytes_written), Bytes(answer.bytes_reused));
+            report::data(&format!("{table}\nWritten:  {written}\nReused:   {reused}\n"))?;
+        }
+    }
+    if !quiet {
+        answer.left_out.iter().for_each(|what| report::note(&format!("left out: {}", report::plain(what))));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variants_are_learnt_from_a_dockerfile() {
+        let text = "RUN --mount=type=cache,id=a,target=/a,uid=1000,gid=5 \\\n --mount=type=cache,target=/b,mode=0700 x\n\
+                    RUN --mount=type=cache,target=/c --mount=type=bind,target=/d,uid=1 --mount=type=cache,target=/$E,uid=1 y";
+        let expected = [("/b", "mode=0700"), ("a", "uid=1000,gid=5")];
+        assert_eq!(variants(text), expected.map(|(id, options)| (id.to_string(), options.to_string())));
+    }
+}

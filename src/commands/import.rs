@@ -1,0 +1,248 @@
+//! `docker cache import`: restores a bundle, on this machine or another. Everything is proved before anything is
+//! written.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::export::{Answer, AnswerEntry, show, wants};
+use super::{Context, layers};
+use crate::builders::Builders;
+use crate::bundle::verify::{self, Verified};
+use crate::bundle::{Entry, Layout, TreeConfig};
+use crate::catalogue;
+use crate::cli::Import;
+use crate::docker::{Docker, Volume, endpoint};
+use crate::inside::unpack::Target;
+use crate::inventory::{self, Kind};
+use crate::place::carry::{self, Mount, Site};
+use crate::place::{Access, Place};
+use crate::report::{self, Progress};
+
+/// Where an entry goes.
+struct Step {
+    entry: Entry,
+    to: To,
+    /// See [`Target`].
+    from: String,
+    below: String,
+}
+
+enum To {
+    Volume(String),
+    Mount(Mount),
+}
+
+pub fn run(context: Context, options: &Import) -> Result<u8> {
+    let (docker, settings) = context.into_docker()?;
+    let layout = Layout::open(&options.src)?;
+    let _lock = layout.lock(|| report::note("an export writes this bundle; waiting for it"))?;
+    let steps = plan(&layout, options)?;
+    let answer =
+        Answer { version: 1, entries: steps.iter().map(|step| answer(&step.entry)).collect(), ..Answer::default() };
+    if options.dry_run {
+        show(&answer, options.output.format, options.output.quiet)?;
+        return Ok(0);
+    }
+    let mut progress = Progress::new("Importing", options.output.quiet);
+    let answer = act(&docker, &settings, &layout, steps, options, answer, &mut |files, bytes| {
+        progress.update(files, bytes);
+    })?;
+    drop(progress);
+    let mut answer = answer;
+    if wants(&options.selection, Kind::Layer) && options.to_volume.is_none() && options.to_mount.is_none() {
+        let builders = Builders::ask(&docker, &settings)?;
+        layers::import(&builders, &layout, options, &mut answer)?;
+    }
+    show(&answer, options.output.format, options.output.quiet)?;
+    Ok(0)
+}
+
+fn answer(entry: &Entry) -> AnswerEntry {
+    AnswerEntry {
+        kind: entry.config.kind,
+        name: entry.config.name.clone(),
+        language: entry.config.language.clone(),
+        digest: Some(entry.descriptor.digest.clone()),
+        bytes: entry.config.bytes,
+        files: Some(entry.config.files),
+    }
+}
+
+/// Proves the bundle and says what goes where.
+fn plan(layout: &Layout, options: &Import) -> Result<Vec<Step>> {
+    let found = verify::all(layout, |_| true)?;
+    let broken = |found: &&Verified| found.broken.is_some();
+    if let Some(Verified { kind, name, broken: Some(why), .. }) = found.iter().find(broken) {
+        bail!(
+            "nothing was imported: {kind} {name} is broken: {why}\nhint: `docker cache verify {}` tells all of it",
+            crate::docker::quote(&layout.dir)
+        );
+    }
+    let selection = &options.selection;
+    let names = inventory::names(selection)?;
+    let mut used: Vec<&str> = Vec::new();
+    let mut steps = Vec::new();
+    for entry in found.iter().filter_map(|found| found.entry.as_ref()) {
+        let config = &entry.config;
+        let named = match config.kind {
+            Kind::Volume => &selection.volume,
+            _ => &selection.mount,
+        };
+        let by_name = named.iter().find(|name| **name == config.name || **name == config.base);
+        used.extend(by_name.map(String::as_str));
+        let wanted = wants(selection, config.kind)
+            && (named.is_empty() || by_name.is_some())
+            && names.select(config.language.as_deref(), config.tool.as_deref());
+        if wanted {
+            steps.push(step(entry, options)?);
+        }
+    }
+    if let Some(name) = selection.volume.iter().chain(&selection.mount).find(|name| !used.contains(&name.as_str())) {
+        bail!(
+            "the bundle has no {name:?}\nhint: `docker cache verify {}` lists what it has",
+            crate::docker::quote(&layout.dir)
+        );
+    }
+    Ok(steps)
+}
+
+fn step(entry: &Entry, options: &Import) -> Result<Step> {
+    let config = &entry.config;
+    let (mut from, mut below) = (String::new(), String::new());
+    let mount = || Mount {
+        namespace: config.namespace.clone(),
+        id: config.name.clone(),
+        options: config.options.clone(),
+        target: config.base.clone(),
+    };
+    let to = match (&options.to_volume, &options.to_mount, config.kind) {
+        (Some(volume), _, Kind::Volume) => To::Volume(volume.clone()),
+        (Some(volume), ..) => {
+            below = place_in_volume(config, volume)?;
+            To::Volume(volume.clone())
+        }
+        (_, Some(id), Kind::Volume) => {
+            from = place_in_tree(config)?;
+            let target = format!("{}/{from}", config.base.trim_end_matches('/'));
+            To::Mount(Mount { namespace: String::new(), id: id.clone(), options: String::new(), target })
+        }
+        (_, Some(id), _) => To::Mount(Mount { id: id.clone(), ..mount() }),
+        (None, None, Kind::Volume) => To::Volume(config.name.clone()),
+        (None, None, _) => To::Mount(mount()),
+    };
+    if let To::Mount(mount) = &to
+        && !mount.is_carriable()
+    {
+        bail!("mount {}: its id cannot be written in a Dockerfile safely", mount.id);
+    }
+    Ok(Step { entry: entry.clone(), to, from, below })
+}
+
+/// Returns the directory of a volume where a mount's tool keeps its cache: `pip` below `/cache`.
+fn place_in_volume(config: &TreeConfig, volume: &str) -> Result<String> {
+    let root = catalogue::volume_root(volume).unwrap_or_else(|| "/cache".into());
+    let row = catalogue::for_mount(Some(&config.name), &config.base).map(|(row, _)| row);
+    // `/root/.cargo/registry` is `cargo/registry` of a volume: what follows the tool's own directory is kept.
+    let home = row.and_then(|row| {
+        let homes = row.homes.iter().map(|home| home.trim_start_matches('~'));
+        let rest = homes.filter_map(|home| config.base.split_once(home)).map(|(_, rest)| rest);
+        rest.filter(|rest| rest.is_empty() || rest.starts_with('/'))
+            .min_by_key(|rest| rest.len())
+            .map(ToString::to_string)
+    });
+    let place = row.and_then(|row| row.in_volume.first()).context(format!(
+        "mount {} belongs to no tool that has a place in a volume\nhint: `--tool` and `--mount` select others",
+        config.name
+    ))?;
+    let path = format!("/cache/{place}{}", home.unwrap_or_default());
+    let below = path.strip_prefix(root.trim_end_matches('/')).unwrap_or(place);
+    Ok(below.trim_matches('/').into())
+}
+
+/// Returns the directory of a packed volume that is one mount's worth: the only one that was taken.
+fn place_in_tree(config: &TreeConfig) -> Result<String> {
+    let taken: Vec<&str> = config.rules.iter().filter(|rule| rule.take).map(|rule| rule.path.as_str()).collect();
+    match taken[..] {
+        [one] if !one.contains('*') => Ok(one.into()),
+        _ => bail!(
+            "volume {}: {} has several directories, and a mount is one\nhint: select one tool by `--tool`",
+            config.name,
+            config.tool.as_deref().unwrap_or("it")
+        ),
+    }
+}
+
+fn act(
+    docker: &Docker,
+    settings: &endpoint::Settings,
+    layout: &Layout,
+    steps: Vec<Step>,
+    options: &Import,
+    mut answer: Answer,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Answer> {
+    let target = |step: &Step| Target {
+        root: Default::default(),
+        base: step.entry.config.base.clone(),
+        table: step.entry.config.table.clone(),
+        layers: step.entry.config.layers.clone(),
+        rules: step.entry.config.rules.clone(),
+        from: step.from.clone(),
+        to: step.below.clone(),
+        replace: options.replace,
+        owner: options.owner,
+    };
+    let mut volumes: BTreeMap<String, Vec<&Step>> = BTreeMap::new();
+    let mut mounts: Vec<(&Mount, &Step)> = Vec::new();
+    for step in &steps {
+        match &step.to {
+            To::Volume(name) => volumes.entry(name.clone()).or_default().push(step),
+            To::Mount(mount) => mounts.push((mount, step)),
+        }
+    }
+    if !volumes.is_empty() {
+        let info = docker.info()?;
+        let there = docker.volumes()?;
+        for (name, steps) in volumes.iter().filter(|(name, _)| !there.iter().any(|volume| volume.name == **name)) {
+            let config = &steps[0].entry.config;
+            let same = config.kind == Kind::Volume && config.name == *name;
+            let driver = if same && !config.driver.is_empty() { config.driver.as_str() } else { "local" };
+            docker.create_volume(&Volume {
+                name: name.clone(),
+                driver: driver.into(),
+                labels: same.then(|| config.labels.clone()),
+                ..Volume::default()
+            })?;
+        }
+        let there = docker.volumes()?;
+        let places = volumes.keys().map(|name| there.iter().find(|volume| volume.name == *name));
+        let places = places.collect::<Option<Vec<_>>>().context("a volume is gone")?;
+        let site = Site::Volumes(Place::of_volumes(docker, &info, &places, Access::Write));
+        let trees = volumes.values().enumerate().flat_map(|(at, steps)| steps.iter().map(move |step| (at, step)));
+        let trees = trees.map(|(at, step)| (at, target(step))).collect();
+        note(carry::unpack(&site, trees, &layout.blobs(), progress)?, &mut answer);
+    }
+    if !mounts.is_empty() {
+        let builders = Builders::ask(docker, settings)?;
+        let name = options.selection.builder.as_deref().unwrap_or(&builders.of_docker_build);
+        let builder = builders.selected(Some(name), false)?.into_iter().next().context("there is no builder")?;
+        let builder = builders.reference(builder);
+        for (mount, step) in mounts {
+            let site = Site::Mounts(builder.clone(), vec![mount.clone()]);
+            let done = carry::unpack(&site, vec![(0, target(step))], &layout.blobs(), progress);
+            note(done.with_context(|| format!("mount {}", mount.id))?, &mut answer);
+        }
+    }
+    answer.bytes_written = answer.entries.iter().map(|entry| entry.bytes).sum();
+    Ok(answer)
+}
+
+fn note(unpacked: Vec<crate::inside::unpack::Unpacked>, answer: &mut Answer) {
+    for unpacked in unpacked {
+        answer.left_out.extend(unpacked.notes);
+        if unpacked.kept > 0 {
+            answer.left_out.push(format!("{} entries that were there already, and as new", unpacked.kept));
+        }
+    }
+}

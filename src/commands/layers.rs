@@ -1,0 +1,240 @@
+//! The layers of a bundle: buildx exports and imports them itself; what it cannot is said, with the choices there are.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+use super::export::{Answer, AnswerEntry};
+use crate::builders::Builders;
+use crate::bundle::{Descriptor, Layout, Writer};
+use crate::cli::{Build, Export, Import};
+use crate::docker::{BuilderRef, quote};
+use crate::inside::pack::digest;
+use crate::inventory::Kind;
+use crate::report;
+
+/// What becomes of layers in an export.
+pub enum Layers {
+    /// None are meant.
+    None,
+    /// They cannot be had, and why.
+    Without(String),
+    Of(Box<LayersExport>),
+}
+
+/// An export of the layers of one Dockerfile.
+pub struct LayersExport {
+    builder: BuilderRef,
+    /// The entry's name: one of each context, Dockerfile, target and platform.
+    pub name: String,
+    args: Vec<OsString>,
+}
+
+/// Returns the directory of the build, and why there is nothing to build, if so.
+fn directory(build: &Build) -> (PathBuf, Option<String>) {
+    let directory = build.directory.clone().unwrap_or_else(|| ".".into());
+    let file = build.file.clone().unwrap_or_else(|| directory.join("Dockerfile"));
+    let missing = (!file.is_file()).then(|| format!("layers: there is no {}", file.display()));
+    (directory, missing)
+}
+
+/// Returns the text of the build's Dockerfile; nothing if there is none.
+pub fn dockerfile(build: &Build) -> String {
+    let directory = build.directory.clone().unwrap_or_else(|| ".".into());
+    let file = build.file.clone().unwrap_or_else(|| directory.join("Dockerfile"));
+    std::fs::read_to_string(file).unwrap_or_default()
+}
+
+/// Returns the arguments of a build, its directory last.
+fn args(build: &Build, directory: &Path) -> Vec<OsString> {
+    let mut args: Vec<OsString> = Vec::new();
+    let mut flag = |name: &str, value: &std::ffi::OsStr| {
+        let mut word = OsString::from(format!("--{name}="));
+        word.push(value);
+        args.push(word);
+    };
+    if let Some(file) = &build.file {
+        flag("file", file.as_os_str());
+    }
+    build.target.iter().for_each(|value| flag("target", value.as_ref()));
+    let lists = [
+        ("build-arg", &build.build_arg),
+        ("platform", &build.platform),
+        ("secret", &build.secret),
+        ("ssh", &build.ssh),
+    ];
+    for (name, values) in lists {
+        values.iter().for_each(|value| flag(name, value.as_ref()));
+    }
+    args.extend(build.further.iter().cloned());
+    args.extend(["--".into(), directory.into()]);
+    args
+}
+
+/// Finds out whether and by which builder the layers can be exported.
+///
+/// # Errors
+/// When there is no builder of the given name.
+pub fn plan_export(builders: &Builders, options: &Export) -> Result<Layers> {
+    let (directory, missing) = directory(&options.build);
+    if let Some(missing) = missing {
+        if options.build.directory.is_some() || options.build.file.is_some() {
+            report::note(&format!("{missing}; the rest is exported"));
+        }
+        return Ok(Layers::None);
+    }
+    if let Some(error) = &builders.no_buildx {
+        return Ok(Layers::Without(format!("layers: {error}")));
+    }
+    let name = options.selection.builder.as_deref().unwrap_or(&builders.of_docker_build);
+    let chosen = builders.selected(Some(name), false)?.into_iter().next().context("there is no builder")?;
+    let able: Vec<_> =
+        builders.list.iter().filter(|builder| builder.cannot_export().is_none() && builder.is_running()).collect();
+    let builder = match (chosen.cannot_export(), able.first()) {
+        (None, _) => chosen,
+        (Some(_), Some(able)) if options.switch => able,
+        (Some(why), able) => {
+            let switch = match able {
+                Some(able) => format!(
+                    "`--builder {}` or `--switch`, which builds again what that builder does not have",
+                    quote(&able.name)
+                ),
+                None => "`docker buildx create --driver docker-container --use`, which builds all again, and needs an \
+                         image from a registry"
+                    .into(),
+            };
+            return Ok(Layers::Without(format!(
+                "layers: builder {name} cannot export them: {why}\nhint: {switch}; or `{{\"features\": \
+                 {{\"containerd-snapshotter\": true}}}}` in /etc/docker/daemon.json, after which images are pulled and \
+                 built again"
+            )));
+        }
+    };
+    let full = directory.canonicalize()?;
+    let Build { file, target, platform, .. } = &options.build;
+    let key = format!("{}\n{file:?}\n{target:?}\n{platform:?}", full.display());
+    let hash = digest(&mut key.as_bytes())?;
+    let shown = full.file_name().map_or("context".into(), |name| name.to_string_lossy().into_owned());
+    let words = [Some(shown.as_str()), target.as_deref(), Some(&hash.file()[..8])];
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let name = words.into_iter().flatten().collect::<Vec<_>>().join("-").chars().map(plain).collect::<String>();
+    let name = format!("layers-{}", name.split('-').filter(|word| !word.is_empty()).collect::<Vec<_>>().join("-"));
+    let export = LayersExport { builder: builders.reference(builder), name, args: args(&options.build, &directory) };
+    Ok(Layers::Of(Box::new(export)))
+}
+
+impl LayersExport {
+    /// Builds, and takes what buildx writes into the bundle. The last one exported is also called `latest`, which is
+    /// what `--cache-from type=local,src=DIR` looks for.
+    ///
+    /// # Errors
+    /// When the build fails, or its cache does not arrive whole.
+    pub fn run(&self, writer: &mut Writer) -> Result<AnswerEntry> {
+        let stage = writer.stage_layers()?;
+        self.builder.export_layers(&stage.dir, &self.args)?;
+        let (descriptor, bytes) = writer.take_layers(&stage, &[&self.name, "latest"])?;
+        Ok(AnswerEntry {
+            kind: Kind::Layer,
+            name: self.name.clone(),
+            language: None,
+            digest: Some(descriptor.digest),
+            bytes,
+            files: None,
+        })
+    }
+}
+
+/// What an import of layers came to.
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub struct Steps {
+    pub cached: u64,
+    /// The steps that ran all the same, and why.
+    pub ran: Vec<String>,
+}
+
+/// Builds with the layers of a bundle, so that they become the builder's own.
+///
+/// # Errors
+/// When the build fails.
+pub fn import(builders: &Builders, layout: &Layout, options: &Import, answer: &mut Answer) -> Result<()> {
+    let index = layout.index()?;
+    let layers: Vec<&Descriptor> = index.manifests.iter().filter(|descriptor| !descriptor.is_tree()).collect();
+    let (directory, missing) = directory(&options.build);
+    let asked = options.build.directory.is_some() || options.build.file.is_some();
+    match (layers.is_empty(), missing) {
+        (true, _) if asked => report::note("layers: the bundle has none"),
+        (true, _) => {}
+        (false, Some(missing)) => {
+            answer.left_out.push(format!("{missing}, and layers are imported by building; name its directory"));
+        }
+        (false, None) => {
+            let name = options.selection.builder.as_deref().unwrap_or(&builders.of_docker_build);
+            let builder = builders.selected(Some(name), false)?.into_iter().next().context("there is no builder")?;
+            let mut seen = HashSet::new();
+            // `latest` is one of the others by a second name.
+            let newest = layers.iter().rev().filter(|layer| seen.insert(layer.digest.clone()));
+            let digests: Vec<String> = newest.map(|layer| layer.digest.clone()).collect();
+            let told =
+                builders.reference(builder).import_layers(&layout.dir, &digests, &args(&options.build, &directory))?;
+            let steps = steps(&told);
+            for layer in layers.iter().filter(|layer| layer.ref_name() != "latest") {
+                answer.entries.push(AnswerEntry {
+                    kind: Kind::Layer,
+                    name: layer.ref_name().into(),
+                    language: None,
+                    digest: Some(layer.digest.clone()),
+                    bytes: 0,
+                    files: None,
+                });
+            }
+            if !steps.ran.is_empty() {
+                answer.left_out.extend(steps.ran.iter().map(|step| format!("layers: not CACHED: {step}")));
+            }
+            answer.steps = Some(steps);
+        }
+    }
+    Ok(())
+}
+
+/// Reads the plain progress of a build: which of its steps were in the cache.
+fn steps(told: &str) -> Steps {
+    let mut names: BTreeMap<u32, &str> = BTreeMap::new();
+    let mut cached: HashSet<u32> = HashSet::new();
+    for line in told.lines() {
+        let Some((number, rest)) = line.strip_prefix('#').and_then(|line| line.split_once(' ')) else { continue };
+        let Ok(number) = number.parse() else { continue };
+        if rest == "CACHED" {
+            cached.insert(number);
+        } else if let Some((place, what)) = rest.strip_prefix('[').and_then(|rest| rest.split_once("] "))
+            && place.contains('/')
+            && !what.starts_with("FROM ")
+        {
+            names.entry(number).or_insert(rest);
+        }
+    }
+    let ran = names.iter().filter(|(number, _)| !cached.contains(number)).map(|(_, name)| match name {
+        name if name.contains("--mount=type=cache") => {
+            format!("{name}: BuildKit keys a step with a cache mount differently in each of its generations")
+        }
+        name => format!("{name}: it, or what it builds on, is not what was exported"),
+    });
+    Steps { cached: names.keys().filter(|number| cached.contains(number)).count() as u64, ran: ran.collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_that_ran_are_named_with_the_reason() {
+        let told = "#1 [internal] load build definition from Dockerfile\n#1 DONE 0.0s\n#4 [stage-0 1/3] FROM debian\n\
+                    #5 [2/3] COPY a /a\n#5 CACHED\n#6 [stage-0 3/3] RUN --mount=type=cache,target=/m make\n#6 0.1 x\n\
+                    #6 DONE 1.0s\n#7 [b 1/1] RUN true\n#7 CACHED\n";
+        let found = steps(told);
+        assert_eq!((found.cached, found.ran.len()), (2, 1));
+        assert!(found.ran[0].contains("[stage-0 3/3] RUN") && found.ran[0].contains("generations"));
+    }
+}

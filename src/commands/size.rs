@@ -1,0 +1,147 @@
+//! `docker cache size`: what every cache holds.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+
+use super::Context;
+use crate::cli::{Format, GroupBy, Size};
+use crate::inventory::{self, Cache, Inventory, Kind, Wanted, last_used, total};
+use crate::model::{Bytes, Moment};
+use crate::report::{self, Progress};
+
+/// The JSON contract.
+#[derive(Serialize)]
+struct Answer<'a> {
+    version: u32,
+    caches: &'a [Cache],
+    total_bytes: u64,
+    budget: Option<()>,
+}
+
+pub fn run(context: Context, options: &Size) -> Result<u8> {
+    let (docker, settings) = context.into_docker()?;
+    let wanted = Wanted { selection: &options.selection, exact: options.exact };
+    let mut progress = Progress::new("Measuring", options.output.quiet);
+    let found = inventory::collect(&docker, &settings, wanted, &mut |files, bytes| progress.update(files, bytes));
+    drop(progress);
+    let Inventory { mut caches, gaps, .. } = found?;
+    if !options.names.is_empty() {
+        named(&mut caches, &options.names)?;
+    }
+    match options.output.format {
+        Format::Json => {
+            report::json(&Answer { version: 1, caches: &caches, total_bytes: total(&caches).0, budget: None })?;
+        }
+        Format::Table if options.output.quiet => {
+            let mut names: Vec<&str> = caches.iter().map(|cache| cache.name.as_str()).collect();
+            names.dedup();
+            report::data(&names.iter().map(|name| format!("{}\n", report::plain(name))).collect::<String>())?;
+        }
+        Format::Table => {
+            let table = match options.by {
+                None => table(&caches),
+                Some(by) => grouped(&caches, by),
+            };
+            report::data(&format!("{table}\nTotal:    {}\n", total(&caches)))?;
+        }
+    }
+    if !options.output.quiet {
+        gaps.iter().for_each(|gap| report::warning(gap));
+    }
+    Ok(0)
+}
+
+/// Keeps the rows that one of the names is about.
+fn named(caches: &mut Vec<Cache>, names: &[String]) -> Result<()> {
+    let about = |cache: &Cache, name: &str| {
+        let words = [Some(cache.name.as_str()), cache.builder.as_deref(), cache.path.as_deref()];
+        words.contains(&Some(name))
+            || Some(name) == cache.tool
+            || crate::catalogue::language(name).is_some_and(|name| cache.language == Some(name))
+            || name == cache.kind.as_str()
+    };
+    for name in names {
+        if !caches.iter().any(|cache| about(cache, name)) {
+            bail!("no cache called {name:?}\nhint: `docker cache size` lists all; `--volume NAME` takes any volume");
+        }
+    }
+    caches.retain(|cache| names.iter().any(|name| about(cache, name)));
+    Ok(())
+}
+
+/// Returns the table of all rows, largest first.
+fn table(caches: &[Cache]) -> String {
+    let sum = total(caches).0;
+    let now = Moment::now();
+    let builders: std::collections::BTreeSet<_> = caches.iter().filter_map(|cache| cache.builder.as_deref()).collect();
+    let several = builders.len() > 1;
+    let rows = caches.iter().map(|cache| {
+        let name = match (&cache.builder, several) {
+            (Some(builder), true) => format!("{builder}: {}", cache.name),
+            _ => cache.name.clone(),
+        };
+        let tool = match (cache.tool, cache.language) {
+            (Some(tool), Some(language)) if tool != language => format!("{tool} ({language})"),
+            (Some(tool), _) => tool.into(),
+            _ => "-".into(),
+        };
+        vec![
+            cache.kind.as_str().into(),
+            name,
+            match (&cache.path, cache.kind, cache.tool) {
+                // What no tool of the catalogue writes.
+                (Some(path), Kind::Volume, None) => format!("{path} (rest)"),
+                (Some(path), ..) => path.clone(),
+                (None, ..) => "-".into(),
+            },
+            tool,
+            cache.class.to_string(),
+            Bytes(cache.bytes).to_string(),
+            share(cache.bytes, sum),
+            last_used(cache, now),
+        ]
+    });
+    report::table(
+        &["KIND", "NAME", "DIRECTORY", "TOOL", "CLASS", "SIZE", "SHARE", "LAST USED"],
+        &rows.collect::<Vec<_>>(),
+    )
+}
+
+/// Returns one row for each group, largest first.
+fn grouped(caches: &[Cache], by: GroupBy) -> String {
+    let (title, key): (_, fn(&Cache) -> String) = match by {
+        GroupBy::Language => ("LANGUAGE", |cache| cache.language.unwrap_or(no_language(cache)).into()),
+        GroupBy::Kind => ("KIND", |cache| cache.kind.as_str().into()),
+        GroupBy::Builder => ("BUILDER", |cache| cache.builder.clone().unwrap_or("(volumes)".into())),
+        GroupBy::Directory => ("DIRECTORY", |cache| cache.path.clone().unwrap_or_else(|| format!("({})", cache.name))),
+    };
+    let mut groups: BTreeMap<String, (u64, u64, Option<u64>)> = BTreeMap::new();
+    for cache in caches {
+        let group = groups.entry(key(cache)).or_default();
+        group.0 += cache.bytes;
+        group.1 += 1;
+        group.2 = group.2.max(cache.last_used);
+    }
+    let mut groups: Vec<_> = groups.into_iter().collect();
+    groups.sort_by_key(|(_, (bytes, ..))| std::cmp::Reverse(*bytes));
+    let sum = total(caches).0;
+    let now = Moment::now();
+    let rows = groups.into_iter().map(|(name, (bytes, count, used))| {
+        let used = used.map_or("N/A".into(), |used| Moment(used).ago(now));
+        vec![name, count.to_string(), Bytes(bytes).to_string(), share(bytes, sum), used]
+    });
+    report::table(&[title, "CACHES", "SIZE", "SHARE", "LAST USED"], &rows.collect::<Vec<_>>())
+}
+
+fn no_language(cache: &Cache) -> &'static str {
+    if cache.kind == Kind::Layer { "(layers)" } else { "(unknown)" }
+}
+
+/// Returns a percentage, behind a bar on a terminal.
+fn share(bytes: u64, sum: u64) -> String {
+    let share = if sum == 0 { 0.0 } else { bytes as f64 / sum as f64 };
+    let percent = format!("{:.0}%", share * 100.0);
+    if report::is_terminal() { format!("{} {percent:>4}", report::bar(share)) } else { percent }
+}

@@ -1,0 +1,332 @@
+//! Questions to the Engine API, carried by `docker system dial-stdio`: one call of about 20 ms over any context,
+//! with exact numbers where docker's tables round.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::{Cause, Docker, DockerError, Input, Result};
+use crate::docker::parse;
+use crate::model::CacheRecord;
+
+/// `GET /info`, as far as it is needed.
+#[derive(Clone, Debug, Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Info {
+    #[serde(rename = "ID")]
+    pub id: String,
+    pub server_version: String,
+    #[serde(rename = "OSType")]
+    pub os_type: String,
+    /// As the kernel names it: `x86_64`, `aarch64`.
+    pub architecture: String,
+    pub docker_root_dir: String,
+    pub driver: String,
+    pub operating_system: String,
+    /// Host name of the engine's machine.
+    pub name: String,
+    pub kernel_version: String,
+}
+
+/// An image, container or volume name with what docker says of it: `GET /containers/json?all=1`.
+#[derive(Clone, Debug, Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Container {
+    pub id: String,
+    pub names: Vec<String>,
+    pub image: String,
+    /// `running`, `exited`, `created`, `paused`, …
+    pub state: String,
+    pub labels: BTreeMap<String, String>,
+    pub mounts: Vec<ContainerMount>,
+}
+
+/// As whom a container runs: `GET /containers/ID/json`, its `Config`.
+#[derive(Clone, Debug, Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ContainerConfig {
+    /// `""` for root, a number or a name, and a group after a colon; its own, else that of its image.
+    pub user: String,
+    /// `NAME=value`.
+    pub env: Option<Vec<String>>,
+    pub image: String,
+}
+
+/// Something that a container has mounted.
+#[derive(Clone, Debug, Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ContainerMount {
+    /// `volume`, `bind`, `tmpfs`, …
+    pub r#type: String,
+    /// Name of the volume.
+    pub name: String,
+    pub destination: String,
+}
+
+/// A volume: `GET /volumes`.
+#[derive(Clone, Debug, Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Volume {
+    pub name: String,
+    pub driver: String,
+    pub mountpoint: String,
+    pub labels: Option<BTreeMap<String, String>>,
+    pub options: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct DiskUsage {
+    build_cache: Option<Vec<ApiRecord>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct ApiRecord {
+    #[serde(rename = "ID")]
+    id: String,
+    parent: String,
+    // The key really begins with a space (Engine API 1.42 and later).
+    #[serde(rename = " Parents", alias = "Parents")]
+    parents: Option<Vec<String>>,
+    r#type: String,
+    description: String,
+    in_use: bool,
+    shared: bool,
+    size: i64,
+    created_at: Option<String>,
+    last_used_at: Option<String>,
+}
+
+impl From<ApiRecord> for CacheRecord {
+    fn from(record: ApiRecord) -> CacheRecord {
+        let mut parents = record.parents.unwrap_or_default();
+        if !record.parent.is_empty() {
+            parents.push(record.parent);
+        }
+        CacheRecord {
+            id: record.id,
+            parents,
+            kind: record.r#type,
+            description: record.description,
+            // An unknown size is negative.
+            bytes: u64::try_from(record.size).unwrap_or_default(),
+            exact: true,
+            in_use: record.in_use,
+            shared: record.shared,
+            created: record.created_at.as_deref().and_then(parse::parse_time),
+            last_used: record.last_used_at.as_deref().and_then(parse::parse_time),
+        }
+    }
+}
+
+impl Docker {
+    /// `GET /info`: the engine itself.
+    ///
+    /// # Errors
+    /// As all of these: when docker cannot be started, no engine answers, or its answer makes no sense.
+    pub fn info(&self) -> Result<Info> {
+        self.get("/info")
+    }
+
+    /// `GET /containers/json?all=1`: all containers, with what they mount.
+    ///
+    /// # Errors
+    /// See [`Docker::info`].
+    pub fn containers(&self) -> Result<Vec<Container>> {
+        self.get("/containers/json?all=1")
+    }
+
+    /// `GET /volumes`: all volumes, without their sizes (docker would have to walk them).
+    ///
+    /// # Errors
+    /// See [`Docker::info`].
+    pub fn volumes(&self) -> Result<Vec<Volume>> {
+        Ok(self.get::<Volumes>("/volumes")?.volumes.unwrap_or_default())
+    }
+
+    /// `GET /system/df?type=build-cache`: the cache of the engine's own builder, in exact bytes.
+    /// Engines before 23.0 do not know `type` and measure all volumes first.
+    ///
+    /// # Errors
+    /// See [`Docker::info`].
+    pub fn build_cache(&self) -> Result<Vec<CacheRecord>> {
+        let usage: DiskUsage = self.get("/system/df?type=build-cache")?;
+        Ok(usage.build_cache.unwrap_or_default().into_iter().map(Into::into).collect())
+    }
+
+    /// `GET /_ping`: the builder that the daemon advises, 1 for the legacy one and 2 for BuildKit; None if it is silent.
+    ///
+    /// # Errors
+    /// See [`Docker::info`].
+    pub fn advised_builder(&self) -> Result<Option<u8>> {
+        let answer = self.request("/_ping")?;
+        let mut fields = answer.head.lines().filter_map(|line| line.split_once(':'));
+        let advice = fields.find(|(name, _)| name.eq_ignore_ascii_case("Builder-Version"));
+        Ok(advice.and_then(|(_, version)| version.trim().parse().ok()))
+    }
+
+    /// `GET /info`, `/containers/json?all=1` and `/volumes` over one connection: what commands about volumes need.
+    ///
+    /// # Errors
+    /// See [`Docker::info`].
+    pub fn overview(&self) -> Result<(Info, Vec<Container>, Vec<Volume>)> {
+        let paths = ["/info", "/containers/json?all=1", "/volumes"];
+        let mut answers = self.requests(&paths)?.into_iter();
+        let mut next = |path| answers.next().unwrap_or_else(|| Err(garbage(path, "no answer")));
+        let info = read(paths[0], next(paths[0])?)?;
+        let containers = read(paths[1], next(paths[1])?)?;
+        let volumes: Volumes = read(paths[2], next(paths[2])?)?;
+        Ok((info, containers, volumes.volumes.unwrap_or_default()))
+    }
+
+    /// `GET /containers/ID/json`: how a container was made. The id is docker's own, so it is plain in a path.
+    ///
+    /// # Errors
+    /// See [`Docker::info`].
+    pub fn container_config(&self, id: &str) -> Result<ContainerConfig> {
+        #[derive(Deserialize)]
+        struct Made {
+            #[serde(rename = "Config")]
+            config: ContainerConfig,
+        }
+        Ok(self.get::<Made>(&format!("/containers/{id}/json"))?.config)
+    }
+
+    /// `GET /containers/ID/archive?path=/etc/passwd`: the users that a container knows, running or not.
+    ///
+    /// # Errors
+    /// See [`Docker::info`]; also when it has no such file.
+    pub fn container_passwd(&self, id: &str) -> Result<String> {
+        let path = format!("/containers/{id}/archive?path=/etc/passwd");
+        let answer = self.request(&path)?;
+        let mut archive = tar::Archive::new(answer.body.as_slice());
+        let mut text = String::new();
+        let read = archive.entries().and_then(|mut entries| match entries.next() {
+            Some(file) => std::io::Read::read_to_string(&mut file?, &mut text),
+            None => Ok(0),
+        });
+        read.map_err(|error| garbage(&path, error))?;
+        Ok(text)
+    }
+
+    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        read(path, self.request(path)?)
+    }
+
+    fn request(&self, path: &str) -> Result<Answer> {
+        self.requests(&[path])?.pop().unwrap_or_else(|| Err(garbage(path, "no answer")))
+    }
+
+    /// Sends requests over one connection and returns their answers. The last one asks the engine to close it; our end
+    /// stays open until then, for the engine gives up a request whose client has closed.
+    fn requests(&self, paths: &[&str]) -> Result<Vec<Result<Answer>>> {
+        let mut requests = String::new();
+        for (at, path) in paths.iter().enumerate() {
+            let connection = if at + 1 == paths.len() { "close" } else { "keep-alive" };
+            requests.push_str(&format!("GET {path} HTTP/1.1\r\nHost: docker\r\nConnection: {connection}\r\n\r\n"));
+        }
+        let output = self.call(["system", "dial-stdio"]).run_with(Input::Held(requests.into_bytes()))?;
+        let mut rest = output.as_slice();
+        Ok(paths.iter().map(|path| next_answer(&mut rest, path)).collect())
+    }
+}
+
+/// Head and body of an HTTP answer.
+struct Answer {
+    head: String,
+    body: Vec<u8>,
+}
+
+/// Takes one HTTP/1.1 answer off the front of `rest`.
+fn next_answer(rest: &mut &[u8], path: &str) -> Result<Answer> {
+    let head = take_until(rest, b"\r\n\r\n").ok_or_else(|| garbage(path, "no HTTP header"))?;
+    let head = String::from_utf8_lossy(head).into_owned();
+    let field = |name: &str| {
+        let mut fields = head.lines().filter_map(|line| line.split_once(':'));
+        fields.find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+    };
+    let cut_short = || garbage(path, "the answer ends early");
+    let body = if let Some(length) = field("Content-Length") {
+        let length = length.parse().map_err(|_| garbage(path, "no length"))?;
+        rest.split_off(..length).ok_or_else(cut_short)?.to_vec()
+    } else if field("Transfer-Encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked")) {
+        let mut body = Vec::new();
+        loop {
+            let size = take_until(rest, b"\r\n").ok_or_else(cut_short)?;
+            let size = String::from_utf8_lossy(size);
+            let size = usize::from_str_radix(size.split(';').next().unwrap_or_default().trim(), 16)
+                .map_err(|_| garbage(path, "no size of a chunk"))?;
+            body.extend(rest.split_off(..size).ok_or_else(cut_short)?);
+            take_until(rest, b"\r\n").ok_or_else(cut_short)?;
+            if size == 0 {
+                break body;
+            }
+        }
+    } else {
+        std::mem::take(rest).to_vec()
+    };
+    let status = head.split_whitespace().nth(1).unwrap_or_default();
+    if status.starts_with('2') {
+        return Ok(Answer { head, body });
+    }
+    #[derive(Deserialize)]
+    struct Refusal {
+        message: String,
+    }
+    let why = serde_json::from_slice::<Refusal>(&body).map(|refusal| refusal.message);
+    Err(DockerError::new(words(path), Cause::Refused(why.unwrap_or_else(|_| format!("HTTP status {status}")))))
+}
+
+/// Takes what stands before `mark` off the front of `rest`, and the mark.
+fn take_until<'a>(rest: &mut &'a [u8], mark: &[u8]) -> Option<&'a [u8]> {
+    let at = rest.windows(mark.len()).position(|window| window == mark)?;
+    let before = rest.split_off(..at)?;
+    rest.split_off(..mark.len())?;
+    Some(before)
+}
+
+fn read<T: DeserializeOwned>(path: &str, answer: Answer) -> Result<T> {
+    serde_json::from_slice(&answer.body).map_err(|error| garbage(path, error))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Volumes {
+    volumes: Option<Vec<Volume>>,
+}
+
+fn garbage(path: &str, what: impl std::fmt::Display) -> DockerError {
+    DockerError::new(words(path), Cause::Garbage(what.to_string()))
+}
+
+fn words(path: &str) -> String {
+    format!("docker system dial-stdio (GET {path})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_read_whatever_their_framing() {
+        let stream =
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n\
+                       3\r\n[1,\r\n2\r\n2]\r\n0\r\n\r\nHTTP/1.0 404 Not Found\r\n\r\n{\"message\":\"page not found\"}";
+        let mut rest = stream.as_slice();
+        assert_eq!(next_answer(&mut rest, "/a").unwrap().body, b"[]");
+        assert_eq!(next_answer(&mut rest, "/b").unwrap().body, b"[1,2]");
+        let refused = next_answer(&mut rest, "/c").map(|answer| answer.head).unwrap_err();
+        assert!(refused.to_string().contains("page not found"), "{refused}");
+        assert!(next_answer(&mut rest, "/d").is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_stream_makes_it_panic(text in "(HTTP/1.1 [0-9]{3}|\r\n|Content-Length: [0-9]{0,20}|Transfer-Encoding: chunked|[0-9a-f]{1,17}|.){0,20}") {
+            let mut rest = text.as_bytes();
+            let _ = next_answer(&mut rest, "/");
+        }
+    }
+}

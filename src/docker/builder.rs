@@ -1,0 +1,196 @@
+//! Calls about one builder, whichever of docker's two command families reaches it.
+
+use std::ffi::OsString;
+use std::io::{PipeWriter, pipe};
+use std::path::Path;
+use std::thread;
+
+use super::{Call, Cause, Docker, DockerError, Input, Result, field};
+use crate::model::{Builder, CacheRecord};
+
+/// A builder and the way to call it.
+#[derive(Clone, Debug)]
+pub struct BuilderRef {
+    docker: Docker,
+    pub name: String,
+    /// The architecture that it builds for by default, as Go names it: `amd64`.
+    pub architecture: String,
+    /// The docker whose engine has this builder inside, for the driver docker.
+    engine: Option<Docker>,
+    has_buildx: bool,
+}
+
+impl BuilderRef {
+    /// Returns the way to call a builder that `docker buildx ls` lists.
+    pub fn new(docker: &Docker, builder: &Builder, has_buildx: bool) -> BuilderRef {
+        let node = builder.nodes.first();
+        let engine = (builder.driver == "docker").then(|| match node {
+            Some(node) if node.endpoint != docker.endpoint.context => docker.in_context(&node.endpoint),
+            _ => docker.clone(),
+        });
+        let platform = node.and_then(|node| node.platforms.first()).map(|platform| platform.trim_end_matches('*'));
+        let architecture = platform.and_then(|platform| platform.split('/').nth(1)).unwrap_or(std::env::consts::ARCH);
+        BuilderRef {
+            docker: docker.clone(),
+            name: builder.name.clone(),
+            architecture: architecture.into(),
+            engine,
+            has_buildx,
+        }
+    }
+
+    /// Returns the docker to call: buildx refuses to use a context's builder from another context.
+    fn docker(&self) -> &Docker {
+        self.engine.as_ref().unwrap_or(&self.docker)
+    }
+
+    /// Returns true if it is the engine's own builder of this docker context.
+    pub fn is_of_context(&self, context: &str) -> bool {
+        self.engine.as_ref().is_some_and(|engine| engine.endpoint.context == context)
+    }
+
+    /// Returns all records of its cache. The engine's own builder answers over the Engine API, faster and in exact
+    /// bytes; others by `docker buildx du`.
+    ///
+    /// # Errors
+    /// When it does not run or its answer makes no sense.
+    pub fn records(&self) -> Result<Vec<CacheRecord>> {
+        match &self.engine {
+            Some(engine) => engine.build_cache(),
+            None => self.docker.records(&self.name),
+        }
+    }
+
+    /// The same as [`BuilderRef::records`], also after a cancel.
+    ///
+    /// # Errors
+    /// See there.
+    pub(crate) fn records_cleanup(&self) -> Result<Vec<CacheRecord>> {
+        let docker = Docker { survives_cancel: true, ..self.docker.clone() };
+        let engine = self.engine.as_ref().map(|engine| Docker { survives_cancel: true, ..engine.clone() });
+        BuilderRef { docker, engine, ..self.clone() }.records()
+    }
+
+    /// `docker buildx prune --force --filter id=^(A|B)$`, also after a cancel: removes exactly these records in one
+    /// call. The filter is a regular expression, and BuildKit's ids are letters and digits.
+    ///
+    /// # Errors
+    /// When the builder does not run.
+    pub fn prune(&self, ids: &[String]) -> Result<()> {
+        self.prune_call(ids).cleanup().run().map(drop)
+    }
+
+    /// The same as [`BuilderRef::prune`], for as long as it takes, until a cancel.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn remove(&self, ids: &[String]) -> Result<()> {
+        self.prune_call(ids).unlimited().run().map(drop)
+    }
+
+    fn prune_call(&self, ids: &[String]) -> Call<'_> {
+        let filter = format!("--filter=id=^({})$", ids.join("|"));
+        match self.has_buildx {
+            true => self.docker().call([
+                "buildx",
+                "prune",
+                "--all",
+                "--force",
+                &filter,
+                &format!("--builder={}", self.name),
+            ]),
+            false => self.docker().call(["builder", "prune", "--all", "--force", &filter]),
+        }
+    }
+
+    /// `docker buildx build --network=none --output type=local,dest=OUT CONTEXT`: a build that cannot reach anything.
+    ///
+    /// # Errors
+    /// When the build fails; docker's last line says why.
+    pub fn helper_build(&self, context: &Path, out: &Path, namespace: &str) -> Result<()> {
+        let mut dest = OsString::from("--output=type=local,dest=");
+        dest.push(out);
+        let mut args: Vec<OsString> = match self.has_buildx {
+            true => vec!["buildx".into(), "build".into(), format!("--builder={}", self.name).into()],
+            false => vec!["build".into()],
+        };
+        args.extend(["--network=none".into(), "--progress=plain".into(), dest]);
+        if !namespace.is_empty() {
+            args.push(format!("--build-arg=BUILDKIT_CACHE_MOUNT_NS={namespace}").into());
+        }
+        args.push(context.into());
+        self.build_call(args).run().map(drop)
+    }
+
+    /// `docker buildx build --network=none --output type=local,dest=OUT -`: a build of the context that `send` writes as
+    /// a tar archive, which cannot reach anything.
+    ///
+    /// # Errors
+    /// When the build fails; docker's last line says why.
+    pub fn carrier_build(
+        &self,
+        send: impl FnOnce(PipeWriter) -> std::io::Result<()> + Send,
+        out: &Path,
+        namespace: &str,
+    ) -> Result<()> {
+        let mut args: Vec<OsString> = match self.has_buildx {
+            true => vec!["buildx".into(), "build".into(), format!("--builder={}", self.name).into()],
+            false => vec!["build".into()],
+        };
+        let dest = format!("--output=type=local,{}", field("dest", &out.to_string_lossy()));
+        args.extend(["--network=none".into(), "--progress=plain".into(), dest.into()]);
+        if !namespace.is_empty() {
+            args.push(format!("--build-arg=BUILDKIT_CACHE_MOUNT_NS={namespace}").into());
+        }
+        args.push("-".into());
+        let call = self.build_call(args);
+        let words = call.words();
+        let failed = |error: std::io::Error| DockerError::new(&words, Cause::Refused(error.to_string()));
+        let (reader, writer) = pipe().map_err(failed)?;
+        thread::scope(|scope| {
+            let sender = scope.spawn(|| send(writer));
+            call.run_with(Input::Pipe(reader))?;
+            crate::parallel::join(sender).map_err(failed)
+        })
+    }
+
+    /// `docker buildx build --cache-to type=local,dest=DIR,mode=max ARGS…`: builds and writes the cache of all steps.
+    ///
+    /// # Errors
+    /// When the build fails, or the builder cannot export its cache.
+    pub fn export_layers(&self, dest: &Path, args: &[OsString]) -> Result<()> {
+        let to = format!("--cache-to=type=local,{},mode=max", field("dest", &dest.to_string_lossy()));
+        self.layers_build(&[to], args).map(drop)
+    }
+
+    /// `docker buildx build --cache-from type=local,src=DIR,digest=DIGEST ARGS…`: builds with what a bundle has, and
+    /// returns what the build told: lines such as `#5 [2/3] RUN make` and `#5 CACHED`.
+    ///
+    /// # Errors
+    /// When the build fails.
+    pub fn import_layers(&self, src: &Path, digests: &[String], args: &[OsString]) -> Result<String> {
+        let source = field("src", &src.to_string_lossy());
+        let from = |digest: &String| format!("--cache-from=type=local,{source},digest={digest}");
+        self.layers_build(&digests.iter().map(from).collect::<Vec<_>>(), args)
+    }
+
+    fn layers_build(&self, cache: &[String], args: &[OsString]) -> Result<String> {
+        let mut words: Vec<OsString> = vec!["buildx".into(), "build".into(), format!("--builder={}", self.name).into()];
+        words.extend(["--progress=plain".into(), "--output=type=cacheonly".into()]);
+        words.extend(cache.iter().map(OsString::from));
+        words.extend_from_slice(args);
+        self.build_call(words).run_told()
+    }
+
+    fn build_call(&self, args: Vec<OsString>) -> Call<'_> {
+        // No provenance file in the output, and BuildKit also where docker's own default is the legacy builder.
+        self.docker().call(args).env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1").env("DOCKER_BUILDKIT", "1").unlimited()
+    }
+}
+
+impl DockerError {
+    /// Returns true if there is no buildx, which older docker commands can do without.
+    pub fn is_no_buildx(&self) -> bool {
+        matches!(self.cause, super::Cause::NoBuildx)
+    }
+}

@@ -1,0 +1,119 @@
+//! Finds out, as the docker command does, which context and host are meant. Reads files, starts nothing.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+/// Docker's global flags that say where to look, as far as this program needs them.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    pub config: Option<PathBuf>,
+    pub context: Option<String>,
+    pub host: Option<String>,
+}
+
+/// The engine that docker's flags, environment and configuration lead to.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Name of the docker context: `default` when a host is named directly.
+    pub context: String,
+    /// Address, when it is known without asking docker: `unix:///var/run/docker.sock`.
+    pub host: Option<String>,
+    /// What named it.
+    pub source: Source,
+    config_flag: Option<PathBuf>,
+}
+
+/// What an endpoint was named by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// `--context` or `--host`.
+    Flag,
+    /// This environment variable.
+    Variable(&'static str),
+    /// config.json, as `docker context use` writes it.
+    Config,
+    /// Nothing: it is docker's own default.
+    Default,
+}
+
+/// What this program needs of docker's config.json.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    #[serde(rename = "currentContext")]
+    current_context: String,
+    aliases: BTreeMap<String, String>,
+    /// `aliases.builder`: the plugin that takes over `docker build`.
+    #[serde(skip)]
+    pub builder_alias: Option<String>,
+}
+
+impl Settings {
+    /// Reads config.json; docker too goes on with defaults when it is missing or damaged.
+    pub fn read(flags: &Flags) -> Settings {
+        let text = std::fs::read(config_dir(flags).join("config.json")).unwrap_or_default();
+        let mut settings: Settings = serde_json::from_slice(&text).unwrap_or_default();
+        settings.builder_alias = settings.aliases.remove("builder");
+        settings
+    }
+}
+
+const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
+
+impl Endpoint {
+    /// Resolves in docker's order: `--context`, `--host`, `DOCKER_HOST`, `DOCKER_CONTEXT`, config.json, `default`.
+    pub fn resolve(flags: &Flags, settings: &Settings) -> Endpoint {
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let env_host = variable("DOCKER_HOST");
+        let (context, host, source) = if let Some(context) = &flags.context {
+            (context.clone(), None, Source::Flag)
+        } else if flags.host.is_some() {
+            ("default".into(), flags.host.clone(), Source::Flag)
+        } else if env_host.is_some() {
+            ("default".into(), None, Source::Variable("DOCKER_HOST"))
+        } else if let Some(context) = variable("DOCKER_CONTEXT") {
+            (context, None, Source::Variable("DOCKER_CONTEXT"))
+        } else if !settings.current_context.is_empty() {
+            (settings.current_context.clone(), None, Source::Config)
+        } else {
+            ("default".into(), None, Source::Default)
+        };
+        let host = host.or_else(|| (context == "default").then(|| env_host.unwrap_or_else(|| DEFAULT_HOST.into())));
+        Endpoint { context, host, source, config_flag: flags.config.clone() }
+    }
+
+    /// Returns the flags that keep docker's own configuration where it is.
+    pub(super) fn config_flags(&self) -> Vec<OsString> {
+        match &self.config_flag {
+            Some(dir) => vec!["--config".into(), dir.into()],
+            None => Vec::new(),
+        }
+    }
+
+    pub(super) fn in_context(&self, context: &str) -> Endpoint {
+        Endpoint { context: context.into(), host: None, source: Source::Flag, config_flag: self.config_flag.clone() }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Some(host) => f.write_str(host),
+            None => write!(f, "context {}", self.context),
+        }
+    }
+}
+
+/// Returns docker's configuration directory: `--config`, else `$DOCKER_CONFIG`, else `~/.docker`.
+pub fn config_dir(flags: &Flags) -> PathBuf {
+    flags
+        .config
+        .clone()
+        .or_else(|| std::env::var_os("DOCKER_CONFIG").filter(|dir| !dir.is_empty()).map(PathBuf::from))
+        .or_else(|| dirs::home_dir().map(|home| home.join(".docker")))
+        .unwrap_or_else(|| PathBuf::from(".docker"))
+}

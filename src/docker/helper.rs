@@ -1,0 +1,143 @@
+//! Calls that put this binary to work inside an engine and take it away again.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, PipeReader, Write, pipe};
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use crate::inside;
+
+use super::{Cause, Docker, DockerError, Input, Result};
+
+/// Returns a name for something short-lived that no other run uses: `docker-cache-helper-…`.
+pub fn unique_name() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    format!("docker-cache-helper-{}-{}", std::process::id(), now.as_nanos())
+}
+
+impl Docker {
+    /// `docker import - NAME`: an image that holds one file, the helper binary.
+    ///
+    /// # Errors
+    /// When the binary cannot be read or docker refuses.
+    pub fn import_image(&self, binary: &Path, name: &str) -> Result<()> {
+        let call = self.call(["import", "--message=docker cache helper", "-", name]).whole()?;
+        let words = call.words();
+        let failed = |error: io::Error| DockerError::new(&words, Cause::Refused(error.to_string()));
+        let file = File::open(binary).map_err(failed)?;
+        let (reader, writer) = pipe().map_err(failed)?;
+        let sender = thread::spawn(move || send_tar(file, writer));
+        call.run_with(Input::Pipe(reader))?;
+        sender.join().unwrap_or(Ok(())).map_err(failed)
+    }
+
+    /// `docker create …`: a helper on some volumes.
+    ///
+    /// # Errors
+    /// When docker refuses.
+    pub fn create_helper(&self, name: &str, volumes: &[(&str, PathBuf)], write: bool) -> Result<()> {
+        let mut args = vec!["create".into(), "--interactive".into(), format!("--name={name}")];
+        args.extend(CONFINED.map(String::from));
+        if write {
+            args.extend(["DAC_OVERRIDE", "CHOWN", "FOWNER", "FSETID"].map(|cap| format!("--cap-add={cap}")));
+        }
+        args.extend(volumes.iter().map(|(volume, target)| mount(volume, target, write)));
+        args.extend([name.into(), "/docker-cache".into(), inside::COMMAND.into()]);
+        self.call(args).whole()?.run().map(drop)
+    }
+
+    /// `docker create …`: a helper on some volumes that has blobs at [`BLOBS`]: in a directory of the engine's host,
+    /// else in a volume of its own, to be filled and emptied by [`Docker::copy`].
+    ///
+    /// # Errors
+    /// When docker refuses.
+    pub fn create_carrier(
+        &self,
+        name: &str,
+        volumes: &[(&str, PathBuf)],
+        blobs: Option<&Path>,
+        packs: bool,
+    ) -> Result<()> {
+        let mut args = vec!["create".into(), "--interactive".into(), format!("--name={name}")];
+        args.extend(CONFINED.map(String::from));
+        // Blobs go to a directory of any owner; files of any owner are restored with all that they had.
+        args.extend(["DAC_OVERRIDE", "CHOWN", "FOWNER", "FSETID", "SETFCAP"].map(|cap| format!("--cap-add={cap}")));
+        args.extend(volumes.iter().map(|(volume, target)| mount(volume, target, !packs)));
+        args.push(match blobs {
+            Some(dir) => {
+                let mode = if packs { "" } else { ",readonly" };
+                format!("--mount=type=bind,{},target={BLOBS}{mode}", field("source", &dir.to_string_lossy()))
+            }
+            None => format!("--mount=type=volume,target={BLOBS}"),
+        });
+        args.extend([name.into(), "/docker-cache".into(), inside::COMMAND.into()]);
+        self.call(args).whole()?.run().map(drop)
+    }
+
+    /// `docker start --attach --interactive NAME`: `job` goes to its standard input, `read` gets its output.
+    ///
+    /// # Errors
+    /// When docker cannot start it, or it fails.
+    pub fn start_helper<T>(&self, name: &str, job: Vec<u8>, read: impl FnOnce(PipeReader) -> T) -> Result<T> {
+        self.call(["start", "--attach", "--interactive", name]).unlimited().stream(Input::Held(job), read)
+    }
+
+    /// `docker cp FROM TO`: between a directory and [`BLOBS`] of a carrier. Faster than its standard streams.
+    ///
+    /// # Errors
+    /// When docker refuses.
+    pub fn copy(&self, from: &OsStr, to: &OsStr) -> Result<()> {
+        self.call([OsStr::new("cp"), from, to]).unlimited().run().map(drop)
+    }
+
+    /// `docker rm --force --volumes NAME`, with the volumes that have no name, also after a cancel.
+    ///
+    /// # Errors
+    /// When docker refuses.
+    pub fn remove_container(&self, name: &str) -> Result<()> {
+        self.call(["rm", "--force", "--volumes", name]).cleanup().run().map(drop)
+    }
+
+    /// `docker image rm --force NAME`, also after a cancel.
+    ///
+    /// # Errors
+    /// When docker refuses.
+    pub fn remove_image(&self, name: &str) -> Result<()> {
+        self.call(["image", "rm", "--force", name]).cleanup().run().map(drop)
+    }
+}
+
+/// Where a carrier has blobs.
+pub const BLOBS: &str = "/bundle";
+
+/// What every helper container is: nothing that it does not need.
+const CONFINED: [&str; 7] = [
+    "--pull=never",
+    "--network=none",
+    "--read-only",
+    "--log-driver=none",
+    "--security-opt=no-new-privileges",
+    "--cap-drop=ALL",
+    "--cap-add=DAC_READ_SEARCH",
+];
+
+fn mount(volume: &str, target: &Path, write: bool) -> String {
+    let mode = if write { "" } else { ",readonly" };
+    format!("--mount=type=volume,{},target={}{mode},volume-nocopy", field("source", volume), target.display())
+}
+
+/// Returns a field of CSV: quotes keep a comma in a name from becoming an option.
+pub fn field(key: &str, value: &str) -> String {
+    format!("\"{key}={}\"", value.replace('"', "\"\""))
+}
+
+/// Writes a tar archive of one executable file, `/docker-cache`.
+fn send_tar(mut file: File, out: impl Write) -> io::Result<()> {
+    let mut header = tar::Header::new_ustar();
+    header.set_size(file.metadata()?.len());
+    header.set_mode(0o755);
+    let mut archive = tar::Builder::new(out);
+    archive.append_data(&mut header, "docker-cache", &mut file)?;
+    archive.finish()
+}

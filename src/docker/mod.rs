@@ -1,0 +1,272 @@
+//! The only door to processes: one method is one docker call. It decides nothing and prints nothing.
+
+mod api;
+mod builder;
+mod buildx;
+pub mod endpoint;
+mod error;
+mod helper;
+pub mod parse;
+mod volume;
+
+use std::ffi::{OsStr, OsString};
+use std::io::{PipeReader, PipeWriter, Write, pipe};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use duct::Handle;
+use rustix::process::{Pid, Signal, kill_process_group};
+
+pub use self::api::{Container, ContainerConfig, ContainerMount, Info, Volume};
+pub use self::builder::BuilderRef;
+pub use self::error::{Cause, DockerError};
+pub use self::helper::{BLOBS, field, unique_name};
+use crate::cancel;
+pub use crate::report::quote;
+
+/// How long a call may take that only asks: buildx itself waits 20 s for a builder that does not answer.
+pub const ASK_LIMIT: Duration = Duration::from_secs(30);
+
+type Result<T> = std::result::Result<T, DockerError>;
+
+/// The docker command, with the global flags that this program was called with.
+#[derive(Clone, Debug)]
+pub struct Docker {
+    program: PathBuf,
+    globals: Vec<OsString>,
+    /// Where the flags lead, for messages: `unix:///var/run/docker.sock`.
+    pub endpoint: endpoint::Endpoint,
+    limit: Duration,
+    /// True for calls that clean up: they run, and finish, after the user cancelled.
+    survives_cancel: bool,
+}
+
+impl Docker {
+    /// Finds the docker command: the one that started this plugin, else the one on PATH.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn find(globals: Vec<OsString>, endpoint: endpoint::Endpoint) -> Result<Docker> {
+        let program = std::env::var_os("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND")
+            .map(PathBuf::from)
+            // In a completion the variable holds the plugin's own path.
+            .filter(|path| !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("docker-")))
+            .and_then(|name| which::which(name).ok())
+            .or_else(|| which::which("docker").ok())
+            .ok_or_else(|| DockerError::new("docker", Cause::NoDocker))?;
+        let limit = limit_of_user().unwrap_or(ASK_LIMIT);
+        Ok(Docker { program, globals, endpoint, limit, survives_cancel: false })
+    }
+
+    /// Returns the same command aimed at another docker context.
+    pub fn in_context(&self, context: &str) -> Docker {
+        let mut globals = self.endpoint.config_flags();
+        globals.extend(["--context".into(), context.into()]);
+        Docker { globals, endpoint: self.endpoint.in_context(context), ..self.clone() }
+    }
+
+    /// Returns the same command with less patience, unless the user said how much: for questions that nobody waits for.
+    pub fn within(&self, limit: Duration) -> Docker {
+        Docker { limit: limit_of_user().unwrap_or(limit), ..self.clone() }
+    }
+
+    /// Begins a call of `docker ARGS…`.
+    fn call<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Call<'_> {
+        Call {
+            docker: self,
+            args: args.into_iter().map(|arg| arg.as_ref().to_owned()).collect(),
+            env: Vec::new(),
+            dir: None,
+            limit: Some(self.limit),
+            survives_cancel: self.survives_cancel,
+        }
+    }
+}
+
+/// Returns what `DOCKER_CACHE_TIMEOUT` says, if it can be read: `30s`.
+fn limit_of_user() -> Option<Duration> {
+    humantime::parse_duration(&std::env::var("DOCKER_CACHE_TIMEOUT").ok()?).ok()
+}
+
+/// One call of docker, before it is started.
+struct Call<'a> {
+    docker: &'a Docker,
+    args: Vec<OsString>,
+    env: Vec<(String, OsString)>,
+    dir: Option<PathBuf>,
+    limit: Option<Duration>,
+    survives_cancel: bool,
+}
+
+/// What a call reads from its standard input.
+enum Input {
+    Nothing,
+    /// Bytes, after which the pipe stays open until the call ends.
+    Held(Vec<u8>),
+    Pipe(PipeReader),
+}
+
+impl Call<'_> {
+    /// Lets the call take as long as it needs.
+    fn unlimited(mut self) -> Self {
+        self.limit = None;
+        self
+    }
+
+    /// Lets the call run, and finish, after the user cancelled: it cleans up.
+    fn cleanup(mut self) -> Self {
+        self.survives_cancel = true;
+        self
+    }
+
+    /// Lets the call finish once it has begun. The engine would finish it even if docker were ended, a moment after a look
+    /// for what is to be removed.
+    ///
+    /// # Errors
+    /// When the user has already cancelled.
+    fn whole(self) -> Result<Self> {
+        if cancel::requested() { Err(DockerError::new(self.words(), Cause::Interrupted)) } else { Ok(self.cleanup()) }
+    }
+
+    fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// Returns the command as a user would type it.
+    fn words(&self) -> String {
+        let words = std::iter::once("docker".into()).chain(self.args.iter().map(quote));
+        words.collect::<Vec<_>>().join(" ")
+    }
+
+    /// Runs the call and returns its standard output.
+    fn run(self) -> Result<Vec<u8>> {
+        self.run_with(Input::Nothing)
+    }
+
+    fn run_with(self, input: Input) -> Result<Vec<u8>> {
+        let (limit, words) = (self.limit, self.words());
+        let (running, _held) = self.start(input, None)?;
+        running.finish(limit, words).map(|(output, _)| output)
+    }
+
+    /// Runs the call and returns what it wrote to standard error: that is where builds tell their steps.
+    fn run_told(self) -> Result<String> {
+        let (limit, words) = (self.limit, self.words());
+        let (running, _held) = self.start(Input::Nothing, None)?;
+        running.finish(limit, words).map(|(_, told)| String::from_utf8_lossy(&told).into_owned())
+    }
+
+    /// Runs the call and hands its standard output to `read` while it runs.
+    fn stream<T>(self, input: Input, read: impl FnOnce(PipeReader) -> T) -> Result<T> {
+        let words = self.words();
+        let (reader, writer) = pipe().map_err(|error| DockerError::new(&words, Cause::Refused(error.to_string())))?;
+        let (running, _held) = self.start(input, Some(writer))?;
+        let value = read(reader);
+        running.finish(None, words)?;
+        Ok(value)
+    }
+
+    /// Starts the process in a group of its own, so that a cancel or a time limit ends docker and its plugins alike.
+    fn start(self, input: Input, output: Option<PipeWriter>) -> Result<(Running, Option<PipeWriter>)> {
+        let words = self.words();
+        let failed = |error: std::io::Error| DockerError::new(&words, Cause::Refused(error.to_string()));
+        if cancel::requested() && !self.survives_cancel {
+            return Err(DockerError::new(words, Cause::Interrupted));
+        }
+        #[expect(clippy::disallowed_methods, reason = "this is the door")]
+        let mut command = duct::cmd(&self.docker.program, self.docker.globals.iter().chain(&self.args))
+            .unchecked()
+            .stderr_capture()
+            // They are about this plugin, not about the child's plugins.
+            .env_remove("DOCKER_CLI_PLUGIN_SOCKET")
+            .env_remove("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND")
+            .before_spawn(|command| {
+                command.process_group(0);
+                Ok(())
+            });
+        command = match output {
+            Some(pipe) => command.stdout_file(pipe),
+            None => command.stdout_capture(),
+        };
+        let mut held: Option<(PipeWriter, Vec<u8>)> = None;
+        command = match input {
+            Input::Nothing => command.stdin_null(),
+            Input::Pipe(reader) => command.stdin_file(reader),
+            Input::Held(bytes) => {
+                let (reader, writer) = pipe().map_err(failed)?;
+                held = Some((writer, bytes));
+                command.stdin_file(reader)
+            }
+        };
+        for (name, value) in &self.env {
+            command = command.env(name, value);
+        }
+        // It is about the user's builds: docker starts nothing at all, plugins included, if it is neither true nor false.
+        command = command.env_remove("DOCKER_BUILDKIT");
+        if let Some(dir) = &self.dir {
+            command = command.dir(dir);
+        }
+        let handle = command.start().map_err(failed)?;
+        let group = handle.pids().first().and_then(|pid| Pid::from_raw(*pid as i32));
+        let guard = group.filter(|_| !self.survives_cancel).map(cancel::watch);
+        let endpoint = self.docker.endpoint.to_string();
+        let held = held.map(|(mut writer, bytes)| {
+            // A process that ends before it has read all says why on stderr.
+            let _ = writer.write_all(&bytes);
+            writer
+        });
+        Ok((Running { handle, group, endpoint, survives_cancel: self.survives_cancel, _guard: guard }, held))
+    }
+}
+
+struct Running {
+    handle: Handle,
+    group: Option<Pid>,
+    endpoint: String,
+    survives_cancel: bool,
+    _guard: Option<cancel::Guard>,
+}
+
+impl Running {
+    /// Returns what it wrote to standard output and standard error.
+    fn finish(self, limit: Option<Duration>, words: String) -> Result<(Vec<u8>, Vec<u8>)> {
+        let failed = |error: std::io::Error| DockerError::new(&words, Cause::Refused(error.to_string()));
+        let output = match limit {
+            Some(limit) => match self.handle.wait_timeout(limit).map_err(failed)? {
+                Some(output) => output,
+                None => {
+                    self.kill();
+                    return Err(DockerError::new(words, Cause::TimedOut(limit)));
+                }
+            },
+            None => self.handle.wait().map_err(failed)?,
+        };
+        if output.status.success() {
+            return Ok((output.stdout.clone(), output.stderr.clone()));
+        }
+        if cancel::requested() && !self.survives_cancel {
+            return Err(DockerError::new(words, Cause::Interrupted));
+        }
+        Err(DockerError::from_stderr(words, &String::from_utf8_lossy(&output.stderr), &self.endpoint))
+    }
+
+    fn kill(&self) {
+        if let Some(group) = self.group {
+            // It may have ended in this moment.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        let _ = self.handle.wait();
+    }
+}
+
+/// Returns bytes of docker's output as text.
+fn text(call: &str, bytes: Vec<u8>) -> Result<String> {
+    String::from_utf8(bytes).map_err(|_| DockerError::new(call, Cause::Garbage("it is not UTF-8".into())))
+}
+
+/// Returns true if `path` exists and is a socket or file that this user may see.
+pub(crate) fn visible(path: &Path) -> bool {
+    path.try_exists().unwrap_or(false)
+}

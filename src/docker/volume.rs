@@ -1,0 +1,30 @@
+//! Calls that remove volumes and make them.
+
+use super::{Docker, Result, Volume};
+
+impl Docker {
+    /// `docker volume rm NAME`.
+    ///
+    /// # Errors
+    /// When there is no such volume, or a container uses it, stopped or not.
+    pub fn remove_volume(&self, name: &str) -> Result<()> {
+        self.call(["volume", "rm", "--", name]).unlimited().run().map(drop)
+    }
+
+    /// `docker volume create --driver DRIVER --opt … --label … NAME`, also after a cancel: it may stand for one that was
+    /// just removed.
+    ///
+    /// # Errors
+    /// When the driver refuses.
+    pub fn create_volume(&self, volume: &Volume) -> Result<()> {
+        let mut args = vec!["volume".into(), "create".into(), format!("--driver={}", volume.driver)];
+        let pairs = |flag: &'static str, map: &Option<std::collections::BTreeMap<String, String>>| {
+            let map = map.clone().unwrap_or_default();
+            map.into_iter().map(move |(key, value)| format!("--{flag}={key}={value}")).collect::<Vec<_>>()
+        };
+        args.extend(pairs("opt", &volume.options));
+        args.extend(pairs("label", &volume.labels));
+        args.extend(["--".into(), volume.name.clone()]);
+        self.call(args).cleanup().run().map(drop)
+    }
+}

@@ -1,0 +1,64 @@
+//! Directories below a root, opened name by name and never through a link: the way to files that cannot be led astray.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+use rustix::io::Errno;
+
+/// How a directory is opened.
+pub const DIRECTORY: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
+
+/// A root, and the directories from it to the one that was used last.
+#[derive(Debug)]
+pub struct Dirs {
+    root: OwnedFd,
+    open: Vec<(Vec<u8>, OwnedFd)>,
+    /// Whether missing directories are made.
+    create: bool,
+}
+
+impl Dirs {
+    /// Opens a root.
+    ///
+    /// # Errors
+    /// When it is not a directory that can be read.
+    pub fn open(root: &Path, create: bool) -> io::Result<Dirs> {
+        Ok(Dirs { root: openat(CWD, root, DIRECTORY, Mode::empty())?, open: Vec::new(), create })
+    }
+
+    /// Returns a root that is already open.
+    pub fn at(root: OwnedFd, create: bool) -> Dirs {
+        Dirs { root, open: Vec::new(), create }
+    }
+
+    /// Returns the directory that a path is in, and the path's last name.
+    ///
+    /// # Errors
+    /// When one on the way is missing, a link, or no directory.
+    pub fn parent(&mut self, path: &[u8]) -> io::Result<(BorrowedFd<'_>, CString)> {
+        let mut names: Vec<&[u8]> = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect();
+        let last = CString::new(names.pop().unwrap_or(b"."))?;
+        let same = self.open.iter().zip(&names).take_while(|((open, _), name)| open == *name).count();
+        self.open.truncate(same);
+        for name in &names[same..] {
+            let above = self.open.last().map_or(self.root.as_fd(), |(_, fd)| fd.as_fd());
+            let fd = match openat(above, *name, DIRECTORY, Mode::empty()) {
+                Err(Errno::NOENT) if self.create => {
+                    match mkdirat(above, *name, Mode::from_raw_mode(0o700)) {
+                        // Another worker was faster.
+                        Ok(()) | Err(Errno::EXIST) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                    openat(above, *name, DIRECTORY, Mode::empty())
+                }
+                other => other,
+            };
+            self.open.push((name.to_vec(), fd?));
+        }
+        Ok((self.open.last().map_or(self.root.as_fd(), |(_, fd)| fd.as_fd()), last))
+    }
+}

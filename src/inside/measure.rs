@@ -1,0 +1,275 @@
+//! Measures trees: the blocks that files take on the disk, hard links once, other file systems never.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::CStr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::{AtFlags, Stat, statat};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::walk::{self, Counters, Folder, Names, Troubles, Visit, blocks, last_used};
+
+/// A tree to measure.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Tree {
+    pub root: PathBuf,
+    /// Paths below the root that get numbers of their own; a component `*` stands for any name.
+    /// A deeper one takes its bytes from those above it. What none of them covers is counted as the rest.
+    pub known: Vec<String>,
+    /// True to tell how old the files are.
+    #[serde(default)]
+    pub ages: bool,
+}
+
+/// What a tree holds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// In the order of [`Tree::known`].
+    pub known: Vec<Sum>,
+    pub rest: Sum,
+    /// The first of the entries that could not be read, each with the reason.
+    pub unreadable: Vec<String>,
+    /// Number of entries that could not be read.
+    pub unreadable_count: u64,
+}
+
+/// The sum over a part of a tree.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sum {
+    /// Bytes on the disk, as `du` counts them: blocks, directories included.
+    pub bytes: u64,
+    /// Those of the bytes that stay when the part is emptied: the directories that known paths name or lead through,
+    /// and files that have further hard links outside the part.
+    #[serde(default)]
+    pub staying: u64,
+    /// Number of entries that are not directories.
+    pub files: u64,
+    /// Latest access or change of a file, seconds since 1970; 0 if there is none.
+    pub last_used: u64,
+    /// False if the path does not exist.
+    pub exists: bool,
+    /// If [`Tree::ages`]: files without further hard links, by the hour since 1970 of their last use.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ages: BTreeMap<u64, Aged>,
+}
+
+/// The files that were last used in one hour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Aged {
+    pub bytes: u64,
+    pub files: u64,
+}
+
+impl Sum {
+    fn add(&mut self, other: Sum) {
+        self.bytes += other.bytes;
+        self.staying += other.staying;
+        self.files += other.files;
+        self.last_used = self.last_used.max(other.last_used);
+        self.exists |= other.exists;
+        for (hour, aged) in other.ages {
+            let sum = self.ages.entry(hour).or_default();
+            sum.bytes += aged.bytes;
+            sum.files += aged.files;
+        }
+    }
+
+    fn add_file(&mut self, stat: &Stat, ages: bool) {
+        let used = last_used(stat);
+        self.files += 1;
+        self.bytes += blocks(stat);
+        self.last_used = self.last_used.max(used);
+        self.exists = true;
+        if ages && stat.st_nlink <= 1 {
+            let aged = self.ages.entry(used / 3600).or_default();
+            aged.bytes += blocks(stat);
+            aged.files += 1;
+        }
+    }
+}
+
+/// Measures all trees side by side; calls `progress` with files and bytes so far, five times a second.
+pub fn all(trees: &[Tree], progress: &mut (dyn FnMut(u64, u64) + Send)) -> Vec<Measured> {
+    let counters = Counters::default();
+    let names: Vec<Names> = trees.iter().map(|tree| Names::new(&tree.known)).collect();
+    let measures: Vec<Measure> = trees.iter().map(|tree| Measure::new(tree, &counters)).collect();
+    let walks: Vec<(&Path, &Names, &Measure)> = trees
+        .iter()
+        .zip(&names)
+        .zip(&measures)
+        .map(|((tree, names), measure)| (tree.root.as_path(), names, measure))
+        .collect();
+    walk::all(&walks, &counters, progress);
+    measures.into_iter().map(Measure::finish).collect()
+}
+
+struct Measure<'a> {
+    ages: bool,
+    /// The known paths, then the rest.
+    parts: Vec<Mutex<Sum>>,
+    counters: &'a Counters,
+    links: Mutex<HashMap<u64, Link>>,
+    unreadable: Troubles,
+}
+
+/// A file with several hard links.
+struct Link {
+    stat: Stat,
+    /// How many of its links lie in each part.
+    seen: BTreeMap<usize, u64>,
+}
+
+impl<'a> Measure<'a> {
+    fn new(tree: &Tree, counters: &'a Counters) -> Self {
+        Measure {
+            ages: tree.ages,
+            parts: (0..=tree.known.len()).map(|_| Mutex::default()).collect(),
+            counters,
+            links: Mutex::default(),
+            unreadable: Troubles::default(),
+        }
+    }
+
+    fn add(&self, part: usize, sum: Sum) {
+        self.counters.files.fetch_add(sum.files, Relaxed);
+        self.counters.bytes.fetch_add(sum.bytes, Relaxed);
+        self.parts[part].lock().unwrap_or_else(PoisonError::into_inner).add(sum);
+    }
+
+    fn finish(self) -> Measured {
+        let mut parts: Vec<Sum> =
+            self.parts.into_iter().map(|part| part.into_inner().unwrap_or_else(PoisonError::into_inner)).collect();
+        // The first part that has a link has the bytes: which thread came first must not decide.
+        for link in self.links.into_inner().unwrap_or_else(PoisonError::into_inner).into_values() {
+            let Some((part, seen)) = link.seen.first_key_value() else { continue };
+            let sum = &mut parts[*part];
+            sum.add_file(&link.stat, false);
+            #[allow(clippy::unnecessary_cast, reason = "its width differs between systems")]
+            let elsewhere = *seen < link.stat.st_nlink as u64;
+            if elsewhere {
+                sum.staying += blocks(&link.stat);
+            }
+        }
+        let rest = parts.pop().unwrap_or_default();
+        let (unreadable, unreadable_count) = self.unreadable.finish();
+        Measured { known: parts, rest, unreadable, unreadable_count }
+    }
+}
+
+impl Visit for Measure<'_> {
+    /// What belongs to the folder's own part.
+    type Local = Sum;
+
+    fn folder(&self, folder: &Folder) {
+        let bytes = blocks(&folder.stat);
+        let staying = if folder.named { bytes } else { 0 };
+        self.add(folder.part, Sum { bytes, staying, exists: true, ..Sum::default() });
+    }
+
+    fn entry(&self, folder: &Folder, name: &CStr, part: usize, local: &mut Sum) {
+        match statat(&folder.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if stat.st_nlink > 1 => {
+                let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+                let link = links.entry(stat.st_ino).or_insert_with(|| Link { stat, seen: BTreeMap::new() });
+                *link.seen.entry(part).or_default() += 1;
+            }
+            Ok(stat) if part == folder.part => local.add_file(&stat, self.ages),
+            Ok(stat) => {
+                let mut own = Sum::default();
+                own.add_file(&stat, self.ages);
+                self.add(part, own);
+            }
+            // Deleted since the directory was read: a cache in use.
+            Err(Errno::NOENT) => {}
+            Err(error) => self.refused(folder.path(name), error),
+        }
+    }
+
+    fn listed(&self, folder: &Folder, local: Sum) {
+        self.add(folder.part, local);
+    }
+
+    fn refused(&self, path: String, error: Errno) {
+        self.unreadable.add(path, error);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, symlink};
+
+    fn measure(root: &std::path::Path, known: &[&str]) -> Measured {
+        let tree = Tree { root: root.into(), known: known.iter().map(ToString::to_string).collect(), ages: false };
+        all(&[tree], &mut |_, _| ()).remove(0)
+    }
+
+    #[test]
+    fn bytes_go_to_the_deepest_known_path() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in ["pip/wheels", "cargo/registry", "cargo/bin", "other", "venvs/a/lib", "venvs/b/lib"] {
+            fs::create_dir_all(dir.path().join(path)).unwrap();
+            fs::write(dir.path().join(path).join("f"), vec![7; 10_000]).unwrap();
+        }
+        let found = measure(dir.path(), &["pip", "cargo", "cargo/registry", "venvs/*/lib", "gone"]);
+        let files: Vec<u64> = found.known.iter().map(|sum| sum.files).collect();
+        assert_eq!(files, [1, 1, 1, 2, 0]);
+        assert_eq!(found.rest.files, 1);
+        assert!(found.known[1].bytes >= 10_000 && found.known[1].last_used > 0);
+        assert!(!found.known[4].exists && found.known[0].exists);
+    }
+
+    #[test]
+    fn hard_links_count_once_sparse_files_by_blocks_and_links_are_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a"), vec![7; 100_000]).unwrap();
+        fs::hard_link(dir.path().join("a"), dir.path().join("b")).unwrap();
+        let sparse = fs::File::create(dir.path().join("sparse")).unwrap();
+        sparse.set_len(1 << 40).unwrap();
+        symlink("/usr", dir.path().join("usr")).unwrap();
+        let found = measure(dir.path(), &[]);
+        let own = fs::metadata(dir.path()).unwrap().blocks() * 512;
+        let file = fs::metadata(dir.path().join("a")).unwrap().blocks() * 512;
+        assert_eq!(found.rest.bytes, own + file);
+        assert_eq!(found.rest.files, 3);
+    }
+
+    #[test]
+    fn a_missing_root_is_reported() {
+        let found = measure(std::path::Path::new("/nonexistent/tree"), &["pip"]);
+        assert_eq!(found.unreadable_count, 1);
+        assert!(found.unreadable[0].contains("No such file"), "{:?}", found.unreadable);
+    }
+
+    #[test]
+    fn bytes_that_stay_are_those_of_named_folders_and_of_links_from_elsewhere() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("pip/inner")).unwrap();
+        fs::create_dir_all(dir.path().join("venv")).unwrap();
+        for (file, link) in [("pip/a", "venv/a"), ("pip/b", "pip/inner/b")] {
+            fs::write(dir.path().join(file), vec![7; 100_000]).unwrap();
+            fs::hard_link(dir.path().join(file), dir.path().join(link)).unwrap();
+        }
+        let found = measure(dir.path(), &["pip"]);
+        let blocks = |path: &str| fs::metadata(dir.path().join(path)).unwrap().blocks() * 512;
+        assert_eq!(found.known[0].files, 2);
+        assert_eq!(found.known[0].staying, blocks("pip") + blocks("pip/a"));
+        assert_eq!(found.rest.files, 0);
+    }
+
+    #[test]
+    fn ages_are_told_by_the_hour() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = fs::File::create(dir.path().join("old")).unwrap();
+        let moment = std::time::UNIX_EPOCH + std::time::Duration::from_secs(7300);
+        old.set_times(fs::FileTimes::new().set_accessed(moment).set_modified(moment)).unwrap();
+        fs::write(dir.path().join("new"), "1").unwrap();
+        let found = all(&[Tree { root: dir.path().into(), known: Vec::new(), ages: true }], &mut |_, _| ()).remove(0);
+        assert_eq!(found.rest.ages.len(), 2);
+        assert_eq!(found.rest.ages.first_key_value().map(|(hour, aged)| (*hour, aged.files)), Some((2, 1)));
+    }
+}

@@ -1,0 +1,161 @@
+//! What this binary does inside a volume or a mount: on this host, in a helper container, or in a helper build.
+//! Knows nothing of docker: a job comes as JSON, the answer goes to stdout as JSON lines.
+
+pub mod archive;
+pub mod dirs;
+pub mod measure;
+pub mod own;
+pub mod pack;
+pub mod remove;
+pub mod rules;
+pub mod table;
+pub mod unpack;
+mod walk;
+
+use std::fs::File;
+use std::io::{self, BufRead, Write};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+use self::measure::{Measured, Tree};
+use self::own::{Gift, Given, Owned};
+use self::pack::{Pack, Packed};
+use self::remove::{Cut, Removed};
+use self::unpack::{Unpack, Unpacked};
+use crate::cancel;
+
+/// Name of the hidden subcommand.
+pub const COMMAND: &str = "inside";
+
+/// Something to do inside.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Job {
+    /// Measures trees.
+    Measure(Vec<Tree>),
+    /// Removes parts of trees.
+    Remove(Vec<Cut>),
+    /// Tells who owns what in trees.
+    Owners(Vec<Tree>),
+    /// Gives parts of trees to other owners.
+    Give(Vec<Gift>),
+    /// Packs trees into archives.
+    Pack(Pack),
+    /// Unpacks archives into trees.
+    Unpack(Unpack),
+}
+
+/// A line of the answer.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Line {
+    /// How far the job is.
+    Progress { files: u64, bytes: u64 },
+    /// What a [`Job::Measure`] found, in the order of its trees.
+    Measured(Vec<Measured>),
+    /// What a [`Job::Remove`] removed, in the order of its trees.
+    Removed(Vec<Removed>),
+    /// What a [`Job::Owners`] found: for each tree its known paths, then the rest.
+    Owners(Vec<Vec<Owned>>),
+    /// What a [`Job::Give`] did, in the order of its trees.
+    Given(Vec<Given>),
+    /// What a [`Job::Pack`] made, in the order of its trees.
+    Packed(Vec<Packed>),
+    /// What a [`Job::Unpack`] did, in the order of its trees.
+    Unpacked(Vec<Unpacked>),
+}
+
+/// Runs a job and hands out the lines of its answer.
+///
+/// # Errors
+/// When the job fails as a whole; what cannot be read inside is part of the answer.
+pub fn perform(job: &Job, each: &mut (dyn FnMut(Line) + Send)) -> anyhow::Result<()> {
+    match job {
+        Job::Measure(trees) => {
+            let found = measure::all(trees, &mut |files, bytes| each(Line::Progress { files, bytes }));
+            each(Line::Measured(found));
+        }
+        Job::Remove(cuts) => {
+            let removed = remove::all(cuts, &mut |files, bytes| each(Line::Progress { files, bytes }));
+            each(Line::Removed(removed));
+        }
+        Job::Owners(trees) => {
+            let found = own::owners(trees, &mut |files, bytes| each(Line::Progress { files, bytes }));
+            each(Line::Owners(found));
+        }
+        Job::Give(gifts) => {
+            let given = own::give(gifts, &mut |files, bytes| each(Line::Progress { files, bytes }));
+            each(Line::Given(given));
+        }
+        Job::Pack(job) => {
+            let packed = pack::all(job, &mut throttled(each))?;
+            each(Line::Packed(packed));
+        }
+        Job::Unpack(job) => {
+            let unpacked = unpack::all(job, &mut throttled(each))?;
+            each(Line::Unpacked(unpacked));
+        }
+    }
+    Ok(())
+}
+
+/// Hands on progress five times a second.
+fn throttled<'a>(each: &'a mut (dyn FnMut(Line) + Send)) -> impl FnMut(u64, u64) + Send + use<'a> {
+    let mut last = Instant::now();
+    move |files, bytes| {
+        if last.elapsed() >= Duration::from_millis(200) {
+            last = Instant::now();
+            each(Line::Progress { files, bytes });
+        }
+    }
+}
+
+/// Runs the hidden subcommand: the other end of a [`crate::place::Place`].
+///
+/// # Errors
+/// See [`serve`].
+pub fn main(options: &crate::cli::Inside) -> anyhow::Result<()> {
+    // As the first process of a container it has no default handlers: without these a cancelled run would go on.
+    let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM])?;
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            cancel::request();
+            // Time to take away what is half done; a measurement just ends.
+            std::thread::sleep(Duration::from_secs(5));
+            std::process::exit(143);
+        }
+    });
+    match (&options.job, &options.answer) {
+        (Some(job), Some(answer)) => serve(io::BufReader::new(File::open(job)?), File::create(answer)?),
+        _ => serve(io::stdin().lock(), io::stdout()),
+    }
+}
+
+/// Runs the job that `input` holds in its first line and writes the answer to `out`: the other end of a
+/// [`crate::place::Place`].
+///
+/// # Errors
+/// When the job is not known, fails, or the answer cannot be written.
+pub fn serve(input: impl BufRead, mut out: impl Write + Send) -> anyhow::Result<()> {
+    let mut line = String::new();
+    input.take(MAX_JOB).read_line(&mut line)?;
+    let job = serde_json::from_str(&line).context("the job is not one that this version knows")?;
+    let mut written = Ok(());
+    perform(&job, &mut |line| {
+        if written.is_ok() {
+            written = write(&mut out, &line);
+        }
+    })?;
+    Ok(written?)
+}
+
+/// Bytes that a job may have.
+const MAX_JOB: u64 = 64 << 20;
+
+fn write(out: &mut impl Write, line: &Line) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, line)?;
+    out.write_all(b"\n")?;
+    out.flush()
+}

@@ -1,0 +1,738 @@
+//! Packs trees into archives of bounded size, on all cores. What a former export has, by the prints in its table, is
+//! neither read nor written again; an archive that has become mostly rubbish is packed anew.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::{CStr, CString};
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::archive::{self, Kind, Member, leads_in, walk_order};
+use super::dirs::{DIRECTORY, Dirs};
+use super::rules::{At, Rule, Rules};
+use super::table::{self, Row, Rows};
+use super::unpack::STAGING;
+
+/// Trees to pack, and the directory for the blobs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Pack {
+    pub out: PathBuf,
+    pub trees: Vec<Tree>,
+}
+
+/// A tree to pack.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Tree {
+    pub root: PathBuf,
+    /// Where programs see the root: links to absolute paths below it stay within the tree.
+    pub base: String,
+    pub rules: Vec<Rule>,
+    /// Names of files that are left out where a rule's path, or the root, has them; `*` at one end stands for anything.
+    pub secrets: Vec<String>,
+    pub previous: Option<Previous>,
+}
+
+/// What a former export has of a tree.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Previous {
+    pub table: PathBuf,
+    pub layers: Vec<Layer>,
+}
+
+/// A blob, named by its digest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Blob {
+    /// `sha256:…`.
+    pub digest: String,
+    pub size: u64,
+}
+
+impl Blob {
+    /// Returns the name of its file: the 64 hexadecimal digits.
+    pub fn file(&self) -> &str {
+        self.digest.strip_prefix("sha256:").unwrap_or(&self.digest)
+    }
+}
+
+/// An archive of a tree.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    #[serde(flatten)]
+    pub blob: Blob,
+    /// Bytes before compression.
+    pub raw: u64,
+    /// Number of its members, those that no row of the table has any more among them.
+    pub entries: u64,
+    /// What its members cost when they were all in use.
+    pub cost: u64,
+    /// False if the blob is gone or damaged: what it had is packed again.
+    #[serde(default = "yes", skip_serializing)]
+    pub usable: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What a packed tree has come to.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Packed {
+    pub table: Blob,
+    pub layers: Vec<Layer>,
+    /// Entries of the table that are no directories.
+    pub files: u64,
+    pub bytes: u64,
+    /// Files with secret names, and so left out.
+    pub secrets: Vec<String>,
+    /// What could not be packed, each with the reason; the first hundred.
+    pub skipped: Vec<String>,
+    pub skipped_count: u64,
+}
+
+/// Bytes and files that make one archive.
+const MAX_BYTES: u64 = 32 << 20;
+const MAX_FILES: usize = 4096;
+/// Archives below this size are packed anew for any rubbish; greater ones for a tenth.
+const SMALL: u64 = 1 << 20;
+/// How many archives that are far from full are left alone.
+const MAX_PARTIAL: usize = 8;
+/// Files up to this size are read before they are written, and read again if they change meanwhile.
+const IN_MEMORY: u64 = 1 << 20;
+/// A file that changed this short a time ago may change again without its times telling: two ticks of a slow kernel.
+const RACY_NANOSECONDS: i128 = 20_000_000;
+const NAMED: usize = 100;
+
+/// Packs all trees, one after the other; calls `progress` with the files and bytes that were read.
+///
+/// # Errors
+/// When a root cannot be read or a blob not be written.
+pub fn all(job: &Pack, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<Vec<Packed>> {
+    let read = Counters::default();
+    let packed = job.trees.iter().enumerate().map(|(at, tree)| pack(job, tree, at, &read, progress));
+    packed.collect()
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    files: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// What is told of everything that a walk finds, in its order.
+type Sink<'a> = &'a mut dyn FnMut(Found) -> Result<()>;
+
+/// What a walk found.
+struct Found {
+    path: Vec<u8>,
+    kind: Kind,
+    stat: Stat,
+    /// As in [`Member`].
+    link: Vec<u8>,
+    print: u64,
+}
+
+impl Found {
+    fn size(&self) -> u64 {
+        if self.kind == Kind::File { u64::try_from(self.stat.st_size).unwrap_or_default() } else { 0 }
+    }
+}
+
+fn pack(
+    job: &Pack,
+    tree: &Tree,
+    number: usize,
+    read: &Counters,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Packed> {
+    let rules = Rules::new(&tree.rules);
+    let walk = |sink: Sink<'_>| Walk::run(tree, &rules, sink);
+    let kept = match &tree.previous {
+        Some(previous) => kept_layers(previous, &walk)?,
+        None => Vec::new(),
+    };
+    let mut layers: Vec<Layer> = Vec::new();
+    let mut renumbered = Vec::new();
+    if let Some(previous) = &tree.previous {
+        for (layer, kept) in previous.layers.iter().zip(&kept) {
+            renumbered.push(kept.then_some(layers.len() as u32));
+            layers.extend(kept.then(|| layer.clone()));
+        }
+    }
+    let old = layers.len();
+    let mut packed = Packed::default();
+    let rows = job.out.join(format!("table-{number}"));
+    let mut table = zstd::Encoder::new(BufWriter::new(File::create(&rows)?), 3)?;
+    let amended = Mutex::new(Vec::new());
+    let notes = thread::scope(|scope| -> Result<Notes> {
+        let cores = thread::available_parallelism().map_or(2, |cores| cores.get()).clamp(1, 16);
+        let (sender, receiver) = sync_channel::<(usize, Vec<Found>)>(1);
+        // The workers alone hold it: when all have failed, the walk must not wait for them.
+        let receiver = Arc::new(Mutex::new(receiver));
+        let workers: Vec<_> = (0..cores)
+            .map(|_| {
+                let (receiver, amended) = (receiver.clone(), &amended);
+                scope.spawn(move || work(job, tree, number, &receiver, amended, read))
+            })
+            .collect();
+        drop(receiver);
+        let mut chunks = Chunks { sender, next: Vec::new(), bytes: 0, sent: 0 };
+        let mut previous = match &tree.previous {
+            Some(previous) => Some(Former::open(previous)?),
+            None => None,
+        };
+        let walked = walk(&mut |found| {
+            let former = match &mut previous {
+                Some(previous) => previous.row(&found.path)?,
+                None => None,
+            };
+            let same = former.filter(|row| row.print == found.print && row.print != 0 && row.kind == found.kind);
+            let kept = same.and_then(|row| renumbered.get(row.layer as usize).copied().flatten());
+            packed.files += u64::from(found.kind != Kind::Dir);
+            packed.bytes += found.size();
+            let layer = kept.unwrap_or((old + chunks.sent) as u32);
+            let (kind, size, print) = (found.kind, found.size(), found.print);
+            table::write(&mut table, &Row { layer, kind, size, print, path: found.path.clone() })?;
+            progress(read.files.load(Relaxed), read.bytes.load(Relaxed));
+            match kept {
+                Some(_) => Ok(()),
+                None => chunks.add(found),
+            }
+        });
+        let sent = walked.and_then(|notes| chunks.flush().map(|()| notes));
+        drop(chunks);
+        let mut made: Vec<(usize, Layer)> = Vec::new();
+        let mut failed = None;
+        for worker in workers {
+            match crate::parallel::join(worker) {
+                Ok(done) => made.extend(done),
+                Err(error) => failed = Some(error),
+            }
+        }
+        // A worker that fails makes the walk fail too, for want of a receiver; its own reason is the one to tell.
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        made.sort_by_key(|(at, _)| *at);
+        layers.extend(made.into_iter().map(|(_, layer)| layer));
+        sent
+    })?;
+    table.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
+    let amended = amended.into_inner().unwrap_or_else(PoisonError::into_inner);
+    packed.skipped_count = notes.skipped_count;
+    packed.skipped = notes.skipped;
+    if !amended.is_empty() {
+        amend(&rows, amended, &mut packed)?;
+    }
+    packed.secrets = notes.secrets;
+    packed.table = store(&rows, &job.out)?;
+    packed.layers = layers;
+    Ok(packed)
+}
+
+/// Returns which of the former archives stay: those that are little but what is still in use.
+fn kept_layers(previous: &Previous, walk: &impl Fn(Sink<'_>) -> Result<Notes>) -> Result<Vec<bool>> {
+    let mut used = vec![0; previous.layers.len()];
+    let mut former = Former::open(previous)?;
+    walk(&mut |found| {
+        if let Some(row) = former.row(&found.path)?
+            && row.print == found.print
+            && row.print != 0
+            && row.kind == found.kind
+            && let Some(used) = used.get_mut(row.layer as usize)
+        {
+            *used += row.cost();
+        }
+        Ok(())
+    })?;
+    let mut kept: Vec<bool> = previous
+        .layers
+        .iter()
+        .zip(&used)
+        .map(|(layer, used)| {
+            let rubbish = layer.cost.saturating_sub(*used);
+            layer.usable && *used > 0 && rubbish <= if layer.cost < SMALL { 0 } else { layer.cost / 10 }
+        })
+        .collect();
+    let partial = |layer: &Layer| layer.cost < MAX_BYTES / 2 && layer.entries < MAX_FILES as u64 / 2;
+    let few = |at: &usize| kept[*at] && partial(&previous.layers[*at]);
+    let partials: Vec<usize> = (0..kept.len()).filter(few).collect();
+    if partials.len() > MAX_PARTIAL {
+        partials.into_iter().for_each(|at| kept[at] = false);
+    }
+    Ok(kept)
+}
+
+/// The former table, read alongside a walk.
+struct Former {
+    rows: Rows<File>,
+    row: Option<Row>,
+}
+
+impl Former {
+    fn open(previous: &Previous) -> Result<Former> {
+        let mut rows = Rows::new(File::open(&previous.table).context("the former table cannot be opened")?)?;
+        let row = rows.next_row()?;
+        Ok(Former { rows, row })
+    }
+
+    /// Returns the row of a path; the paths asked for must be in the order of a walk.
+    fn row(&mut self, path: &[u8]) -> Result<Option<&Row>> {
+        while self.row.as_ref().is_some_and(|row| walk_order(&row.path, path).is_lt()) {
+            self.row = self.rows.next_row()?;
+        }
+        Ok(self.row.as_ref().filter(|row| row.path == path))
+    }
+}
+
+/// Gathers what is to be packed into archives.
+struct Chunks {
+    sender: SyncSender<(usize, Vec<Found>)>,
+    next: Vec<Found>,
+    bytes: u64,
+    sent: usize,
+}
+
+impl Chunks {
+    fn add(&mut self, found: Found) -> Result<()> {
+        self.bytes += table::cost(found.size());
+        self.next.push(found);
+        if self.bytes >= MAX_BYTES || self.next.len() >= MAX_FILES { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if !self.next.is_empty() {
+            let chunk = std::mem::take(&mut self.next);
+            self.sender.send((self.sent, chunk)).context("packing stopped")?;
+            self.sent += 1;
+            self.bytes = 0;
+        }
+        Ok(())
+    }
+}
+
+/// What a walk could not take.
+#[derive(Default)]
+struct Notes {
+    secrets: Vec<String>,
+    skipped: Vec<String>,
+    skipped_count: u64,
+}
+
+struct Walk<'a> {
+    tree: &'a Tree,
+    device: u64,
+    /// First paths of files with several names, by inode.
+    links: HashMap<u64, Vec<u8>>,
+    /// What changed after this moment may change again without its times telling.
+    racy: i128,
+    notes: Notes,
+    sink: &'a mut dyn FnMut(Found) -> Result<()>,
+}
+
+impl Walk<'_> {
+    fn run(tree: &Tree, rules: &Rules, sink: &mut dyn FnMut(Found) -> Result<()>) -> Result<Notes> {
+        let root = openat(rustix::fs::CWD, &tree.root, DIRECTORY, Mode::empty())
+            .with_context(|| format!("cannot read {}", tree.root.display()))?;
+        let stat = fstat(&root)?;
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let racy = now.as_nanos() as i128 - RACY_NANOSECONDS;
+        let device = stat.st_dev;
+        let mut walk = Walk { tree, device, links: HashMap::new(), racy, notes: Notes::default(), sink };
+        let at = rules.root();
+        walk.give(Vec::new(), Kind::Dir, stat, Vec::new())?;
+        walk.directory(root.as_fd(), &mut Vec::new(), at)?;
+        Ok(walk.notes)
+    }
+
+    fn taken(&self, at: At<'_>) -> bool {
+        at.rule.is_some_and(|rule| self.tree.rules[rule].take)
+    }
+
+    fn directory(&mut self, fd: BorrowedFd<'_>, path: &mut Vec<u8>, at: At<'_>) -> Result<()> {
+        if crate::cancel::requested() {
+            bail!("cancelled");
+        }
+        let mut names: Vec<CString> = Vec::new();
+        for entry in Dir::read_from(fd)? {
+            names.push(entry?.file_name().to_owned());
+        }
+        names.retain(|name| !matches!(name.to_bytes(), b"." | b".."));
+        names.sort();
+        let guarded = path.is_empty() || at.is_named();
+        for name in names {
+            if path.is_empty() && name.to_bytes() == STAGING.as_bytes() {
+                continue;
+            }
+            let length = path.len();
+            if length > 0 {
+                path.push(b'/');
+            }
+            path.extend(name.to_bytes());
+            let done = self.entry(fd, &name, path, at.child(name.to_bytes()), guarded);
+            if let Err(error) = done {
+                // Gone since the directory was read: a cache in use. Anything else is told, and the rest is packed.
+                match error.downcast_ref::<Errno>() {
+                    Some(&Errno::NOENT) => {}
+                    Some(errno) => self.skip(path, &io::Error::from(*errno).to_string()),
+                    None => return Err(error),
+                }
+            }
+            path.truncate(length);
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, dir: BorrowedFd<'_>, name: &CStr, path: &mut Vec<u8>, at: At<'_>, guarded: bool) -> Result<()> {
+        let taken = self.taken(at);
+        if !taken && !at.takes_below() {
+            return Ok(());
+        }
+        let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {
+                let fd = openat(dir, name, DIRECTORY, Mode::empty())?;
+                let stat = fstat(&fd)?;
+                if stat.st_dev != self.device {
+                    self.skip(path, "it is another file system");
+                    return Ok(());
+                }
+                self.give(path.clone(), Kind::Dir, stat, Vec::new())?;
+                self.directory(fd.as_fd(), path, at)
+            }
+            _ if !taken => Ok(()),
+            _ if guarded && self.tree.secrets.iter().any(|secret| fits(secret, name.to_bytes())) => {
+                self.notes.secrets.push(String::from_utf8_lossy(path).into_owned());
+                Ok(())
+            }
+            FileType::RegularFile => {
+                if stat.st_nlink > 1
+                    && let Some(first) = self.links.insert(stat.st_ino, path.clone())
+                {
+                    self.links.insert(stat.st_ino, first.clone());
+                    return self.give(path.clone(), Kind::Hardlink, stat, first);
+                }
+                self.give(path.clone(), Kind::File, stat, Vec::new())
+            }
+            FileType::Symlink => {
+                let target = readlinkat(dir, name, Vec::new())?.into_bytes();
+                if leads_in(path, &target, &self.tree.base) {
+                    self.give(path.clone(), Kind::Symlink, stat, target)
+                } else {
+                    let target = String::from_utf8_lossy(&target).into_owned();
+                    self.skip(path, &format!("it is a link that leads out, to {target}"));
+                    Ok(())
+                }
+            }
+            _ => {
+                self.skip(path, "it is no file, directory or link");
+                Ok(())
+            }
+        }
+    }
+
+    fn give(&mut self, path: Vec<u8>, kind: Kind, stat: Stat, link: Vec<u8>) -> Result<()> {
+        let print = if changed(&stat) >= self.racy { 0 } else { print(kind, &stat, &link) };
+        (self.sink)(Found { path, kind, stat, link, print })
+    }
+
+    fn skip(&mut self, path: &[u8], why: &str) {
+        self.notes.skipped_count += 1;
+        if self.notes.skipped.len() < NAMED {
+            self.notes.skipped.push(format!("{}: {why}", String::from_utf8_lossy(path)));
+        }
+    }
+}
+
+/// Returns true if a name is what a pattern says, `*` at one of its ends standing for anything.
+fn fits(pattern: &str, name: &[u8]) -> bool {
+    match (pattern.strip_prefix('*'), pattern.strip_suffix('*')) {
+        (Some(end), _) => name.ends_with(end.as_bytes()),
+        (_, Some(start)) => name.starts_with(start.as_bytes()),
+        _ => name == pattern.as_bytes(),
+    }
+}
+
+/// Returns when an inode changed, in nanoseconds since 1970.
+fn changed(stat: &Stat) -> i128 {
+    i128::from(stat.st_ctime) * 1_000_000_000 + i128::from(stat.st_ctime_nsec)
+}
+
+/// Returns a number that changes with a file: with its content, owner, mode, times and attributes, by what stat tells.
+fn print(kind: Kind, stat: &Stat, link: &[u8]) -> u64 {
+    let mut hash = Sha256::new();
+    let size = if kind == Kind::Dir { 0 } else { stat.st_size };
+    let numbers = [
+        i128::from(kind.letter()),
+        stat.st_mode.into(),
+        stat.st_uid.into(),
+        stat.st_gid.into(),
+        size.into(),
+        i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec),
+        changed(stat),
+        stat.st_ino.into(),
+    ];
+    numbers.iter().for_each(|number| hash.update(number.to_le_bytes()));
+    hash.update(link);
+    let digest = hash.finalize();
+    // Zero means "cannot be told".
+    u64::from_le_bytes(digest[..8].try_into().unwrap_or_default()).max(1)
+}
+
+/// What became of a file after the walk: gone, or with another size.
+type Amended = (Vec<u8>, Option<u64>);
+
+/// Packs archives until there are no more.
+fn work(
+    job: &Pack,
+    tree: &Tree,
+    number: usize,
+    chunks: &Mutex<Receiver<(usize, Vec<Found>)>>,
+    amended: &Mutex<Vec<Amended>>,
+    read: &Counters,
+) -> Result<Vec<(usize, Layer)>> {
+    let mut made = Vec::new();
+    let mut dirs = Dirs::open(&tree.root, false)?;
+    let mut buffer = Vec::new();
+    loop {
+        let next = chunks.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok((at, chunk)) = next else { return Ok(made) };
+        let path = job.out.join(format!("layer-{number}-{at}"));
+        let mut out = Counted { out: zstd::Encoder::new(BufWriter::new(File::create(&path)?), 3)?, bytes: 0 };
+        let mut layer = Layer { usable: true, ..Layer::default() };
+        for found in chunk {
+            if crate::cancel::requested() {
+                bail!("cancelled");
+            }
+            let shown = String::from_utf8_lossy(&found.path).into_owned();
+            let change =
+                member(&mut dirs, &found, &mut out, &mut buffer).with_context(|| format!("packing {shown}"))?;
+            if change != Some(None) || found.size() > IN_MEMORY {
+                layer.entries += 1;
+                layer.cost += table::cost(found.size());
+            }
+            if let Some(change) = change {
+                amended.lock().unwrap_or_else(PoisonError::into_inner).push((found.path, change));
+            }
+            read.files.fetch_add(u64::from(found.kind != Kind::Dir), Relaxed);
+            read.bytes.fetch_add(found.stat.st_size.try_into().unwrap_or_default(), Relaxed);
+        }
+        archive::finish(&mut out)?;
+        layer.raw = out.bytes;
+        out.out.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
+        layer.blob = store(&path, &job.out)?;
+        made.push((at, layer));
+    }
+}
+
+/// Counts what goes into an encoder.
+struct Counted<W> {
+    out: W,
+    bytes: u64,
+}
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// Writes one member. Returns None if it was as the walk found it, else its new size, or None if it is not to be used.
+fn member(dirs: &mut Dirs, found: &Found, out: &mut impl Write, buffer: &mut Vec<u8>) -> Result<Option<Option<u64>>> {
+    let mut member = Member {
+        path: found.path.clone(),
+        kind: found.kind,
+        mode: found.stat.st_mode & 0o7777,
+        uid: found.stat.st_uid,
+        gid: found.stat.st_gid,
+        modified: (found.stat.st_mtime, found.stat.st_mtime_nsec as u32),
+        size: found.size(),
+        link: found.link.clone(),
+        attributes: Vec::new(),
+        extents: None,
+    };
+    if matches!(found.kind, Kind::Symlink | Kind::Hardlink) {
+        archive::write(out, &member, io::empty())?;
+        return Ok(None);
+    }
+    let flags = match found.kind {
+        Kind::Dir => DIRECTORY,
+        _ => OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK,
+    };
+    let opened = dirs.parent(&found.path).and_then(|(dir, name)| Ok(openat(dir, name, flags, Mode::empty())?));
+    let Ok(fd) = opened else { return Ok(Some(None)) };
+    member.attributes = attributes(fd.as_fd());
+    if found.kind == Kind::Dir {
+        archive::write(out, &member, io::empty())?;
+        return Ok(None);
+    }
+    let mut file = File::from(fd);
+    let mut stat = fstat(&file)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Ok(Some(None));
+    }
+    let same = |stat: &Stat| changed(stat) == changed(&found.stat) && stat.st_size == found.stat.st_size;
+    if stat.st_size as u64 > IN_MEMORY || stat.st_blocks * 512 < stat.st_size {
+        if stat.st_size != found.stat.st_size {
+            return Ok(Some(None));
+        }
+        member.extents = extents(&file, found.size())?;
+        let data = Extents { file: &file, parts: member.extents.clone().unwrap_or(vec![(0, found.size())]) };
+        archive::write(out, &member, data)?;
+        return Ok(if same(&fstat(&file)?) { None } else { Some(None) });
+    }
+    for _ in 0..3 {
+        buffer.clear();
+        file.rewind()?;
+        Read::by_ref(&mut file).take(IN_MEMORY + 1).read_to_end(buffer)?;
+        let after = fstat(&file)?;
+        if changed(&after) == changed(&stat) && after.st_size == buffer.len() as i64 {
+            member.size = buffer.len() as u64;
+            member.modified = (stat.st_mtime, stat.st_mtime_nsec as u32);
+            archive::write(out, &member, &buffer[..])?;
+            return Ok(if same(&stat) { None } else { Some(Some(member.size)) });
+        }
+        stat = after;
+    }
+    Ok(Some(None))
+}
+
+/// Returns the parts of a file that are not holes, or None if it has no holes.
+fn extents(file: &File, size: u64) -> io::Result<Option<Vec<(u64, u64)>>> {
+    if fstat(file)?.st_blocks as u64 * 512 >= size {
+        return Ok(None);
+    }
+    let mut parts = Vec::new();
+    let mut at = 0;
+    while at < size {
+        let start = match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at)) {
+            Ok(start) if start < size => start,
+            Ok(_) | Err(Errno::NXIO) => break,
+            // A file system that knows no holes.
+            Err(_) => return Ok(None),
+        };
+        let end = rustix::fs::seek(file, rustix::fs::SeekFrom::Hole(start))?.min(size);
+        parts.push((start, end - start));
+        at = end;
+    }
+    Ok((parts != [(0, size)]).then_some(parts))
+}
+
+/// The parts of a file one after the other; what the file no longer has reads as zeros.
+struct Extents<'a> {
+    file: &'a File,
+    parts: Vec<(u64, u64)>,
+}
+
+impl Read for Extents<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.parts.retain(|(_, length)| *length > 0);
+        let Some((at, length)) = self.parts.first_mut() else { return Ok(0) };
+        let wanted = buffer.len().min(usize::try_from(*length).unwrap_or(usize::MAX));
+        self.file.seek(SeekFrom::Start(*at))?;
+        let mut read = self.file.read(&mut buffer[..wanted])?;
+        if read == 0 {
+            buffer[..wanted].fill(0);
+            read = wanted;
+        }
+        *at += read as u64;
+        *length -= read as u64;
+        Ok(read)
+    }
+}
+
+fn attributes(fd: BorrowedFd<'_>) -> Vec<(String, Vec<u8>)> {
+    let Ok(1..) = rustix::fs::flistxattr_query(fd) else { return Vec::new() };
+    let mut names = vec![0; 65536];
+    let length = rustix::fs::flistxattr(fd, &mut names[..]).unwrap_or(0);
+    let names = names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    let value = |name: &[u8]| {
+        let mut value = vec![0; 65536];
+        let length = rustix::fs::fgetxattr(fd, name, &mut value[..]).ok()?;
+        value.truncate(length);
+        Some((String::from_utf8(name.to_vec()).ok()?, value))
+    };
+    names.filter_map(value).collect()
+}
+
+/// Writes a table anew, without the files that vanished and with the sizes of those that changed.
+fn amend(rows: &Path, amended: Vec<Amended>, packed: &mut Packed) -> Result<()> {
+    let aside = rows.with_extension("amended");
+    let mut old = Rows::new(File::open(rows)?)?;
+    let mut table = zstd::Encoder::new(BufWriter::new(File::create(&aside)?), 3)?;
+    let gone: BTreeSet<&[u8]> =
+        amended.iter().filter(|(_, size)| size.is_none()).map(|(path, _)| path.as_slice()).collect();
+    let sizes: HashMap<&[u8], u64> =
+        amended.iter().filter_map(|(path, size)| size.map(|size| (path.as_slice(), size))).collect();
+    packed.skipped_count += gone.len() as u64;
+    let room = NAMED.saturating_sub(packed.skipped.len());
+    let why = |path: &&[u8]| format!("{}: it changed while it was read", String::from_utf8_lossy(path));
+    packed.skipped.extend(gone.iter().take(room).map(why));
+    (packed.files, packed.bytes) = (0, 0);
+    while let Some(mut row) = old.next_row()? {
+        // Another name of a file that is gone would be a link to nothing; which one it is the table does not tell.
+        let lost = !gone.is_empty() && row.kind == Kind::Hardlink;
+        let below_gone =
+            gone.iter().any(|gone| row.path.strip_prefix(*gone).is_some_and(|rest| rest.starts_with(b"/")));
+        if lost || below_gone || gone.contains(row.path.as_slice()) {
+            continue;
+        }
+        if let Some(size) = sizes.get(row.path.as_slice()) {
+            row.size = *size;
+            row.print = 0;
+        }
+        packed.files += u64::from(row.kind != Kind::Dir);
+        packed.bytes += row.size;
+        table::write(&mut table, &row)?;
+    }
+    table.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
+    fs::rename(&aside, rows)?;
+    Ok(())
+}
+
+/// Syncs a file to the disk and names it by its digest.
+fn store(path: &Path, out: &Path) -> Result<Blob> {
+    let mut file = File::open(path)?;
+    let blob = digest(&mut file)?;
+    file.sync_all()?;
+    fs::rename(path, out.join(blob.file()))?;
+    Ok(blob)
+}
+
+/// Returns the digest and the size of what is left to read.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn digest(input: &mut impl Read) -> io::Result<Blob> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 17];
+    let mut size = 0;
+    loop {
+        let read = match input.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        hash.update(&buffer[..read]);
+        size += read as u64;
+    }
+    let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Blob { digest: format!("sha256:{hex}"), size })
+}

@@ -1,0 +1,460 @@
+//! Removes parts of trees: what belongs to a part and nothing else. The directories that the parts name stay, empty, with
+//! their owners and modes, for a tool that is not root could not make them again.
+
+use std::ffi::CStr;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use rustix::fs::{AtFlags, Mode, Stat, fchmod, statat, unlinkat};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::walk::{self, Counters, Folder, Names, Troubles, Visit, blocks, last_used};
+
+/// A tree to remove parts of.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Cut {
+    pub root: PathBuf,
+    /// The paths that tell the parts apart, as in [`super::measure::Tree::known`].
+    pub known: Vec<String>,
+    /// What to remove of each, and last of what none of them covers.
+    pub take: Vec<Take>,
+}
+
+/// What to remove of a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Take {
+    Nothing,
+    Everything,
+    /// Only files that were last used before this moment, seconds since 1970.
+    Before(u64),
+}
+
+/// What was removed of a tree.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Removed {
+    /// Number of names removed that were not directories.
+    pub files: u64,
+    /// Bytes on the disk that nothing refers to any more.
+    pub freed: u64,
+    /// The first of the entries that could not be removed, each with the reason.
+    pub failed: Vec<String>,
+    /// Number of entries that could not be removed.
+    pub failed_count: u64,
+    /// The first of the mount points that were not entered.
+    pub mounts: Vec<String>,
+}
+
+/// Cuts all trees side by side; calls `progress` with files and bytes so far, five times a second.
+pub fn all(cuts: &[Cut], progress: &mut (dyn FnMut(u64, u64) + Send)) -> Vec<Removed> {
+    let counters = Counters::default();
+    let names: Vec<Names> = cuts.iter().map(|cut| Names::new(&cut.known)).collect();
+    let removals: Vec<Removal> = cuts.iter().map(|cut| Removal::new(&cut.take, &counters)).collect();
+    let walks: Vec<(&Path, &Names, &Removal)> = cuts
+        .iter()
+        .zip(&names)
+        .zip(&removals)
+        .map(|((cut, names), removal)| (cut.root.as_path(), names, removal))
+        .collect();
+    walk::all(&walks, &counters, progress);
+    removals.into_iter().map(Removal::finish).collect()
+}
+
+struct Removal<'a> {
+    take: &'a [Take],
+    counters: &'a Counters,
+    files: AtomicU64,
+    freed: AtomicU64,
+    /// Held while one of several hard links is removed, so that the last one is known to be the last.
+    links: Mutex<()>,
+    failed: Troubles,
+    mounts: Troubles,
+}
+
+impl<'a> Removal<'a> {
+    fn new(take: &'a [Take], counters: &'a Counters) -> Self {
+        Removal {
+            take,
+            counters,
+            files: AtomicU64::new(0),
+            freed: AtomicU64::new(0),
+            links: Mutex::default(),
+            failed: Troubles::default(),
+            mounts: Troubles::default(),
+        }
+    }
+
+    fn take(&self, part: usize) -> Take {
+        self.take.get(part).copied().unwrap_or(Take::Nothing)
+    }
+
+    fn finish(self) -> Removed {
+        let (failed, failed_count) = self.failed.finish();
+        let (mounts, _) = self.mounts.finish();
+        Removed { files: self.files.into_inner(), freed: self.freed.into_inner(), failed, failed_count, mounts }
+    }
+
+    /// Removes one name and returns the bytes that this freed.
+    fn unlink(&self, folder: &Folder, name: &CStr, stat: &Stat) -> rustix::io::Result<u64> {
+        if stat.st_nlink <= 1 {
+            unlink(folder, name, AtFlags::empty())?;
+            return Ok(blocks(stat));
+        }
+        let _one_at_a_time = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let stat = statat(&folder.fd, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        unlink(folder, name, AtFlags::empty())?;
+        Ok(if stat.st_nlink <= 1 { blocks(&stat) } else { 0 })
+    }
+
+    fn count(&self, freed: u64) {
+        self.freed.fetch_add(freed, Relaxed);
+        self.counters.bytes.fetch_add(freed, Relaxed);
+    }
+}
+
+/// Removes a name from a directory that its owner may have closed to writing, as Go does with its module cache.
+fn unlink(folder: &Folder, name: &CStr, flags: AtFlags) -> rustix::io::Result<()> {
+    match unlinkat(&folder.fd, name, flags) {
+        Err(Errno::ACCESS) => {
+            fchmod(&folder.fd, Mode::from_raw_mode(folder.stat.st_mode) | Mode::RWXU)?;
+            unlinkat(&folder.fd, name, flags)
+        }
+        done => done,
+    }
+}
+
+impl Visit for Removal<'_> {
+    /// Number of names removed.
+    type Local = (u64, u64);
+
+    fn enters(&self, part: usize, leads_on: bool) -> bool {
+        leads_on || self.take(part) != Take::Nothing
+    }
+
+    fn entry(&self, folder: &Folder, name: &CStr, part: usize, (files, freed): &mut (u64, u64)) {
+        let take = self.take(part);
+        if take == Take::Nothing {
+            return;
+        }
+        let removed = statat(&folder.fd, name, AtFlags::SYMLINK_NOFOLLOW).and_then(|stat| match take {
+            Take::Before(moment) if last_used(&stat) >= moment => Ok(None),
+            _ => self.unlink(folder, name, &stat).map(Some),
+        });
+        match removed {
+            Ok(None) => {}
+            Ok(Some(bytes)) => {
+                *files += 1;
+                *freed += bytes;
+            }
+            // Gone, or replaced by a directory, since its directory was read: a cache in use.
+            Err(Errno::NOENT | Errno::ISDIR) => {}
+            Err(error) => self.refused(folder.path(name), error),
+        }
+    }
+
+    fn listed(&self, _folder: &Folder, (files, freed): (u64, u64)) {
+        self.files.fetch_add(files, Relaxed);
+        self.counters.files.fetch_add(files, Relaxed);
+        self.count(freed);
+    }
+
+    fn done(&self, folder: &Folder) {
+        let Some(above) = folder.above.as_deref().filter(|_| !folder.named) else { return };
+        if self.take(folder.part) != Take::Everything {
+            return;
+        }
+        match unlink(above, &folder.name, AtFlags::REMOVEDIR) {
+            Ok(()) => self.count(blocks(&folder.stat)),
+            // Something in it stays, and has been told of, or is new: a cache in use.
+            Err(Errno::NOTEMPTY | Errno::EXIST | Errno::BUSY) => {}
+            // Gone, or replaced by a link, which is none of ours.
+            Err(Errno::NOENT | Errno::NOTDIR) => {}
+            Err(error) => self.refused(above.path(&folder.name), error),
+        }
+    }
+
+    fn refused(&self, path: String, error: Errno) {
+        self.failed.add(path, error);
+    }
+
+    fn other_mount(&self, path: String) {
+        self.mounts.add(path, Errno::XDEV);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::ffi::OsStr;
+    use std::fs;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::sync::atomic::AtomicBool;
+
+    use proptest::prelude::*;
+
+    use super::super::measure::{self, Tree};
+    use super::*;
+    use crate::catalogue;
+
+    fn cut(root: &Path, known: &[&str], take: &[Take]) -> Removed {
+        let known = known.iter().map(ToString::to_string).collect();
+        all(&[Cut { root: root.into(), known, take: take.to_vec() }], &mut |_, _| ()).remove(0)
+    }
+
+    /// Returns all paths below a directory, following no link.
+    fn paths(root: &Path) -> BTreeSet<PathBuf> {
+        let mut found = BTreeSet::new();
+        let mut ahead = vec![root.to_path_buf()];
+        while let Some(dir) = ahead.pop() {
+            for entry in fs::read_dir(&dir).unwrap().flatten() {
+                if entry.file_type().unwrap().is_dir() {
+                    ahead.push(entry.path());
+                }
+                found.insert(entry.path().strip_prefix(root).unwrap().to_path_buf());
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn a_part_is_emptied_and_its_directory_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        for file in ["pip/wheels/a/b", "cargo/bin/tool", "cargo/registry/x/y", "other/f"] {
+            fs::create_dir_all(dir.path().join(file).parent().unwrap()).unwrap();
+            fs::write(dir.path().join(file), "1").unwrap();
+        }
+        fs::set_permissions(dir.path().join("pip"), fs::Permissions::from_mode(0o2770)).unwrap();
+        let all = Take::Everything;
+        let removed = cut(dir.path(), &["cargo", "cargo/registry", "pip"], &[Take::Nothing, all, all, Take::Nothing]);
+        assert_eq!((removed.files, removed.failed_count), (2, 0), "{removed:?}");
+        let left: Vec<_> = paths(dir.path()).into_iter().map(|path| path.display().to_string()).collect();
+        assert_eq!(left, ["cargo", "cargo/bin", "cargo/bin/tool", "cargo/registry", "other", "other/f", "pip"]);
+        assert_eq!(fs::metadata(dir.path().join("pip")).unwrap().mode() & 0o7777, 0o2770);
+    }
+
+    #[test]
+    fn links_go_and_what_they_point_to_stays() {
+        let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(outside.path().join("precious"), "1").unwrap();
+        fs::create_dir(dir.path().join("pip")).unwrap();
+        symlink(outside.path(), dir.path().join("pip/dir")).unwrap();
+        symlink(outside.path().join("precious"), dir.path().join("pip/file")).unwrap();
+        symlink(outside.path(), dir.path().join("uv")).unwrap();
+        let removed = cut(dir.path(), &["pip", "uv"], &[Take::Everything, Take::Everything, Take::Nothing]);
+        assert_eq!((removed.files, removed.failed_count), (3, 0), "{removed:?}");
+        assert_eq!(paths(outside.path()).len(), 1);
+        // A root that is a link is not a place to clear.
+        symlink(outside.path(), dir.path().join("root")).unwrap();
+        let removed = cut(&dir.path().join("root"), &[], &[Take::Everything]);
+        assert_eq!((removed.files, removed.failed_count), (0, 1));
+        assert_eq!(paths(outside.path()).len(), 1);
+    }
+
+    #[test]
+    fn names_are_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in [&b"a\nb"[..], b"\xff\xfe", b"-rf", b"*", b"; rm -rf ~", b"'\"$(x)`"] {
+            fs::create_dir_all(dir.path().join("pip").join(OsStr::from_bytes(name))).unwrap();
+            fs::write(dir.path().join("pip").join(OsStr::from_bytes(name)).join(OsStr::from_bytes(name)), "1").unwrap();
+        }
+        let removed = cut(dir.path(), &["pip"], &[Take::Everything, Take::Nothing]);
+        assert_eq!((removed.files, removed.failed_count), (6, 0), "{removed:?}");
+        assert_eq!(paths(dir.path()).len(), 1);
+    }
+
+    #[test]
+    fn only_old_files_go_by_age() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("pip/http")).unwrap();
+        for (name, seconds) in [("old", 1000), ("edge", 2000), ("new", 3000)] {
+            let moment = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+            let file = fs::File::create(dir.path().join("pip/http").join(name)).unwrap();
+            file.set_times(fs::FileTimes::new().set_accessed(moment).set_modified(moment)).unwrap();
+        }
+        let removed = cut(dir.path(), &["pip"], &[Take::Before(2000), Take::Nothing]);
+        assert_eq!(removed.files, 1);
+        assert!(!dir.path().join("pip/http/old").exists() && dir.path().join("pip/http/edge").exists());
+    }
+
+    #[test]
+    fn hard_links_free_their_bytes_with_the_last_one() {
+        let dir = tempfile::tempdir().unwrap();
+        for at in ["uv/a", "uv/b", "venv"] {
+            fs::create_dir_all(dir.path().join(at)).unwrap();
+        }
+        for (file, link) in [("uv/a/inner", "uv/b/inner"), ("uv/a/outer", "venv/outer")] {
+            fs::write(dir.path().join(file), vec![7; 50_000]).unwrap();
+            fs::hard_link(dir.path().join(file), dir.path().join(link)).unwrap();
+        }
+        let blocks = |path: &str| fs::metadata(dir.path().join(path)).unwrap().blocks() * 512;
+        let expected = blocks("uv/a/inner") + blocks("uv/a") + blocks("uv/b");
+        let tree = Tree { root: dir.path().into(), known: vec!["uv".into()], ages: false };
+        let planned = measure::all(&[tree], &mut |_, _| ()).remove(0).known.remove(0);
+        let removed = cut(dir.path(), &["uv"], &[Take::Everything, Take::Nothing]);
+        assert_eq!((removed.files, removed.freed), (3, expected));
+        assert_eq!(planned.bytes - planned.staying, expected);
+    }
+
+    #[test]
+    fn a_directory_swapped_for_a_link_leads_nowhere() {
+        let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for at in 0..200 {
+            fs::create_dir_all(outside.path().join(format!("{at}"))).unwrap();
+            fs::write(outside.path().join(format!("{at}/precious")), "1").unwrap();
+        }
+        let before = paths(outside.path());
+        for _ in 0..20 {
+            for at in 0..200 {
+                fs::create_dir_all(dir.path().join(format!("pip/{at}"))).unwrap();
+                fs::write(dir.path().join(format!("pip/{at}/precious")), "1").unwrap();
+            }
+            let done = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !done.load(Relaxed) {
+                        for at in 0..200 {
+                            let (here, aside) =
+                                (dir.path().join(format!("pip/{at}")), dir.path().join(format!("aside{at}")));
+                            if fs::rename(&here, &aside).is_ok() {
+                                let _ = symlink(outside.path().join(format!("{at}")), &here);
+                            }
+                        }
+                    }
+                });
+                cut(dir.path(), &["pip"], &[Take::Everything, Take::Nothing]);
+                done.store(true, Relaxed);
+            });
+            fs::remove_dir_all(dir.path()).unwrap();
+        }
+        assert_eq!(paths(outside.path()), before);
+    }
+
+    #[test]
+    fn very_deep_trees_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut fd = rustix::fs::open(dir.path(), rustix::fs::OFlags::PATH, Mode::empty()).unwrap();
+        for _ in 0..3000 {
+            rustix::fs::mkdirat(&fd, "deep", Mode::RWXU).unwrap();
+            fd = rustix::fs::openat(&fd, "deep", rustix::fs::OFlags::PATH, Mode::empty()).unwrap();
+        }
+        let removed = cut(dir.path(), &[], &[Take::Everything]);
+        assert_eq!((removed.failed_count, paths(dir.path()).len()), (0, 0), "{removed:?}");
+    }
+
+    fn any_name() -> impl Strategy<Value = Vec<u8>> {
+        const NAMES: &[&str] = &[
+            "pip",
+            "cargo",
+            "registry",
+            "bin",
+            "git",
+            "npm",
+            "go",
+            "mod",
+            "poetry",
+            "cache",
+            "virtualenvs",
+            "x",
+            ".cache",
+        ];
+        prop_oneof![
+            4 => proptest::sample::select(NAMES).prop_map(|name| name.as_bytes().to_vec()),
+            1 => proptest::collection::vec(1u8..=255, 1..6)
+                .prop_filter("a name", |name| !name.contains(&b'/') && !matches!(&name[..], b"." | b"..")),
+        ]
+    }
+
+    #[derive(Clone, Debug)]
+    enum Made {
+        File(usize),
+        Dir,
+        Link,
+        HardLink(usize),
+    }
+
+    fn any_tree() -> impl Strategy<Value = Vec<(Vec<Vec<u8>>, Made)>> {
+        let made = prop_oneof![
+            5 => (0usize..20_000).prop_map(Made::File),
+            1 => Just(Made::Dir),
+            1 => Just(Made::Link),
+            1 => (0usize..8).prop_map(Made::HardLink),
+        ];
+        proptest::collection::vec((proptest::collection::vec(any_name(), 1..5), made), 0..24)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+        #[test]
+        fn what_the_plan_measured_is_what_goes_and_nothing_else(tree in any_tree(), language in proptest::sample::select(vec!["python", "rust", "node", "go"])) {
+            let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            fs::write(outside.path().join("precious"), "1").unwrap();
+            let mut files: Vec<PathBuf> = Vec::new();
+            for (names, made) in &tree {
+                let path = names.iter().fold(dir.path().to_path_buf(), |path, name| path.join(OsStr::from_bytes(name)));
+                if fs::create_dir_all(path.parent().unwrap()).is_err() || path.symlink_metadata().is_ok() {
+                    continue;
+                }
+                match made {
+                    Made::File(size) => fs::write(&path, vec![7; *size]).unwrap(),
+                    Made::Dir => fs::create_dir(&path).unwrap(),
+                    Made::Link => symlink(outside.path(), &path).unwrap(),
+                    Made::HardLink(at) => match files.get(*at) {
+                        Some(file) => fs::hard_link(file, &path).unwrap(),
+                        None => continue,
+                    },
+                }
+                if matches!(made, Made::File(_)) {
+                    files.push(path);
+                }
+            }
+            let known = catalogue::known_below("/cache");
+            let goes = |known: &catalogue::Known| known.class.is_deletable() && known.row.language == language;
+            let names: Vec<String> = known.iter().map(|known| known.path.clone()).collect();
+            let tree = Tree { root: dir.path().into(), known: names.clone(), ages: true };
+            let measured = measure::all(&[tree], &mut |_, _| ()).remove(0);
+            let planned: u64 = known
+                .iter()
+                .zip(&measured.known)
+                .filter(|(known, _)| goes(known))
+                .map(|(_, sum)| sum.bytes - sum.staying)
+                .sum();
+
+            // Who owns a path is said by the catalogue, not by the walk: the deepest row at or above it.
+            let (before, outside_before) = (paths(dir.path()), paths(outside.path()));
+            let owned = |path: &Path| {
+                let text: String = path.as_os_str().as_bytes().iter().map(|byte| *byte as char).collect();
+                catalogue::deepest(&known, &text).is_some_and(goes)
+            };
+            let leads = |path: &Path| {
+                let path: Vec<&[u8]> = path.iter().map(OsStr::as_bytes).collect();
+                names.iter().any(|name| {
+                    let name: Vec<&[u8]> = name.split('/').map(str::as_bytes).collect();
+                    name.len() >= path.len() && path.iter().zip(&name).all(|(a, b)| a == b || *b == b"*")
+                })
+            };
+            let is_dir = |path: &Path| dir.path().join(path).symlink_metadata().unwrap().is_dir();
+            let expected: BTreeSet<PathBuf> =
+                before.iter().filter(|path| !owned(path) || (is_dir(path) && leads(path))).cloned().collect();
+            let links_across = before.iter().filter(|path| !is_dir(path)).any(|path| {
+                dir.path().join(path).symlink_metadata().unwrap().nlink() > 1
+            });
+
+            let mut take: Vec<Take> =
+                known.iter().map(|known| if goes(known) { Take::Everything } else { Take::Nothing }).collect();
+            take.push(Take::Nothing);
+            let removed =
+                all(&[Cut { root: dir.path().into(), known: names.clone(), take }], &mut |_, _| ()).remove(0);
+            prop_assert_eq!(removed.failed_count, 0, "{:?}", removed);
+            prop_assert_eq!(paths(dir.path()), expected);
+            // What the tree's links lead to, which may have been written through them.
+            prop_assert_eq!(paths(outside.path()), outside_before);
+            // A file with links in two parts is counted in one of them, and may be freed by both together.
+            let as_planned = if links_across { removed.freed >= planned } else { removed.freed == planned };
+            prop_assert!(as_planned, "{} of {planned}", removed.freed);
+        }
+    }
+}

@@ -1,0 +1,801 @@
+//! Unpacks archives of a bundle into trees: all of it beside the tree first, checked as it is read, then moved in by
+//! renames. Until then the tree is as it was; no link is ever followed.
+
+use std::collections::HashSet;
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, chownat,
+    fchmod, fchown, fsetxattr, futimens, linkat, mkdirat, openat, renameat, renameat_with, statat, symlinkat, unlinkat,
+    utimensat,
+};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::archive::{self, Kind, Member, leads_in, walk_order};
+use super::dirs::{DIRECTORY, Dirs};
+use super::pack::{Blob, Layer, digest};
+use super::rules::{At, Rule, Rules};
+use super::table::{Row, Rows, decoder};
+
+/// Name of the directory in a tree where things are unpacked and, for a moment, what they replace is kept.
+pub const STAGING: &str = ".docker-cache-import";
+
+/// Trees to unpack, and the directory with the blobs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Unpack {
+    pub blobs: PathBuf,
+    pub trees: Vec<Target>,
+}
+
+/// A tree to unpack, and where.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Target {
+    pub root: PathBuf,
+    /// Where programs saw the packed tree.
+    pub base: String,
+    pub table: Blob,
+    pub layers: Vec<Layer>,
+    pub rules: Vec<Rule>,
+    /// Only what is below this path of the packed tree is unpacked,
+    pub from: String,
+    /// and goes below this path of the root.
+    pub to: String,
+    /// Makes what the rules take equal to the bundle, instead of adding to it.
+    pub replace: bool,
+    /// Owner of everything, instead of what the bundle says.
+    pub owner: Option<(u32, u32)>,
+}
+
+/// What became of a tree.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unpacked {
+    pub files: u64,
+    pub bytes: u64,
+    /// Files that were there, and as new as the bundle's.
+    pub kept: u64,
+    /// Entries at the top of what `replace` took away.
+    pub removed: u64,
+    /// What could not be restored, such as attributes that the file system does not have.
+    pub notes: Vec<String>,
+}
+
+const NAMED: usize = 20;
+/// More members than this no archive of this program has.
+pub const MAX_ENTRIES: u64 = 65_536;
+/// More rows than this no table may have: each takes memory.
+pub const MAX_ROWS: usize = 8_000_000;
+
+/// Unpacks all trees, one after the other; calls `progress` with files and bytes.
+///
+/// # Errors
+/// When a blob is not what it should be, or something cannot be written; the tree is then as it was.
+pub fn all(job: &Unpack, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<Vec<Unpacked>> {
+    let done = Counters::default();
+    let mut fresh = HashSet::new();
+    job.trees.iter().map(|target| Unpacking::run(&job.blobs, target, &done, &mut fresh, progress)).collect()
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    files: AtomicU64,
+    bytes: AtomicU64,
+}
+
+struct Unpacking<'a> {
+    blobs: &'a Path,
+    target: &'a Target,
+    rules: Rules,
+    /// Directories and hard links, for when all else is there.
+    later: Mutex<Vec<Member>>,
+    notes: Mutex<Vec<String>>,
+    done: &'a Counters,
+}
+
+impl Unpacking<'_> {
+    fn run(
+        blobs: &Path,
+        target: &Target,
+        done: &Counters,
+        fresh: &mut HashSet<PathBuf>,
+        progress: &mut (dyn FnMut(u64, u64) + Send),
+    ) -> Result<Unpacked> {
+        let root = openat(rustix::fs::CWD, &target.root, DIRECTORY, Mode::empty())
+            .with_context(|| format!("cannot open {}", target.root.display()))?;
+        let rules = Rules::new(&target.rules);
+        let this = Unpacking { blobs, target, rules, later: Mutex::default(), notes: Mutex::default(), done };
+        let mut rows = this.rows()?;
+        let mut unpacked = Unpacked {
+            files: rows.iter().flatten().filter(|row| row.kind != Kind::Dir).count() as u64,
+            bytes: rows.iter().flatten().map(|row| row.size).sum(),
+            ..Unpacked::default()
+        };
+        // What an interrupted run left.
+        remove(root.as_fd(), &CString::new(STAGING)?)?;
+        if names(root.as_fd())?.is_empty() {
+            fresh.insert(target.root.clone());
+        }
+        let staging = Staging::make(&root)?;
+        this.layers(&mut rows, &staging, progress)?;
+        this.finish(&staging)?;
+        if crate::cancel::requested() {
+            bail!("cancelled");
+        }
+        let whole = target.from.is_empty() && target.to.is_empty();
+        let merged_rules = match whole {
+            true => target.rules.clone(),
+            false => vec![Rule { path: target.to.clone(), take: true }],
+        };
+        let rules = Rules::new(&merged_rules);
+        let mut merge =
+            Merge { rules: &merged_rules, replace: target.replace, staging: &staging, unpacked: &mut unpacked };
+        merge.directory(Some(staging.new.as_fd()), root.as_fd(), rules.root(), true)?;
+        drop(staging);
+        if whole && (target.replace || fresh.contains(&target.root)) {
+            this.shared_directories(&root)?;
+        }
+        unpacked.notes = this.notes.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(unpacked)
+    }
+
+    /// Returns where a path of the packed tree goes, if it is wanted.
+    fn wanted(&self, path: &[u8], kind: Kind) -> Option<Vec<u8>> {
+        let at = self.rules.at(path);
+        let taken = at.rule.is_some_and(|rule| self.target.rules[rule].take) || (kind == Kind::Dir && at.takes_below());
+        let (from, to) = (self.target.from.as_bytes(), self.target.to.as_bytes());
+        let below = match from.is_empty() {
+            true => path,
+            false => path.strip_prefix(from).filter(|rest| rest.is_empty() || rest.starts_with(b"/"))?,
+        };
+        let below = below.strip_prefix(b"/").unwrap_or(below);
+        taken.then(|| match (to.is_empty(), below.is_empty()) {
+            (true, _) => below.to_vec(),
+            (false, true) => to.to_vec(),
+            (false, false) => [to, b"/", below].concat(),
+        })
+    }
+
+    /// Reads the table and returns the wanted rows of each archive.
+    fn rows(&self) -> Result<Vec<Vec<Row>>> {
+        let mut rows: Vec<Vec<Row>> = vec![Vec::new(); self.target.layers.len()];
+        let path = self.blobs.join(self.target.table.file());
+        let mut file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        ensure!(digest(&mut file)? == self.target.table, "{} is damaged", self.target.table.digest);
+        let mut table = Rows::new(File::open(&path)?)?;
+        let mut count = 0;
+        while let Some(row) = table.next_row()? {
+            count += 1;
+            ensure!(count <= MAX_ROWS, "the table has more than {MAX_ROWS} rows");
+            let layer = rows.get_mut(row.layer as usize).context("the table names an archive that is not there")?;
+            if self.wanted(&row.path, row.kind).is_some() {
+                layer.push(row);
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Unpacks the archives on all cores.
+    fn layers(
+        &self,
+        rows: &mut [Vec<Row>],
+        staging: &Staging,
+        progress: &mut (dyn FnMut(u64, u64) + Send),
+    ) -> Result<()> {
+        let next = AtomicUsize::new(0);
+        let failed: Mutex<Option<anyhow::Error>> = Mutex::default();
+        let rows = &*rows;
+        let work = || {
+            let failure = || failed.lock().unwrap_or_else(PoisonError::into_inner);
+            loop {
+                let at = next.fetch_add(1, Relaxed);
+                if at >= rows.len() || failure().is_some() {
+                    return;
+                }
+                let layer = &self.target.layers[at];
+                let done = self.layer(layer, &rows[at], staging);
+                if let Err(error) = done.with_context(|| layer.blob.digest.clone()) {
+                    failure().get_or_insert(error);
+                }
+            }
+        };
+        thread::scope(|scope| {
+            let cores = thread::available_parallelism().map_or(2, |cores| cores.get()).clamp(1, 16);
+            let workers: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
+            while workers.iter().any(|worker| !worker.is_finished()) {
+                thread::sleep(Duration::from_millis(5));
+                progress(self.done.files.load(Relaxed), self.done.bytes.load(Relaxed));
+            }
+            workers.into_iter().for_each(crate::parallel::join);
+        });
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    }
+
+    fn layer(&self, layer: &Layer, rows: &[Row], staging: &Staging) -> Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let path = self.blobs.join(layer.blob.file());
+        let mut blob = Hashed { input: File::open(path)?, hash: Sha256::new(), size: 0 };
+        let mut dirs = Dirs::at(staging.new.try_clone()?, true);
+        let mut rows = rows.iter().peekable();
+        archive::read(decoder(&mut blob)?, layer.raw, layer.entries.min(MAX_ENTRIES), |member, data| {
+            if crate::cancel::requested() {
+                bail!("cancelled");
+            }
+            match rows.next_if(|row| row.path == member.path) {
+                Some(row) => {
+                    check(&member, row, &self.target.base)?;
+                    self.place(&mut dirs, member, data)
+                }
+                None => Ok(()),
+            }
+        })?;
+        io::copy(&mut blob, &mut io::sink())?;
+        if let Some(row) = rows.next() {
+            bail!("{:?} is not in its archive", String::from_utf8_lossy(&row.path));
+        }
+        ensure!(blob.blob() == layer.blob, "it is damaged");
+        Ok(())
+    }
+
+    /// Puts one member into the staging tree.
+    fn place(&self, dirs: &mut Dirs, mut member: Member, data: &mut dyn Read) -> Result<()> {
+        let Some(path) = self.wanted(&member.path, member.kind) else { return Ok(()) };
+        member.path = path;
+        match member.kind {
+            Kind::Dir => {
+                if !member.path.is_empty() {
+                    // Made by the way to a path in it.
+                    dirs.parent(&[&member.path[..], b"/."].concat())?;
+                }
+                self.later.lock().unwrap_or_else(PoisonError::into_inner).push(member);
+                return Ok(());
+            }
+            Kind::Hardlink => {
+                match self.wanted(&member.link, Kind::File) {
+                    Some(link) => {
+                        member.link = link;
+                        self.later.lock().unwrap_or_else(PoisonError::into_inner).push(member);
+                    }
+                    None => self.note(&member, "its first name is not among what was selected"),
+                }
+                return Ok(());
+            }
+            Kind::File => {
+                let (dir, name) = dirs.parent(&member.path)?;
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let file = File::from(openat(dir, name, flags, Mode::from_raw_mode(0o600))?);
+                fill(&file, &member, data)?;
+                self.metadata(file.as_fd(), &member)?;
+            }
+            Kind::Symlink => {
+                let (dir, name) = dirs.parent(&member.path)?;
+                symlinkat(&member.link[..], dir, &name)?;
+                let (uid, gid) = self.owner(&member);
+                chownat(dir, &name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+                utimensat(dir, &name, &times(&member), AtFlags::SYMLINK_NOFOLLOW)?;
+            }
+        }
+        self.done.files.fetch_add(1, Relaxed);
+        self.done.bytes.fetch_add(member.size, Relaxed);
+        Ok(())
+    }
+
+    /// Makes hard links, then gives the directories, the deepest first, what they are to have.
+    fn finish(&self, staging: &Staging) -> Result<()> {
+        let mut later = self.later.lock().unwrap_or_else(PoisonError::into_inner);
+        later.sort_by(|a, b| walk_order(&b.path, &a.path));
+        let (mut from, mut to) = (Dirs::at(staging.new.try_clone()?, false), Dirs::at(staging.new.try_clone()?, true));
+        for member in later.iter().filter(|member| member.kind == Kind::Hardlink) {
+            let shown = || format!("linking {:?}", String::from_utf8_lossy(&member.path));
+            let (dir, name) = to.parent(&member.path)?;
+            let (first_dir, first) = from.parent(&member.link).with_context(shown)?;
+            let first_stat = statat(first_dir, &first, AtFlags::SYMLINK_NOFOLLOW).with_context(shown)?;
+            ensure!(FileType::from_raw_mode(first_stat.st_mode) == FileType::RegularFile, "{}: not to a file", shown());
+            linkat(first_dir, &first, dir, &name, AtFlags::empty()).with_context(shown)?;
+        }
+        let mut dirs = Dirs::at(staging.new.try_clone()?, false);
+        for member in later.iter().filter(|member| member.kind == Kind::Dir && !member.path.is_empty()) {
+            let (dir, name) = dirs.parent(&member.path)?;
+            let fd = openat(dir, name, DIRECTORY, Mode::empty())?;
+            self.metadata(fd.as_fd(), member)?;
+        }
+        Ok(())
+    }
+
+    /// Gives those directories that several trees have in common what they are to have: nothing else was in the root.
+    fn shared_directories(&self, root: &OwnedFd) -> Result<()> {
+        let mut dirs = Dirs::at(root.try_clone()?, false);
+        let later = self.later.lock().unwrap_or_else(PoisonError::into_inner);
+        for member in later.iter().filter(|member| member.kind == Kind::Dir) {
+            let at = self.rules.at(&member.path);
+            let shared = member.path.is_empty() || !at.rule.is_some_and(|rule| self.target.rules[rule].take);
+            if shared {
+                let (dir, name) = dirs.parent(&member.path)?;
+                let fd = openat(dir, name, DIRECTORY, Mode::empty())?;
+                self.metadata(fd.as_fd(), member)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a file or directory its owner, attributes, mode and times, in the order in which none undoes another.
+    fn metadata(&self, fd: BorrowedFd<'_>, member: &Member) -> Result<()> {
+        let (uid, gid) = self.owner(member);
+        fchown(fd, Some(uid), Some(gid))
+            .with_context(|| format!("{:?} cannot be given to {uid}:{gid}", String::from_utf8_lossy(&member.path)))?;
+        for (name, value) in &member.attributes {
+            if let Err(error) = fsetxattr(fd, name.as_str(), value, XattrFlags::empty()) {
+                self.note(member, &format!("its attribute {name} cannot be set: {}", io::Error::from(error)));
+            }
+        }
+        fchmod(fd, Mode::from_raw_mode(member.mode))?;
+        futimens(fd, &times(member))?;
+        Ok(())
+    }
+
+    fn owner(&self, member: &Member) -> (Uid, Gid) {
+        let (uid, gid) = self.target.owner.unwrap_or((member.uid, member.gid));
+        (Uid::from_raw(uid), Gid::from_raw(gid))
+    }
+
+    fn note(&self, member: &Member, why: &str) {
+        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        if notes.len() < NAMED {
+            notes.push(format!("{}: {why}", String::from_utf8_lossy(&member.path)));
+        }
+    }
+}
+
+/// Checks that a member is what its row says, and that it is no way out of the tree.
+///
+/// # Errors
+/// With the first thing that is wrong.
+pub fn check(member: &Member, row: &Row, base: &str) -> Result<()> {
+    ensure!(member.kind == row.kind, "it is of another kind than the table says");
+    if member.kind == Kind::File {
+        ensure!(member.size == row.size, "it has {} bytes, and {} in the table", member.size, row.size);
+    }
+    if member.kind == Kind::Symlink && !leads_in(&member.path, &member.link, base) {
+        bail!("it is a link that leads out, to {:?}", String::from_utf8_lossy(&member.link));
+    }
+    Ok(())
+}
+
+fn times(member: &Member) -> Timestamps {
+    let (tv_sec, nanoseconds) = member.modified;
+    let time = Timespec { tv_sec, tv_nsec: nanoseconds.into() };
+    Timestamps { last_access: time, last_modification: time }
+}
+
+/// Writes the content of a file, leaving its holes.
+fn fill(mut file: &File, member: &Member, data: &mut dyn Read) -> Result<()> {
+    use std::io::{Seek, SeekFrom};
+    let Some(extents) = &member.extents else {
+        let copied = io::copy(data, &mut file)?;
+        ensure!(copied == member.size, "it is cut off");
+        return Ok(());
+    };
+    for (at, length) in extents {
+        file.seek(SeekFrom::Start(*at))?;
+        let copied = io::copy(&mut data.take(*length), &mut file)?;
+        ensure!(copied == *length, "it is cut off");
+    }
+    file.flush()?;
+    file.set_len(member.size)?;
+    Ok(())
+}
+
+/// Hashes what goes through.
+struct Hashed<R> {
+    input: R,
+    hash: Sha256,
+    size: u64,
+}
+
+impl<R> Hashed<R> {
+    fn blob(self) -> Blob {
+        let hex: String = self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Blob { digest: format!("sha256:{hex}"), size: self.size }
+    }
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.input.read(buffer)?;
+        self.hash.update(&buffer[..read]);
+        self.size += read as u64;
+        Ok(read)
+    }
+}
+
+/// The directory beside which nothing has changed yet. It goes with the value.
+struct Staging<'a> {
+    root: &'a OwnedFd,
+    new: OwnedFd,
+    /// What was replaced.
+    old: OwnedFd,
+}
+
+impl Staging<'_> {
+    fn make(root: &OwnedFd) -> Result<Staging<'_>> {
+        let make = |above: BorrowedFd<'_>, name: &str| -> Result<OwnedFd> {
+            mkdirat(above, name, Mode::from_raw_mode(0o700))?;
+            Ok(openat(above, name, DIRECTORY, Mode::empty())?)
+        };
+        let staging = make(root.as_fd(), STAGING).context("nothing can be written there")?;
+        let made = make(staging.as_fd(), "new").and_then(|new| Ok((new, make(staging.as_fd(), "old")?)));
+        if made.is_err() {
+            let _ = remove(root.as_fd(), c".docker-cache-import");
+        }
+        let (new, old) = made?;
+        Ok(Staging { root, new, old })
+    }
+}
+
+impl Drop for Staging<'_> {
+    fn drop(&mut self) {
+        // What cannot be removed now the next run removes.
+        let _ = remove(self.root.as_fd(), c".docker-cache-import");
+    }
+}
+
+/// Moves a staging tree into a tree.
+struct Merge<'a> {
+    rules: &'a [Rule],
+    replace: bool,
+    staging: &'a Staging<'a>,
+    unpacked: &'a mut Unpacked,
+}
+
+impl Merge<'_> {
+    fn directory(&mut self, new: Option<BorrowedFd<'_>>, old: BorrowedFd<'_>, at: At<'_>, top: bool) -> Result<()> {
+        let arriving = new.map_or(Ok(Vec::new()), names)?;
+        for name in &arriving {
+            self.entry(new.unwrap_or(old), old, name, at.child(name.to_bytes()))?;
+        }
+        if !self.replace {
+            return Ok(());
+        }
+        let arrived: HashSet<&CString> = arriving.iter().collect();
+        for name in names(old)?.iter().filter(|name| !arrived.contains(name)) {
+            let at = at.child(name.to_bytes());
+            if top && name.to_bytes() == STAGING.as_bytes() {
+                continue;
+            }
+            if self.taken(at) && at.is_whole() {
+                self.unpacked.removed += 1;
+                renameat(old, name, &self.staging.old, self.unpacked.removed.to_string())?;
+            } else if is_dir(&statat(old, name, AtFlags::SYMLINK_NOFOLLOW)?) && (self.taken(at) || at.takes_below()) {
+                let below = openat(old, name, DIRECTORY, Mode::empty())?;
+                self.directory(None, below.as_fd(), at, false)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, new: BorrowedFd<'_>, old: BorrowedFd<'_>, name: &CStr, at: At<'_>) -> Result<()> {
+        let there = match statat(old, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => return Ok(renameat(new, name, old, name)?),
+            Err(error) => return Err(error.into()),
+        };
+        let arriving = statat(new, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if self.replace && self.taken(at) && at.is_whole() {
+            return self.exchange(new, old, name);
+        }
+        match (is_dir(&arriving), is_dir(&there)) {
+            (true, true) => {
+                let new = openat(new, name, DIRECTORY, Mode::empty())?;
+                let old = openat(old, name, DIRECTORY, Mode::empty())?;
+                self.directory(Some(new.as_fd()), old.as_fd(), at, false)
+            }
+            (false, false) if modified(&arriving) > modified(&there) => Ok(renameat(new, name, old, name)?),
+            _ => {
+                self.unpacked.kept += 1;
+                Ok(())
+            }
+        }
+    }
+
+    /// Puts the new in the place of the old in one step; the old is removed with the staging tree.
+    fn exchange(&mut self, new: BorrowedFd<'_>, old: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+        match renameat_with(new, name, old, name, RenameFlags::EXCHANGE) {
+            // A file system that cannot: two steps.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+                self.unpacked.removed += 1;
+                renameat(old, name, &self.staging.old, self.unpacked.removed.to_string())?;
+                Ok(renameat(new, name, old, name)?)
+            }
+            done => Ok(done?),
+        }
+    }
+
+    fn taken(&self, at: At<'_>) -> bool {
+        at.rule.is_some_and(|rule| self.rules[rule].take)
+    }
+}
+
+fn is_dir(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+}
+
+fn modified(stat: &Stat) -> (i64, i64) {
+    (stat.st_mtime, stat.st_mtime_nsec as i64)
+}
+
+fn names(fd: BorrowedFd<'_>) -> Result<Vec<CString>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(fd)? {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            names.push(entry.file_name().to_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Removes a tree, following no link; that it is not there is fine.
+fn remove(dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+    match unlinkat(dir, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let inner = openat(dir, name, DIRECTORY, Mode::empty())?;
+    for below in names(inner.as_fd())? {
+        remove(inner.as_fd(), &below)?;
+    }
+    Ok(unlinkat(dir, name, AtFlags::REMOVEDIR)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::inside::pack::{self, Pack, Packed, Previous, Tree};
+
+    const ALL: &[(&str, bool)] = &[("", true)];
+
+    fn rules(rules: &[(&str, bool)]) -> Vec<Rule> {
+        rules.iter().map(|(path, take)| Rule { path: (*path).into(), take: *take }).collect()
+    }
+
+    fn pack(root: &Path, out: &Path, taken: &[(&str, bool)], previous: Option<&Packed>) -> Packed {
+        let previous =
+            previous.map(|packed| Previous { table: out.join(packed.table.file()), layers: packed.layers.clone() });
+        let tree = Tree {
+            root: root.into(),
+            base: "/cache".into(),
+            rules: rules(taken),
+            secrets: vec!["token".into()],
+            previous,
+        };
+        pack::all(&Pack { out: out.into(), trees: vec![tree] }, &mut |_, _| ()).unwrap().remove(0)
+    }
+
+    fn target(packed: &Packed, root: &Path) -> Target {
+        Target {
+            root: root.into(),
+            base: "/cache".into(),
+            table: packed.table.clone(),
+            layers: packed.layers.clone(),
+            rules: rules(ALL),
+            from: String::new(),
+            to: String::new(),
+            replace: false,
+            owner: None,
+        }
+    }
+
+    fn unpack(target: Target, blobs: &Path) -> Result<Unpacked> {
+        Ok(all(&Unpack { blobs: blobs.into(), trees: vec![target] }, &mut |_, _| ())?.remove(0))
+    }
+
+    /// Everything that must be the same, by path.
+    fn listing(root: &Path) -> Vec<String> {
+        fn below(root: &Path, path: &Path, lines: &mut Vec<String>, first: &mut Vec<(u64, PathBuf)>) {
+            let meta = fs::symlink_metadata(root.join(path)).unwrap();
+            let link = match first.iter().find(|(inode, _)| *inode == meta.ino()) {
+                Some((_, link)) => link.clone(),
+                None => {
+                    first.push((meta.ino(), path.into()));
+                    path.into()
+                }
+            };
+            let content = match () {
+                () if meta.is_file() => {
+                    format!("{:?}", pack::digest(&mut File::open(root.join(path)).unwrap()).unwrap())
+                }
+                () if meta.is_symlink() => format!("{:?}", fs::read_link(root.join(path)).unwrap()),
+                () => String::new(),
+            };
+            let (mode, owner) = (meta.mode(), (meta.uid(), meta.gid()));
+            let time = (meta.mtime(), meta.mtime_nsec());
+            lines.push(format!("{path:?} {mode:o} {owner:?} {time:?} {link:?} {content}"));
+            if meta.is_dir() {
+                let mut names: Vec<_> =
+                    fs::read_dir(root.join(path)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+                names.sort();
+                names.iter().for_each(|name| below(root, &path.join(name), lines, first));
+            }
+        }
+        let mut lines = Vec::new();
+        below(root, Path::new(""), &mut lines, &mut Vec::new());
+        lines
+    }
+
+    fn dirs() -> (tempfile::TempDir, PathBuf, PathBuf, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let [tree, out, back] = ["tree", "out", "back"].map(|name| dir.path().join(name));
+        [&tree, &out, &back].into_iter().for_each(|path| fs::create_dir(path).unwrap());
+        (dir, tree, out, back)
+    }
+
+    /// Past the moment in which times cannot tell a change.
+    fn settle() {
+        thread::sleep(Duration::from_millis(40));
+    }
+
+    #[test]
+    fn a_tree_comes_back_as_it_was() {
+        let (_dir, tree, out, back) = dirs();
+        fs::create_dir_all(tree.join("pip/http")).unwrap();
+        fs::write(tree.join("pip/http/a"), "a").unwrap();
+        fs::write(tree.join("pip/empty"), "").unwrap();
+        fs::write(tree.join("pip/large"), vec![7; 3 << 20]).unwrap();
+        fs::hard_link(tree.join("pip/http/a"), tree.join("pip/b")).unwrap();
+        symlink("http/a", tree.join("pip/link")).unwrap();
+        symlink("/cache/pip/http", tree.join("pip/inner")).unwrap();
+        fs::write(tree.join(format!("pip/{}", "long".repeat(60))), "long").unwrap();
+        let sparse = File::create(tree.join("pip/sparse")).unwrap();
+        sparse.set_len(64 << 20).unwrap();
+        std::os::unix::fs::FileExt::write_at(&sparse, b"middle", 32 << 20).unwrap();
+        fsetxattr(&sparse, "user.note", b"kept\n\0", XattrFlags::empty()).unwrap();
+        futimens(
+            &sparse,
+            &Timestamps {
+                last_access: Timespec { tv_sec: 1, tv_nsec: 0 },
+                last_modification: Timespec { tv_sec: -3, tv_nsec: 500_000_001 },
+            },
+        )
+        .unwrap();
+        fs::set_permissions(tree.join("pip/http"), fs::Permissions::from_mode(0o555)).unwrap();
+        std::os::unix::fs::chown(tree.join("pip/empty"), Some(1234), Some(3_000_000_000)).unwrap();
+        let packed = pack(&tree, &out, ALL, None);
+        assert_eq!((packed.skipped_count, packed.files), (0, 8), "{packed:?}");
+        let unpacked = unpack(target(&packed, &back), &out).unwrap();
+        assert_eq!(unpacked.notes, Vec::<String>::new());
+        assert_eq!(listing(&tree), listing(&back));
+        let mut value = [0; 16];
+        let copy = File::open(back.join("pip/sparse")).unwrap();
+        assert_eq!(rustix::fs::fgetxattr(&copy, "user.note", &mut value[..]).unwrap(), 6);
+        assert!(copy.metadata().unwrap().blocks() < 100);
+    }
+
+    #[test]
+    fn unchanged_files_are_not_packed_again_and_rubbish_does_not_stay() {
+        let (_dir, tree, out, back) = dirs();
+        for folder in 0..40 {
+            fs::create_dir(tree.join(format!("{folder}"))).unwrap();
+            (0..50).for_each(|file| fs::write(tree.join(format!("{folder}/{file}")), vec![file; 3000]).unwrap());
+        }
+        settle();
+        let first = pack(&tree, &out, ALL, None);
+        let again = pack(&tree, &out, ALL, Some(&first));
+        assert_eq!((&first.table, &first.layers), (&again.table, &again.layers));
+        fs::write(tree.join("7/7"), "changed").unwrap();
+        settle();
+        let third = pack(&tree, &out, ALL, Some(&again));
+        assert_eq!(third.layers.len(), 2);
+        assert_eq!(third.layers[0], first.layers[0]);
+        assert!(third.layers[1].entries <= 2);
+        unpack(target(&third, &back), &out).unwrap();
+        assert_eq!(listing(&tree), listing(&back));
+        let mut last = third;
+        for _ in 0..20 {
+            fs::write(tree.join("8/8"), vec![1; 20_000]).unwrap();
+            settle();
+            last = pack(&tree, &out, ALL, Some(&last));
+        }
+        let cost = |packed: &Packed| packed.layers.iter().map(|layer| layer.cost).sum::<u64>();
+        assert!(cost(&last) < cost(&first) * 12 / 10, "{last:?}");
+    }
+
+    #[test]
+    fn only_what_the_rules_take_is_packed_and_secrets_are_named() {
+        let (_dir, tree, out, back) = dirs();
+        for path in ["pip/http/token", "pip/a", "pip/token", "cargo/bin/x", "cargo/registry/y", "other/z"] {
+            fs::create_dir_all(tree.join(path).parent().unwrap()).unwrap();
+            fs::write(tree.join(path), path).unwrap();
+        }
+        symlink("/etc/passwd", tree.join("pip/out")).unwrap();
+        let taken = [("", false), ("pip", true), ("cargo", false), ("cargo/registry", true)];
+        let packed = pack(&tree, &out, &taken, None);
+        assert_eq!(packed.secrets, ["pip/token"]);
+        assert_eq!(packed.skipped, ["pip/out: it is a link that leads out, to /etc/passwd"]);
+        unpack(target(&packed, &back), &out).unwrap();
+        let found: Vec<bool> = ["pip/a", "pip/http/token", "cargo/registry/y", "pip/token", "cargo/bin", "other"]
+            .map(|path| back.join(path).exists())
+            .into();
+        assert_eq!(found, [true, true, true, false, false, false]);
+    }
+
+    #[test]
+    fn adding_keeps_what_is_newer_and_replacing_takes_away_only_what_the_rules_take() {
+        let (_dir, tree, out, back) = dirs();
+        fs::create_dir_all(tree.join("pip")).unwrap();
+        fs::write(tree.join("pip/a"), "old").unwrap();
+        let packed = pack(&tree, &out, &[("", false), ("pip", true)], None);
+        settle();
+        for path in ["pip/a", "pip/b", "state/c"] {
+            fs::create_dir_all(back.join(path).parent().unwrap()).unwrap();
+            fs::write(back.join(path), "new").unwrap();
+        }
+        let added = unpack(target(&packed, &back), &out).unwrap();
+        assert_eq!((added.kept, fs::read_to_string(back.join("pip/a")).unwrap().as_str()), (1, "new"));
+        let rules = rules(&[("", false), ("pip", true)]);
+        unpack(Target { replace: true, rules, ..target(&packed, &back) }, &out).unwrap();
+        assert_eq!(fs::read_to_string(back.join("pip/a")).unwrap(), "old");
+        assert!(!back.join("pip/b").exists() && back.join("state/c").exists() && !back.join(STAGING).exists());
+    }
+
+    #[test]
+    fn a_damaged_blob_leaves_the_tree_as_it_was() {
+        let (_dir, tree, out, back) = dirs();
+        fs::write(tree.join("a"), vec![1; 5000]).unwrap();
+        fs::write(back.join("mine"), "mine").unwrap();
+        let packed = pack(&tree, &out, ALL, None);
+        let before = listing(&back);
+        for blob in [&packed.table, &packed.layers[0].blob] {
+            let path = out.join(blob.file());
+            let bytes = fs::read(&path).unwrap();
+            for at in 0..bytes.len() {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= 1;
+                fs::write(&path, &damaged).unwrap();
+                unpack(target(&packed, &back), &out).unwrap_err();
+                fs::write(&path, &bytes[..at]).unwrap();
+                unpack(target(&packed, &back), &out).unwrap_err();
+            }
+            fs::write(&path, &bytes).unwrap();
+        }
+        // Its time changed, for the staging directory was there.
+        assert_eq!(listing(&back)[1..], before[1..]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn any_tree_comes_back(files in prop::collection::btree_map("[a-c .*/'é]{1,12}", prop::collection::vec(any::<u8>(), 0..400), 0..20)) {
+            let (_dir, tree, out, back) = dirs();
+            for (path, content) in &files {
+                let clean: Vec<&str> = path.split('/').filter(|name| !matches!(*name, "" | "." | "..")).collect();
+                let path = tree.join(clean.join("/"));
+                if fs::create_dir_all(path.parent().unwrap()).is_ok() {
+                    let _ = fs::write(path, content);
+                }
+            }
+            let packed = pack(&tree, &out, ALL, None);
+            unpack(target(&packed, &back), &out).unwrap();
+            prop_assert_eq!(listing(&tree), listing(&back));
+            let again = pack(&tree, &out, ALL, Some(&packed));
+            prop_assert_eq!(again.layers, packed.layers);
+        }
+    }
+}

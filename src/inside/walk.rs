@@ -1,0 +1,326 @@
+//! Walks trees on all cores, for jobs that count, remove or change what they find. Folders are opened from their parents,
+//! links are not followed and mount points are not crossed, so a walk stays inside its tree whatever happens there.
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat};
+use rustix::io::Errno;
+
+use crate::cancel;
+
+/// Paths below a root that a job tells apart; a component `*` stands for any name. The deepest one that holds an entry
+/// decides which part the entry belongs to.
+#[derive(Debug, Default)]
+pub struct Names {
+    children: BTreeMap<Vec<u8>, Names>,
+    any: Option<Box<Names>>,
+    part: Option<usize>,
+}
+
+impl Names {
+    /// Numbers the paths in their order; what none of them covers is the part after the last.
+    pub fn new(paths: &[String]) -> Names {
+        let mut names = Names::default();
+        for (part, path) in paths.iter().enumerate() {
+            names.insert(path, part);
+        }
+        names.part.get_or_insert(paths.len());
+        names
+    }
+
+    fn insert(&mut self, path: &str, part: usize) {
+        let mut node = self;
+        for name in path.split('/').filter(|name| !name.is_empty()) {
+            node = match name {
+                "*" => node.any.get_or_insert_default(),
+                _ => node.children.entry(name.as_bytes().to_vec()).or_default(),
+            };
+        }
+        node.part.get_or_insert(part);
+    }
+
+    fn child(&self, name: &[u8]) -> Option<&Names> {
+        self.children.get(name).or(self.any.as_deref())
+    }
+
+    fn leads_on(&self) -> bool {
+        self.any.is_some() || !self.children.is_empty()
+    }
+}
+
+/// A folder that the walk is in.
+#[derive(Debug)]
+pub struct Folder {
+    pub fd: OwnedFd,
+    /// Empty for the root.
+    pub name: CString,
+    pub above: Option<Arc<Folder>>,
+    /// The part that the folder itself belongs to.
+    pub part: usize,
+    /// True for the root and for what a path of [`Names`] names or leads through.
+    pub named: bool,
+    pub stat: Stat,
+}
+
+impl Folder {
+    /// Returns the path of an entry below the root, for messages.
+    pub fn path(&self, last: &CStr) -> String {
+        let mut names = vec![last.to_bytes(), self.name.to_bytes()];
+        let mut above = &self.above;
+        while let Some(folder) = above {
+            names.push(folder.name.to_bytes());
+            above = &folder.above;
+        }
+        names.reverse();
+        names.retain(|name| !name.is_empty());
+        match names.is_empty() {
+            true => ".".into(),
+            false => String::from_utf8_lossy(&names.join(&b'/')).into_owned(),
+        }
+    }
+}
+
+/// What a job does on its way. Calls come from many threads.
+pub trait Visit: Sync {
+    /// Sums of one folder, so that threads do not meet at every entry.
+    type Local: Default;
+
+    /// Tells whether a folder is entered that belongs to `part`; `leads_on` if other parts may lie below it.
+    fn enters(&self, _part: usize, _leads_on: bool) -> bool {
+        true
+    }
+
+    /// Sees a folder before its entries.
+    fn folder(&self, _folder: &Folder) {}
+
+    /// Sees an entry that is no folder.
+    fn entry(&self, folder: &Folder, name: &CStr, part: usize, local: &mut Self::Local);
+
+    /// Sees the sums of a folder's own entries, which have all been visited; folders below it may not.
+    fn listed(&self, _folder: &Folder, _local: Self::Local) {}
+
+    /// Sees a folder after everything below it.
+    fn done(&self, _folder: &Folder) {}
+
+    /// Is told what could not be opened, read or changed.
+    fn refused(&self, path: String, error: Errno);
+
+    /// Is told of a mount point, which is not entered.
+    fn other_mount(&self, _path: String) {}
+}
+
+/// The first of the entries that something went wrong with, and how many there are.
+#[derive(Debug, Default)]
+pub struct Troubles {
+    named: Mutex<Vec<String>>,
+    count: AtomicU64,
+}
+
+/// How many entries are named.
+const NAMED: usize = 20;
+
+impl Troubles {
+    pub fn add(&self, path: String, error: Errno) {
+        self.count.fetch_add(1, Relaxed);
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        if named.len() < NAMED {
+            named.push(format!("{path}: {}", io::Error::from(error)));
+        }
+    }
+
+    /// Returns the first ones, sorted, and the number of all.
+    pub fn finish(self) -> (Vec<String>, u64) {
+        let mut named = self.named.into_inner().unwrap_or_else(PoisonError::into_inner);
+        named.sort();
+        (named, self.count.into_inner())
+    }
+}
+
+/// How far a job is.
+#[derive(Debug, Default)]
+pub struct Counters {
+    pub files: AtomicU64,
+    pub bytes: AtomicU64,
+}
+
+/// Walks all roots side by side; calls `progress` with files and bytes so far, five times a second. A cancel ends it early.
+pub fn all<V: Visit>(walks: &[(&Path, &Names, &V)], counters: &Counters, progress: &mut (dyn FnMut(u64, u64) + Send)) {
+    // One open folder for each level and core; the usual soft limit of 1,024 is for select(), not for us.
+    raise_open_files();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let reporter = scope.spawn(|| {
+            while !done.load(Relaxed) {
+                thread::park_timeout(Duration::from_millis(200));
+                if !done.load(Relaxed) {
+                    progress(counters.files.load(Relaxed), counters.bytes.load(Relaxed));
+                }
+            }
+        });
+        rayon::scope(|scope| {
+            for (root, names, visit) in walks {
+                scope.spawn(move |scope| Walk { names, visit: *visit }.root(scope, root));
+            }
+        });
+        done.store(true, Relaxed);
+        reporter.thread().unpark();
+    });
+}
+
+fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Without it very deep trees are reported as unreadable.
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
+struct Walk<'s, V> {
+    names: &'s Names,
+    visit: &'s V,
+}
+
+impl<V> Clone for Walk<'_, V> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<V> Copy for Walk<'_, V> {}
+
+impl<'s, V: Visit> Walk<'s, V> {
+    fn root(self, scope: &rayon::Scope<'s>, root: &Path) {
+        let opened = openat(CWD, root, FOLDER, Mode::empty()).and_then(|fd| Ok((fstat(&fd)?, mount_of(&fd)?, fd)));
+        match opened {
+            Ok((stat, mount, fd)) => {
+                let part = self.names.part.unwrap_or_default();
+                let folder = Folder { fd, name: CString::default(), above: None, part, named: true, stat };
+                self.list(scope, Arc::new(folder), Some(self.names), mount);
+            }
+            Err(error) => self.visit.refused(".".into(), error),
+        }
+    }
+
+    /// Visits the entries of one folder and leaves its folders to other cores.
+    fn list(self, scope: &rayon::Scope<'s>, folder: Arc<Folder>, names: Option<&'s Names>, mount: Mount) {
+        if cancel::requested() {
+            return;
+        }
+        self.visit.folder(&folder);
+        let mut local = V::Local::default();
+        for (name, kind) in self.entries(&folder) {
+            let below = names.and_then(|names| names.child(name.to_bytes()));
+            let part = below.and_then(|below| below.part).unwrap_or(folder.part);
+            let is_folder = match kind {
+                FileType::Directory => true,
+                FileType::Unknown => statat(&folder.fd, &name, AtFlags::SYMLINK_NOFOLLOW)
+                    .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory),
+                _ => false,
+            };
+            if !is_folder {
+                self.visit.entry(&folder, &name, part, &mut local);
+            } else if self.visit.enters(part, below.is_some_and(Names::leads_on)) {
+                let above = folder.clone();
+                scope.spawn(move |scope| self.enter(scope, above, name, below, part, mount));
+            }
+        }
+        self.visit.listed(&folder, local);
+        self.leave(folder);
+    }
+
+    /// Reads all names before any is visited: what a job removes must not disturb the reading.
+    fn entries(self, folder: &Folder) -> Vec<(CString, FileType)> {
+        let mut found = Vec::new();
+        let entries = match Dir::read_from(&folder.fd) {
+            Ok(entries) => entries,
+            Err(error) => {
+                self.visit.refused(folder.path(c""), error);
+                return found;
+            }
+        };
+        for entry in entries {
+            match entry {
+                Ok(entry) if entry.file_name() == c"." || entry.file_name() == c".." => {}
+                Ok(entry) => found.push((entry.file_name().to_owned(), entry.file_type())),
+                Err(error) => {
+                    self.visit.refused(folder.path(c""), error);
+                    break;
+                }
+            }
+        }
+        found
+    }
+
+    fn enter(
+        self,
+        scope: &rayon::Scope<'s>,
+        above: Arc<Folder>,
+        name: CString,
+        names: Option<&'s Names>,
+        part: usize,
+        mount: Mount,
+    ) {
+        let opened =
+            openat(&above.fd, &name, FOLDER, Mode::empty()).and_then(|fd| Ok((fstat(&fd)?, mount_of(&fd)?, fd)));
+        match opened {
+            Ok((stat, here, fd)) if here == mount => {
+                let folder = Folder { fd, name, above: Some(above), part, named: names.is_some(), stat };
+                self.list(scope, Arc::new(folder), names, mount);
+                return;
+            }
+            Ok(_) => self.visit.other_mount(above.path(&name)),
+            // Deleted, or replaced by a link, since its parent was read.
+            Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => {}
+            Err(error) => self.visit.refused(above.path(&name), error),
+        }
+        self.leave(above);
+    }
+
+    /// Lets go of a folder. The last one to do so has seen everything below it; so it goes up, without recursion.
+    fn leave(self, folder: Arc<Folder>) {
+        let mut next = Some(folder);
+        while let Some(folder) = next.and_then(Arc::into_inner) {
+            self.visit.done(&folder);
+            next = folder.above;
+        }
+    }
+}
+
+const FOLDER: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
+
+/// What tells one mounted file system from another: its device, and the mount's own number where the kernel tells it
+/// (Linux 5.8), for a bind mount has the device of its source.
+type Mount = (u64, u64);
+
+#[cfg(target_os = "linux")]
+fn mount_of(fd: impl AsFd) -> rustix::io::Result<Mount> {
+    use rustix::fs::{StatxFlags, statx};
+    let found = statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
+    let told = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::MNT_ID);
+    let device = u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor);
+    Ok((device, if told { found.stx_mnt_id } else { 0 }))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn mount_of(fd: impl AsFd) -> rustix::io::Result<Mount> {
+    Ok((fstat(fd)?.st_dev as u64, 0))
+}
+
+/// Returns the bytes that an entry takes on the disk; st_blocks counts units of 512 bytes on every system.
+pub fn blocks(stat: &Stat) -> u64 {
+    u64::try_from(stat.st_blocks).unwrap_or_default() * 512
+}
+
+/// Returns when a file was last used, seconds since 1970: read or changed.
+pub fn last_used(stat: &Stat) -> u64 {
+    u64::try_from(stat.st_atime.max(stat.st_mtime)).unwrap_or_default()
+}

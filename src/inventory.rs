@@ -1,0 +1,703 @@
+//! Everything that is cached, as rows: asks builders, volumes and the catalogue, side by side. Changes nothing.
+
+use std::collections::BTreeMap;
+use std::thread;
+
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::builders::Builders;
+use crate::cancel;
+use crate::catalogue::{self, Class, Known, Unit};
+use crate::cli::Selection;
+use crate::docker::{BuilderRef, Container, Docker, Info, Volume, endpoint};
+use crate::inside::measure::{Measured, Sum, Tree};
+use crate::inside::{Job, Line};
+use crate::model::{Bytes, CacheRecord, CacheVolume, Moment, MountName, VolumeUser};
+use crate::parallel;
+use crate::place::{Access, MountPlace, Place, carriable};
+
+/// What a row is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    #[default]
+    Layer,
+    Mount,
+    Volume,
+}
+
+impl Kind {
+    /// Returns the word for people and for JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Layer => "layer",
+            Kind::Mount => "mount",
+            Kind::Volume => "volume",
+        }
+    }
+}
+
+/// One cache, or a part of one; rows of one place never count a byte twice.
+#[derive(Clone, Debug, Serialize)]
+pub struct Cache {
+    pub kind: Kind,
+    /// The type of the records, the id of the mount, or the name of the volume.
+    pub name: String,
+    pub builder: Option<String>,
+    pub volume: Option<String>,
+    /// The target of the mount, or the directory as the containers see it.
+    pub path: Option<String>,
+    pub language: Option<&'static str>,
+    pub tool: Option<&'static str>,
+    #[serde(serialize_with = "class_word")]
+    pub class: Class,
+    pub bytes: u64,
+    pub files: Option<u64>,
+    /// False where the number is docker's own record of a mount, which may be old, or a rounded one.
+    pub exact: bool,
+    /// Seconds since 1970.
+    pub last_used: Option<u64>,
+    #[serde(skip)]
+    pub source: Source,
+}
+
+/// Where the bytes of a row are, for a command that changes them.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// Records of a builder.
+    Records(Vec<CacheRecord>),
+    /// A part of a volume or mount: the known path of this index, or the rest.
+    Part { holder: Holder, part: usize, unit: Unit, sum: Sum },
+}
+
+/// What a part is a part of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Holder {
+    /// Index in [`Inventory::volumes`].
+    Volume(usize),
+    /// Index in [`Inventory::mounts`].
+    Mount(usize),
+}
+
+impl Cache {
+    /// Returns the records behind a row of a builder.
+    pub fn records(&self) -> &[CacheRecord] {
+        match &self.source {
+            Source::Records(records) => records,
+            Source::Part { .. } => &[],
+        }
+    }
+
+    fn push(&mut self, record: &CacheRecord) {
+        if let Source::Records(records) = &mut self.source {
+            records.push(record.clone());
+        }
+    }
+}
+
+fn class_word<S: serde::Serializer>(class: &Class, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(class.as_str())
+}
+
+/// What was found, and what could not be.
+#[derive(Debug, Default)]
+pub struct Inventory {
+    pub caches: Vec<Cache>,
+    /// What is missing from the rows, and why: a builder that does not answer, files that cannot be read.
+    pub gaps: Vec<String>,
+    /// The volumes that were looked into, those that are not selected by language or tool included.
+    pub volumes: Vec<FoundVolume>,
+    /// The mounts that were looked into, because they hold more than one thing.
+    pub mounts: Vec<FoundMount>,
+    /// The builders that answered.
+    pub builders: Vec<FoundBuilder>,
+    /// The engine that has the volumes, if any were looked for.
+    pub info: Option<Info>,
+}
+
+/// A volume that holds caches.
+#[derive(Clone, Debug)]
+pub struct FoundVolume {
+    pub cache: CacheVolume,
+    /// The same, as docker tells it.
+    pub volume: Volume,
+    /// What the catalogue looks for in it.
+    pub known: Vec<Known>,
+}
+
+/// Returns the paths that tell the parts of a volume or mount apart.
+pub fn paths(known: &[Known]) -> Vec<String> {
+    known.iter().map(|known| known.path.clone()).collect()
+}
+
+/// A cache mount that holds more than one thing, as a whole `~/.cache` or CARGO_HOME does.
+#[derive(Clone, Debug)]
+pub struct FoundMount {
+    pub builder: BuilderRef,
+    pub name: MountName,
+    /// What the catalogue looks for in it.
+    pub known: Vec<Known>,
+}
+
+/// A builder and all that it holds.
+#[derive(Clone, Debug)]
+pub struct FoundBuilder {
+    pub builder: BuilderRef,
+    pub records: Vec<CacheRecord>,
+}
+
+/// What to look for, and how closely.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    pub selection: &'a Selection,
+    /// Measure mounts inside.
+    pub exact: bool,
+}
+
+/// Where to look.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Look {
+    pub volumes: bool,
+    pub mounts: bool,
+    pub layers: bool,
+    /// Tell how old the files of volumes are.
+    pub ages: bool,
+    /// Look into mounts that hold more than one thing, by a build that uses them.
+    pub inside: bool,
+}
+
+impl Wanted<'_> {
+    fn look(&self) -> Look {
+        Look { volumes: self.volumes(), mounts: self.mounts(), layers: self.layers(), ages: false, inside: false }
+    }
+
+    fn volumes(&self) -> bool {
+        !self.selection.volume.is_empty() || self.selection.mount.is_empty()
+    }
+
+    fn mounts(&self) -> bool {
+        !self.selection.mount.is_empty() || self.selection.volume.is_empty()
+    }
+
+    /// Layers belong to no language, tool, mount or volume.
+    fn layers(&self) -> bool {
+        let Selection { lang, tool, volume, mount, .. } = self.selection;
+        lang.is_empty() && tool.is_empty() && volume.is_empty() && mount.is_empty()
+    }
+}
+
+/// Finds all caches that are wanted. `progress` is told files and bytes while volumes are measured.
+///
+/// # Errors
+/// When the engine cannot be asked, or something that was named does not exist. A builder that does not answer is a gap.
+pub fn collect(
+    docker: &Docker,
+    settings: &endpoint::Settings,
+    wanted: Wanted<'_>,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Inventory> {
+    collect_in(docker, settings, wanted, wanted.look(), progress)
+}
+
+/// The same as [`collect`], in the places that the caller chose. Layers belong to no language and no tool, so a choice of
+/// those does not narrow them.
+///
+/// # Errors
+/// See there.
+pub fn collect_in(
+    docker: &Docker,
+    settings: &endpoint::Settings,
+    wanted: Wanted<'_>,
+    look: Look,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Inventory> {
+    let names = names(wanted.selection)?;
+    let mut inventory = thread::scope(|scope| -> Result<Inventory> {
+        let built = look.mounts || look.layers;
+        let built = built.then(|| scope.spawn(|| of_builders(docker, settings, wanted, look, &names)));
+        let mut inventory = match look.volumes {
+            true => of_volumes(docker, wanted, look, progress)?,
+            false => Inventory::default(),
+        };
+        if let Some(built) = built {
+            let built = parallel::join(built)?;
+            inventory.caches.extend(built.caches);
+            inventory.gaps.extend(built.gaps);
+            inventory.builders = built.builders;
+            inventory.mounts = built.mounts;
+        }
+        Ok(inventory)
+    })?;
+    // Half of what was asked for is not an answer.
+    if cancel::requested() {
+        bail!("cancelled");
+    }
+    inventory.caches.retain(|cache| cache.kind == Kind::Layer || names.select(cache.language, cache.tool));
+    inventory.caches.sort_by(|a, b| {
+        b.bytes.cmp(&a.bytes).then_with(|| (a.kind, &a.name, &a.path).cmp(&(b.kind, &b.name, &b.path)))
+    });
+    Ok(inventory)
+}
+
+/// The catalogue's names of the languages and tools that were asked for.
+#[derive(Debug)]
+pub struct Names {
+    languages: Vec<&'static str>,
+    tools: Vec<&'static str>,
+}
+
+impl Names {
+    /// Returns true if a cache of this language and tool was asked for.
+    pub fn select(&self, language: Option<&str>, tool: Option<&str>) -> bool {
+        (self.languages.is_empty() || language.is_some_and(|name| self.languages.contains(&name)))
+            && (self.tools.is_empty() || tool.is_some_and(|name| self.tools.contains(&name)))
+    }
+
+    fn any(&self) -> bool {
+        !self.languages.is_empty() || !self.tools.is_empty()
+    }
+}
+
+/// Returns the catalogue's names of the languages and tools that were asked for.
+///
+/// # Errors
+/// When there is none of a name.
+pub fn names(selection: &Selection) -> Result<Names> {
+    let mut names = Names { languages: Vec::new(), tools: Vec::new() };
+    for name in &selection.lang {
+        match catalogue::language(name) {
+            Some(name) => names.languages.push(name),
+            None => bail!("no language {name:?}\nhint: there are {}", join(catalogue::languages())),
+        }
+    }
+    for name in &selection.tool {
+        match catalogue::tool(name) {
+            Some(name) => names.tools.push(name),
+            None => bail!("no tool {name:?}\nhint: there are {}", join(catalogue::tools())),
+        }
+    }
+    Ok(names)
+}
+
+fn join(names: impl Iterator<Item = &'static str>) -> String {
+    names.collect::<Vec<_>>().join(", ")
+}
+
+/// Finds layers and mounts of the selected builders.
+fn of_builders(
+    docker: &Docker,
+    settings: &endpoint::Settings,
+    wanted: Wanted<'_>,
+    look: Look,
+    names: &Names,
+) -> Result<Inventory> {
+    let Selection { builder, all_builders, mount, .. } = wanted.selection;
+    // Most often docker's own builder is the one in use: it is asked while `docker buildx ls` runs.
+    let (builders, early) = thread::scope(|scope| {
+        let early = scope.spawn(|| docker.build_cache());
+        let builders = Builders::ask(docker, settings);
+        (builders, parallel::join(early))
+    });
+    let builders = builders?;
+    let mut early = Some(early);
+    let selected = builders.selected(builder.as_deref(), *all_builders)?;
+    let references: Vec<BuilderRef> = selected.iter().map(|builder| builders.reference(builder)).collect();
+    let own = |reference: &BuilderRef| reference.is_of_context(&docker.endpoint.context);
+    let found = parallel::each(&references, |reference| (!own(reference)).then(|| reference.records()));
+    let mut inventory = Inventory::default();
+    for ((builder, reference), records) in selected.iter().zip(&references).zip(found) {
+        let records = records.or_else(|| early.take()).unwrap_or_else(|| reference.records());
+        match records {
+            Ok(records) => {
+                if look.layers {
+                    inventory.caches.extend(layers(&builder.name, &records));
+                }
+                let mut mounts = match look.mounts {
+                    true => mounts(&builder.name, &records),
+                    false => Vec::new(),
+                };
+                mounts.retain(|(_, cache)| mount.is_empty() || mount.iter().any(|id| is_called(cache, id)));
+                if wanted.exact {
+                    measure_mounts(reference, &mut mounts, &mut inventory.gaps);
+                }
+                if look.inside {
+                    let mixed = mounts.extract_if(.., |(_, cache)| is_mixed(cache, names));
+                    let mixed: Vec<_> = mixed.collect();
+                    look_inside(reference, mixed, look.ages, &mut inventory);
+                }
+                inventory.caches.extend(mounts.into_iter().map(|(_, cache)| cache));
+                inventory.builders.push(FoundBuilder { builder: reference.clone(), records });
+            }
+            Err(error) if selected.len() == 1 => return Err(error.into()),
+            Err(error) => inventory.gaps.push(format!("builder {} is not counted: {error}", builder.name)),
+        }
+    }
+    for id in mount {
+        if !inventory.caches.iter().any(|cache| cache.kind == Kind::Mount && is_called(cache, id)) {
+            bail!(
+                "no cache mount {id:?} in {}\nhint: `docker cache size --all-builders` lists all",
+                selected.iter().map(|builder| builder.name.as_str()).collect::<Vec<_>>().join(", ")
+            );
+        }
+    }
+    Ok(inventory)
+}
+
+fn is_called(cache: &Cache, name: &str) -> bool {
+    cache.name == name || cache.path.as_deref() == Some(name)
+}
+
+/// Returns a row for each type of record but cache mounts. A shared record's bytes belong to an image as well.
+fn layers(builder: &str, records: &[CacheRecord]) -> Vec<Cache> {
+    let mut by_type: BTreeMap<&str, Cache> = BTreeMap::new();
+    for record in records.iter().filter(|record| record.kind != "exec.cachemount") {
+        let row = by_type.entry(&record.kind).or_insert_with(|| Cache {
+            kind: Kind::Layer,
+            name: record.kind.clone(),
+            builder: Some(builder.into()),
+            volume: None,
+            path: None,
+            language: None,
+            tool: None,
+            class: Class::Cache,
+            bytes: 0,
+            files: None,
+            exact: true,
+            last_used: None,
+            source: Source::Records(Vec::new()),
+        });
+        row.bytes += record.bytes;
+        row.exact &= record.exact;
+        row.last_used = row.last_used.max(record.last_used);
+        row.push(record);
+    }
+    by_type.into_values().collect()
+}
+
+/// Returns a row for each cache mount: all records of one id, which differ by uid, gid, mode or by being private.
+/// BuildKit before v0.12 tells no ids; there the target stands for one.
+fn mounts(builder: &str, records: &[CacheRecord]) -> Vec<(MountRecords, Cache)> {
+    let mut by_name: BTreeMap<_, (MountRecords, Cache)> = BTreeMap::new();
+    for record in records {
+        let Some(mount) = record.mount() else { continue };
+        let known = catalogue::for_mount(mount.id.as_deref(), &mount.target);
+        // Variants of one id may belong to different tools, each with a directory of its own.
+        let key = (mount.namespace.clone(), mount.shown().to_string(), known.map(|(row, class)| (row.tool, class)));
+        let (variants, row) = by_name.entry(key).or_insert_with(|| {
+            let cache = Cache {
+                kind: Kind::Mount,
+                name: mount.shown().into(),
+                builder: Some(builder.into()),
+                volume: None,
+                path: Some(mount.target.clone()),
+                language: known.map(|(row, _)| row.language),
+                tool: known.map(|(row, _)| row.tool),
+                // A mount is made for caching, but it may lie over programs or settings.
+                class: known.map_or(Class::Cache, |(_, class)| class),
+                bytes: 0,
+                files: None,
+                exact: false,
+                last_used: None,
+                source: Source::Records(Vec::new()),
+            };
+            (MountRecords { name: mount, plain: 0, variants: 0 }, cache)
+        });
+        match record.parents.is_empty() {
+            true => variants.plain += 1,
+            false => variants.variants += 1,
+        }
+        row.bytes += record.bytes;
+        row.last_used = row.last_used.max(record.last_used);
+        row.push(record);
+    }
+    by_name.into_values().collect()
+}
+
+/// A mount and how many records it has: those with a parent were made with uid, gid, mode or from.
+struct MountRecords {
+    name: MountName,
+    plain: u32,
+    variants: u32,
+}
+
+impl MountRecords {
+    /// Returns why a build cannot be sure to get this mount and no other, if it cannot.
+    fn unreachable(&self) -> Option<&'static str> {
+        if self.name.id.is_none() {
+            Some("this engine does not tell the ids of cache mounts")
+        } else if self.plain != 1 || self.variants != 0 {
+            Some("it has several variants (uid, gid, mode, from or private)")
+        } else if !carriable(&self.name) {
+            Some("its id cannot be written in a Dockerfile safely")
+        } else {
+            None
+        }
+    }
+}
+
+/// Measures inside those mounts that one record stands for; others cannot be told apart by a build.
+fn measure_mounts(builder: &BuilderRef, mounts: &mut [(MountRecords, Cache)], gaps: &mut Vec<String>) {
+    let mut by_namespace: BTreeMap<&str, Vec<(&MountRecords, &mut Cache)>> = BTreeMap::new();
+    for (records, cache) in mounts {
+        match records.unreachable() {
+            Some(why) => gaps.push(format!("mount {} keeps docker's size: {why}", cache.name)),
+            None => by_namespace.entry(&records.name.namespace).or_default().push((records, cache)),
+        }
+    }
+    for mounts in by_namespace.into_values() {
+        let names = mounts.iter().map(|(records, _)| records.name.clone()).collect();
+        let trees = vec![Tree::default(); mounts.len()];
+        let found = measure_inside(builder, names, trees).unwrap_or_else(|error| {
+            gaps.push(format!("mounts of builder {} keep docker's sizes: {error:#}", builder.name));
+            Vec::new()
+        });
+        for ((_, cache), measured) in mounts.into_iter().zip(&found) {
+            cache.bytes = measured.rest.bytes;
+            cache.files = Some(measured.rest.files);
+            cache.exact = true;
+            report_unreadable(&format!("mount {}", cache.name), measured, gaps);
+        }
+    }
+}
+
+/// Measures mounts of one namespace; the roots of the trees are filled in.
+fn measure_inside(builder: &BuilderRef, mounts: Vec<MountName>, mut trees: Vec<Tree>) -> Result<Vec<Measured>> {
+    let place = Place::Build(MountPlace { builder: builder.clone(), mounts });
+    for (tree, root) in trees.iter_mut().zip(place.roots()) {
+        tree.root = root;
+    }
+    let mut found = Vec::new();
+    place.run(&Job::Measure(trees), &mut |line| {
+        if let Line::Measured(measured) = line {
+            found = measured;
+        }
+    })?;
+    Ok(found)
+}
+
+/// Returns true for a mount of which only a part is what was asked for: it holds something to be kept, or caches of
+/// several tools of which one was named.
+fn is_mixed(cache: &Cache, names: &Names) -> bool {
+    let whole = cache.class.is_deletable() && (cache.tool.is_some() || !names.any());
+    let below = || catalogue::known_below(cache.path.as_deref().unwrap_or_default());
+    let wanted =
+        |known: Known| known.class.is_deletable() && names.select(Some(known.row.language), Some(known.row.tool));
+    !whole && below().into_iter().any(wanted)
+}
+
+/// Puts the rows of what mixed mounts hold in the place of their own.
+fn look_inside(builder: &BuilderRef, mixed: Vec<(MountRecords, Cache)>, ages: bool, inventory: &mut Inventory) {
+    let mut by_namespace: BTreeMap<String, Vec<(MountRecords, Cache)>> = BTreeMap::new();
+    for (records, cache) in mixed {
+        let in_use = cache.records().iter().any(|record| record.in_use);
+        match records.unreachable() {
+            Some(why) => inventory.gaps.push(format!("mount {} is not looked into: {why}", cache.name)),
+            // It is not touched, so it need not be waited for.
+            None if in_use => {}
+            None => {
+                by_namespace.entry(records.name.namespace.clone()).or_default().push((records, cache));
+                continue;
+            }
+        }
+        inventory.caches.push(cache);
+    }
+    for mounts in by_namespace.into_values() {
+        let known: Vec<Vec<Known>> =
+            mounts.iter().map(|(_, cache)| catalogue::known_below(cache.path.as_deref().unwrap_or_default())).collect();
+        let names = mounts.iter().map(|(records, _)| records.name.clone()).collect();
+        let trees = known.iter().map(|known| Tree { known: paths(known), ages, ..Tree::default() }).collect();
+        let found = match measure_inside(builder, names, trees) {
+            Ok(found) => found,
+            Err(error) => {
+                let which = &builder.name;
+                inventory.gaps.push(format!("mounts of builder {which} are not looked into: {error:#}"));
+                inventory.caches.extend(mounts.into_iter().map(|(_, cache)| cache));
+                continue;
+            }
+        };
+        for (((records, cache), known), measured) in mounts.into_iter().zip(known).zip(found) {
+            report_unreadable(&format!("mount {}", cache.name), &measured, &mut inventory.gaps);
+            let holder = Holder::Mount(inventory.mounts.len());
+            inventory
+                .caches
+                .extend(parts(measured, known.len()).map(|(part, sum)| part_row(&cache, &known, holder, part, sum)));
+            inventory.mounts.push(FoundMount { builder: builder.clone(), name: records.name, known });
+        }
+    }
+}
+
+/// Finds and measures cache volumes.
+///
+/// # Errors
+/// See [`collect`].
+pub fn of_volumes(
+    docker: &Docker,
+    wanted: Wanted<'_>,
+    look: Look,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Inventory> {
+    let (info, containers, volumes) = docker.overview()?;
+    let found = cache_volumes(&volumes, &containers, &wanted.selection.volume)?;
+    let found = found.into_iter().filter_map(|cache| {
+        let volume = volumes.iter().find(|volume| volume.name == cache.name)?.clone();
+        let known = catalogue::known_below(&cache.mounted_at);
+        Some(FoundVolume { cache, volume, known })
+    });
+    measure_volumes(docker, info, found.collect(), look.ages, progress)
+}
+
+/// Returns the volumes that hold caches: those mounted at a cache path by any container, those that compose or their
+/// name calls a cache, and the named ones whatever they are.
+///
+/// # Errors
+/// When there is no volume of a given name.
+pub fn cache_volumes(volumes: &[Volume], containers: &[Container], named: &[String]) -> Result<Vec<CacheVolume>> {
+    for name in named {
+        if !volumes.iter().any(|volume| volume.name == *name) {
+            bail!("no volume {name:?}\nhint: `docker volume ls` lists all volumes");
+        }
+    }
+    let found = volumes.iter().filter(|volume| named.is_empty() || named.contains(&volume.name)).filter_map(|volume| {
+        let users = users(containers, &volume.name);
+        let at_cache_path = users.iter().find(|user| catalogue::is_cache_path(&user.destination));
+        let labels = volume.labels.clone().unwrap_or_default();
+        // A builder's own state is counted as that builder's cache.
+        let is_state = volume.name.starts_with("buildx_buildkit_") && volume.name.ends_with("_state");
+        let mounted_at = at_cache_path
+            .map(|user| user.destination.clone())
+            .or_else(|| {
+                let label = labels.get("com.docker.compose.volume");
+                let said = label.and_then(|name| catalogue::volume_root(name));
+                said.or_else(|| catalogue::volume_root(&volume.name)).filter(|_| !is_state)
+            })
+            .or_else(|| {
+                let asked = named.contains(&volume.name);
+                asked.then(|| users.first().map_or("/cache".into(), |user| user.destination.clone()))
+            })?;
+        Some(CacheVolume {
+            name: volume.name.clone(),
+            driver: volume.driver.clone(),
+            mountpoint: volume.mountpoint.clone(),
+            labels,
+            mounted_at,
+            users,
+        })
+    });
+    let mut found: Vec<CacheVolume> = found.collect();
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
+}
+
+/// Returns the containers that mount a volume, running ones first.
+pub fn users(containers: &[Container], volume: &str) -> Vec<VolumeUser> {
+    let mounts = containers.iter().flat_map(|container| container.mounts.iter().map(move |mount| (container, mount)));
+    let mut users: Vec<VolumeUser> = mounts
+        .filter(|(_, mount)| mount.r#type == "volume" && mount.name == volume)
+        .map(|(container, mount)| VolumeUser {
+            container: container
+                .names
+                .first()
+                .map_or(container.id.as_str(), |name| name.trim_start_matches('/'))
+                .into(),
+            destination: mount.destination.clone(),
+            // A paused one goes on with what it has open.
+            running: ["running", "paused", "restarting"].contains(&container.state.as_str()),
+        })
+        .collect();
+    users.sort_by_key(|user| (!user.running, user.container.clone()));
+    users
+}
+
+fn measure_volumes(
+    docker: &Docker,
+    info: Info,
+    found: Vec<FoundVolume>,
+    ages: bool,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Inventory> {
+    let mut inventory = Inventory::default();
+    if !found.is_empty() {
+        let volumes: Vec<&Volume> = found.iter().map(|found| &found.volume).collect();
+        let place = Place::of_volumes(docker, &info, &volumes, Access::Read);
+        let trees =
+            place.roots().into_iter().zip(&found).map(|(root, found)| Tree { root, known: paths(&found.known), ages });
+        let mut measured = Vec::new();
+        place.run(&Job::Measure(trees.collect()), &mut |line| match line {
+            Line::Progress { files, bytes } => progress(files, bytes),
+            Line::Measured(found) => measured = found,
+            _ => {}
+        })?;
+        for (at, (found, measured)) in found.iter().zip(measured).enumerate() {
+            report_unreadable(&format!("volume {}", found.cache.name), &measured, &mut inventory.gaps);
+            let row = volume_row(&found.cache);
+            let parts = parts(measured, found.known.len());
+            let holder = Holder::Volume(at);
+            inventory.caches.extend(parts.map(|(part, sum)| part_row(&row, &found.known, holder, part, sum)));
+        }
+    }
+    inventory.volumes = found;
+    inventory.info = Some(info);
+    Ok(inventory)
+}
+
+/// Returns the parts that are there, by their index; the rest only if it holds something, or is all there is.
+fn parts(measured: Measured, rest: usize) -> impl Iterator<Item = (usize, Sum)> {
+    let rest_is_all = !measured.known.iter().any(|sum| sum.exists);
+    let rest = (measured.rest.files > 0 || rest_is_all).then_some((rest, measured.rest));
+    measured.known.into_iter().enumerate().filter(|(_, sum)| sum.exists).chain(rest)
+}
+
+fn volume_row(volume: &CacheVolume) -> Cache {
+    Cache {
+        kind: Kind::Volume,
+        name: volume.name.clone(),
+        builder: None,
+        volume: Some(volume.name.clone()),
+        path: Some(volume.mounted_at.clone()),
+        language: None,
+        tool: None,
+        class: Class::State,
+        bytes: 0,
+        files: None,
+        exact: true,
+        last_used: None,
+        source: Source::Records(Vec::new()),
+    }
+}
+
+/// Returns the row of one part of a volume or mount.
+fn part_row(whole: &Cache, known: &[Known], holder: Holder, part: usize, sum: Sum) -> Cache {
+    let known = known.get(part);
+    let root = whole.path.as_deref().unwrap_or_default().trim_end_matches('/');
+    let path = known.map_or("", |known| &known.path);
+    Cache {
+        path: Some(if path.is_empty() { root.into() } else { format!("{root}/{path}") }),
+        language: known.map(|known| known.row.language),
+        tool: known.map(|known| known.row.tool),
+        // What nobody knows is kept: it is not surely a cache.
+        class: known.map_or(Class::State, |known| known.class),
+        bytes: sum.bytes,
+        files: Some(sum.files),
+        exact: true,
+        last_used: (sum.last_used > 0).then_some(sum.last_used),
+        source: Source::Part { holder, part, unit: known.map_or(Unit::Whole, |known| known.row.unit), sum },
+        ..whole.clone()
+    }
+}
+
+fn report_unreadable(what: &str, measured: &Measured, gaps: &mut Vec<String>) {
+    if let Some(first) = measured.unreadable.first() {
+        gaps.push(format!("{what}: {} entries could not be read, the first: {first}", measured.unreadable_count));
+    }
+}
+
+/// Returns the sum of all rows.
+pub fn total(caches: &[Cache]) -> Bytes {
+    caches.iter().map(|cache| Bytes(cache.bytes)).sum()
+}
+
+/// Returns when a row was last used, in docker's words.
+pub fn last_used(cache: &Cache, now: Moment) -> String {
+    cache.last_used.map_or("N/A".into(), |moment| Moment(moment).ago(now))
+}

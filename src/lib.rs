@@ -1,0 +1,26 @@
+//! Shows, explains, cleans and carries every cache that Docker builds and dev containers use.
+//!
+//! From top to bottom: [`cli`] and [`plugin`] read the command line, [`commands`] do one command each; [`inventory`], [`ownership`],
+//! [`builders`], [`docker`] and [`place`] touch the world; [`catalogue`], [`model`] and [`plan`] are pure; [`report`] prints.
+//! [`inside`] is what the same binary does within an engine. [`cancel`] is how all of it stops.
+
+pub mod builders;
+pub mod bundle;
+pub mod cancel;
+pub mod catalogue;
+pub mod checks;
+pub mod cli;
+pub mod commands;
+pub mod docker;
+pub mod dockerfile;
+pub mod exit;
+pub mod inside;
+pub mod inventory;
+pub mod model;
+pub mod ownership;
+pub mod parallel;
+pub mod place;
+pub mod plan;
+pub mod plugin;
+pub mod project;
+pub mod report;

@@ -1,0 +1,45 @@
+//! `docker cache`: arguments to command to exit status. The map of the program is in lib.rs.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use docker_cache::cli::{self, Cli, Command};
+use docker_cache::commands::{self, Context};
+use docker_cache::plugin::{self, Request};
+use docker_cache::{cancel, exit, inside, report};
+
+fn main() -> ExitCode {
+    let request = plugin::request(std::env::args_os().skip(1));
+    let done = match request {
+        Request::Metadata => report::data(&plugin::metadata()).map(|()| 0),
+        // No hooks are offered; docker takes an empty answer for silence.
+        Request::Hooks => report::data("{}\n").map(|()| 0),
+        Request::Complete { words, descriptions } => commands::complete::run(&words, descriptions),
+        Request::Run(args) => match cli::parse(&args) {
+            Ok(cli) => run(cli),
+            Err(refusal) => Ok(exit::refused(&refusal)),
+        },
+    };
+    ExitCode::from(match done {
+        Ok(code) => cancel::exit_code().unwrap_or(code),
+        Err(error) => exit::failed(&error),
+    })
+}
+
+fn run(cli: Cli) -> Result<u8> {
+    if let Command::Inside(options) = &cli.command {
+        return inside::main(options).map(|()| 0);
+    }
+    cancel::listen();
+    let context = Context::new(&cli.docker);
+    match cli.command {
+        Command::Builder(options) => commands::builder::run(context, &options),
+        Command::Clear(options) => commands::clear::run(context, &options),
+        Command::Doctor(options) => commands::doctor::run(context, &options),
+        Command::Size(options) => commands::size::run(context, &options),
+        Command::Export(options) => commands::export::run(context, &options),
+        Command::Import(options) => commands::import::run(context, &options),
+        Command::Verify(options) => commands::verify::run(&options),
+        Command::Inside(_) => Ok(0),
+    }
+}

@@ -1,0 +1,127 @@
+//! Who owns what in cache volumes, and who writes there: asks docker and looks inside. Changes nothing.
+
+use anyhow::{Result, bail};
+
+use crate::checks::caches::{OwnedPart, OwnedVolume, Writer};
+use crate::docker::{Container, Docker, Info};
+use crate::inside::measure::Tree;
+use crate::inside::{Job, Line};
+use crate::inventory::{self, FoundVolume, paths};
+use crate::place::{Access, Place};
+use crate::{cancel, catalogue, parallel};
+
+/// The cache volumes of an engine, with what the rules want to know of each.
+#[derive(Debug)]
+pub struct Ownership {
+    pub info: Info,
+    pub volumes: Vec<(FoundVolume, OwnedVolume)>,
+}
+
+/// Looks into the cache volumes that a container has mounted, or only into the named ones.
+///
+/// # Errors
+/// When the engine cannot be asked, or a volume that was named does not exist.
+pub fn ask(docker: &Docker, named: &[String]) -> Result<Ownership> {
+    let (info, containers, volumes) = docker.overview()?;
+    let mut found: Vec<(FoundVolume, OwnedVolume)> = Vec::new();
+    for cache in inventory::cache_volumes(&volumes, &containers, named)? {
+        let Some(volume) = volumes.iter().find(|volume| volume.name == cache.name).cloned() else { continue };
+        let mounts = |container: &&Container| {
+            container.mounts.iter().any(|mount| mount.r#type == "volume" && mount.name == cache.name)
+        };
+        let users: Vec<&Container> = containers.iter().filter(mounts).collect();
+        let writers = parallel::each(&users, |container| writer(docker, container));
+        let writers = writers.into_iter().collect::<Result<Vec<Writer>>>()?;
+        if writers.is_empty() {
+            continue;
+        }
+        let known = catalogue::known_below(&cache.mounted_at);
+        let owned = OwnedVolume { name: cache.name.clone(), writers, parts: Vec::new() };
+        found.push((FoundVolume { cache, volume, known }, owned));
+    }
+    if !found.is_empty() {
+        look_inside(docker, &info, &mut found)?;
+    }
+    if cancel::requested() {
+        bail!("cancelled");
+    }
+    Ok(Ownership { info, volumes: found })
+}
+
+fn look_inside(docker: &Docker, info: &Info, found: &mut [(FoundVolume, OwnedVolume)]) -> Result<()> {
+    let raw: Vec<_> = found.iter().map(|(found, _)| &found.volume).collect();
+    let place = Place::of_volumes(docker, info, &raw, Access::Read);
+    let trees = place.roots().into_iter().zip(found.iter());
+    let trees = trees.map(|(root, (found, _))| Tree { root, known: paths(&found.known), ages: false });
+    let mut owners = Vec::new();
+    place.run(&Job::Owners(trees.collect()), &mut |line| {
+        if let Line::Owners(found) = line {
+            owners = found;
+        }
+    })?;
+    for ((found, owned), parts) in found.iter_mut().zip(owners) {
+        let root = found.cache.mounted_at.trim_end_matches('/');
+        let known = found.known.iter().map(|known| known.path.as_str()).chain([""]);
+        owned.parts = known
+            .zip(parts)
+            .map(|(path, part)| OwnedPart {
+                path: if path.is_empty() { found.cache.mounted_at.clone() } else { format!("{root}/{path}") },
+                owners: part.owners,
+            })
+            .collect();
+    }
+    Ok(())
+}
+
+/// Returns as whom a container writes.
+fn writer(docker: &Docker, container: &Container) -> Result<Writer> {
+    let config = docker.container_config(&container.id)?;
+    let name = container.names.first().map_or(container.id.as_str(), |name| name.trim_start_matches('/')).to_owned();
+    // A container without users of its own knows only numbers.
+    let passwd = match config.user.is_empty() {
+        true => String::new(),
+        false => docker.container_passwd(&container.id).unwrap_or_default(),
+    };
+    match resolve(&config.user, &passwd) {
+        Some((uid, gid)) => Ok(Writer { container: name, uid, gid }),
+        None => bail!("container {name} runs as {:?}, which its /etc/passwd does not know", config.user),
+    }
+}
+
+/// Returns user and group of docker's `USER[:GROUP]`; a user whom nobody knows has the group 0. A group's name is not
+/// looked up: the user's own group stands for it.
+fn resolve(user: &str, passwd: &str) -> Option<(u32, u32)> {
+    let (user, group) = user.split_once(':').unwrap_or((user, ""));
+    if user.is_empty() {
+        return Some((0, group.parse().unwrap_or(0)));
+    }
+    let mut lines = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let line = lines.find(|line| line.len() > 3 && (line[0] == user || line[2] == user));
+    let uid = user.parse().ok().or_else(|| line.as_ref()?[2].parse().ok())?;
+    let own_group = line.and_then(|line| line[3].parse().ok()).unwrap_or(0);
+    Some((uid, group.parse().unwrap_or(own_group)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_numbers_or_names_of_the_container() {
+        let passwd = "root:x:0:0:root:/root:/bin/sh\ndev:x:1000:1001::/home/dev:/bin/sh\nhalf:x\n";
+        let cases = [
+            ("", Some((0, 0))),
+            ("1000", Some((1000, 1001))),
+            ("dev", Some((1000, 1001))),
+            ("dev:5", Some((1000, 5))),
+            ("dev:users", Some((1000, 1001))),
+            ("4242", Some((4242, 0))),
+            ("4242:7", Some((4242, 7))),
+            ("half", None),
+            ("nobody-knows", None),
+        ];
+        for (user, expected) in cases {
+            assert_eq!(resolve(user, passwd), expected, "{user}");
+        }
+    }
+}

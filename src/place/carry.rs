@@ -1,0 +1,325 @@
+//! Runs packing and unpacking where the files are. Blobs go the shortest way: by path, by a bind mount into a helper
+//! container, by `docker cp` from or to an engine elsewhere, by the context and the output of a helper build.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, PipeWriter, Read};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use super::{Place, container, helper, is_here};
+use crate::docker::{BLOBS, BuilderRef, Docker, Info, unique_name};
+use crate::inside::pack::{self, Pack, Packed};
+use crate::inside::unpack::{Target, Unpack, Unpacked};
+use crate::inside::{self, Job, Line, perform};
+
+/// What is packed from, or unpacked to.
+#[derive(Debug)]
+pub enum Site {
+    Volumes(Place),
+    /// Cache mounts of one builder, all of one namespace.
+    Mounts(BuilderRef, Vec<Mount>),
+}
+
+/// A cache mount, by all that makes it another than its neighbours.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mount {
+    pub namespace: String,
+    pub id: String,
+    /// `uid=1000,mode=0700`, or empty.
+    pub options: String,
+    /// Where the helper build has it; BuildKit shows the target of the first build for ever.
+    pub target: String,
+}
+
+impl Mount {
+    /// Returns true if it can be named in a Dockerfile without being taken for anything else. Options are CSV inside
+    /// shell-like words, so quotes, `$` and backslashes are left alone.
+    pub fn is_carriable(&self) -> bool {
+        let plain = |text: &str| text.chars().all(|c| c.is_alphanumeric() || " _./:@=+~-".contains(c));
+        let options = self.options.chars().all(|c| c.is_ascii_alphanumeric() || "=,".contains(c));
+        options
+            && !self.id.is_empty()
+            && self.id.trim() == self.id
+            && [&self.namespace, &self.id].into_iter().all(|t| plain(t))
+    }
+
+    /// Returns where a helper build has it: the target, if that is a plain path.
+    fn root(&self, at: usize) -> PathBuf {
+        let names = self.target.split('/').skip(1).collect::<Vec<_>>();
+        let plain = |name: &&str| {
+            !matches!(*name, "" | "." | ".." | "proc" | "sys" | "dev")
+                && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.@=+~-".contains(c))
+        };
+        match self.target.starts_with('/') && !names.is_empty() && names.iter().all(plain) {
+            true => PathBuf::from(&self.target),
+            false => PathBuf::from(format!("/mounts/{at}")),
+        }
+    }
+}
+
+impl Site {
+    fn roots(&self) -> Vec<PathBuf> {
+        match self {
+            Site::Volumes(place) => place.roots(),
+            Site::Mounts(_, mounts) => mounts.iter().enumerate().map(|(at, mount)| mount.root(at)).collect(),
+        }
+    }
+}
+
+/// What is told of progress: files and bytes.
+pub type Progress<'a> = &'a mut (dyn FnMut(u64, u64) + Send);
+
+/// Packs trees of a place into blobs in the directory `out`. Each tree's root is set here: the place's root of its
+/// number.
+///
+/// # Errors
+/// When the place cannot be reached, or something cannot be read or written.
+pub fn pack(place: &Site, trees: Vec<(usize, pack::Tree)>, out: &Path, progress: Progress<'_>) -> Result<Vec<Packed>> {
+    let roots = place.roots();
+    let mut formers: Vec<(String, PathBuf)> = Vec::new();
+    let mut trees: Vec<pack::Tree> =
+        trees.into_iter().map(|(at, tree)| pack::Tree { root: roots[at].clone(), ..tree }).collect();
+    for (at, previous) in trees.iter_mut().filter_map(|tree| tree.previous.as_mut()).enumerate() {
+        let name = format!("former-{at}");
+        formers.push((name.clone(), std::mem::replace(&mut previous.table, name.into())));
+    }
+    let within = |dir: &Path| {
+        let mut trees = trees.clone();
+        trees.iter_mut().filter_map(|tree| tree.previous.as_mut()).for_each(|previous| {
+            previous.table = dir.join(&previous.table);
+        });
+        trees
+    };
+    let mut packed = None;
+    let mut each = |line| match line {
+        Line::Progress { files, bytes } => progress(files, bytes),
+        Line::Packed(found) => packed = Some(found),
+        _ => {}
+    };
+    match place {
+        Site::Mounts(builder, mounts) => {
+            let job = |dir: &Path| Job::Pack(Pack { out: dir.join("out"), trees: within(dir) });
+            let output = out.join("output");
+            build(builder, mounts, &formers, job, false, &output, &mut each)?;
+            for blob in fs::read_dir(&output)?.flatten() {
+                fs::rename(blob.path(), out.join(blob.file_name()))?;
+            }
+            fs::remove_dir(&output)?;
+        }
+        Site::Volumes(Place::Here(_)) => {
+            put(&formers, out)?;
+            perform(&Job::Pack(Pack { out: out.into(), trees: within(out) }), &mut each)?;
+        }
+        Site::Volumes(Place::Container { docker, info, volumes, .. }) => {
+            let run = Carrier { docker, info, volumes, packs: true };
+            let dir = Path::new(BLOBS);
+            run.run(out, &formers, &Job::Pack(Pack { out: dir.into(), trees: within(dir) }), &mut each)?;
+        }
+        Site::Volumes(Place::Build(_)) => bail!("volumes are not reached by builds"),
+    }
+    packed.context("the helper gave no answer")
+}
+
+/// Unpacks trees into a place from blobs in the directory `blobs`. Each tree's root is set here.
+///
+/// # Errors
+/// When the place cannot be reached, a blob is damaged, or something cannot be written.
+pub fn unpack(
+    place: &Site,
+    trees: Vec<(usize, Target)>,
+    blobs: &Path,
+    progress: Progress<'_>,
+) -> Result<Vec<Unpacked>> {
+    let roots = place.roots();
+    let trees: Vec<Target> =
+        trees.into_iter().map(|(at, target)| Target { root: roots[at].clone(), ..target }).collect();
+    let mut unpacked = None;
+    let mut each = |line| match line {
+        Line::Progress { files, bytes } => progress(files, bytes),
+        Line::Unpacked(found) => unpacked = Some(found),
+        _ => {}
+    };
+    let mut names = HashSet::new();
+    for target in &trees {
+        names.extend([&target.table].into_iter().chain(target.layers.iter().map(|layer| &layer.blob)));
+    }
+    let needed = || names.iter().map(|blob| (blob.file().to_string(), blobs.join(blob.file()))).collect::<Vec<_>>();
+    match place {
+        Site::Mounts(builder, mounts) => {
+            let job = |dir: &Path| Job::Unpack(Unpack { blobs: dir.into(), trees: trees.clone() });
+            let answer = tempfile::tempdir()?;
+            build(builder, mounts, &needed(), job, true, answer.path(), &mut each)?;
+        }
+        Site::Volumes(Place::Here(_)) => {
+            perform(&Job::Unpack(Unpack { blobs: blobs.into(), trees: trees.clone() }), &mut each)?;
+        }
+        Site::Volumes(Place::Container { docker, info, volumes, .. }) => {
+            let run = Carrier { docker, info, volumes, packs: false };
+            let job = Job::Unpack(Unpack { blobs: BLOBS.into(), trees: trees.clone() });
+            run.run(blobs, &needed(), &job, &mut each)?;
+        }
+        Site::Volumes(Place::Build(_)) => bail!("volumes are not reached by builds"),
+    }
+    unpacked.context("the helper gave no answer")
+}
+
+/// Puts files into a directory, by links where that can be.
+fn put(files: &[(String, PathBuf)], dir: &Path) -> Result<()> {
+    for (name, path) in files {
+        if fs::hard_link(path, dir.join(name)).is_err() {
+            fs::copy(path, dir.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// A helper container that carries blobs.
+struct Carrier<'a> {
+    docker: &'a Docker,
+    info: &'a Info,
+    volumes: &'a [String],
+    packs: bool,
+}
+
+impl Carrier<'_> {
+    fn run(
+        &self,
+        dir: &Path,
+        files: &[(String, PathBuf)],
+        job: &Job,
+        each: &mut (dyn FnMut(Line) + Send),
+    ) -> Result<()> {
+        let Carrier { docker, info, volumes, packs } = self;
+        let name = unique_name();
+        let _cleaner = container::Cleaner { docker, name: &name };
+        docker.import_image(&helper::binary(&info.architecture)?, &name)?;
+        let mounts: Vec<(&str, PathBuf)> = volumes.iter().map(String::as_str).zip(container::roots(volumes)).collect();
+        let here = is_here(docker, info);
+        docker.create_carrier(&name, &mounts, here.then_some(dir), *packs)?;
+        let inside = OsString::from(format!("{name}:{BLOBS}"));
+        if here && *packs {
+            put(files, dir)?;
+        } else if !here {
+            for (file, path) in files {
+                docker.copy(path.as_os_str(), format!("{name}:{BLOBS}/{file}").as_ref())?;
+            }
+        }
+        let job = format!("{}\n", serde_json::to_string(job)?).into_bytes();
+        docker.start_helper(&name, job, |output| lines(output, each))??;
+        if !here && *packs {
+            let mut from = inside;
+            from.push("/.");
+            docker.copy(&from, dir.as_os_str())?;
+            for (file, _) in files {
+                fs::remove_file(dir.join(file))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn lines(output: impl Read, each: &mut (dyn FnMut(Line) + Send)) -> Result<()> {
+    for line in BufReader::new(output).lines() {
+        let line = line.context("reading the helper's answer")?;
+        each(serde_json::from_str(&line).with_context(|| format!("the helper said {line:?}"))?);
+    }
+    Ok(())
+}
+
+/// Runs a job in a helper build with files beside it; what it writes to `out` beside it arrives in `output`.
+/// Never `--no-cache`: that empties cache mounts.
+fn build(
+    builder: &BuilderRef,
+    mounts: &[Mount],
+    files: &[(String, PathBuf)],
+    job: impl FnOnce(&Path) -> Job,
+    imports: bool,
+    output: &Path,
+    each: &mut (dyn FnMut(Line) + Send),
+) -> Result<()> {
+    let name = unique_name();
+    let binary = helper::binary(&builder.architecture)?;
+    let dir = PathBuf::from(format!("/{name}"));
+    let job = serde_json::to_vec(&job(&dir))?;
+    let dockerfile = dockerfile(mounts, &name, files);
+    let namespace = mounts.first().map(|mount| mount.namespace.as_str()).unwrap_or_default();
+    let before = builder.records()?.into_iter().map(|record| record.id).collect();
+    let _cleaner = Cleaner { builder, name: &name, before, imports };
+    let send = |pipe: PipeWriter| -> io::Result<()> {
+        let mut context = tar::Builder::new(io::BufWriter::with_capacity(1 << 17, pipe));
+        let mut add = |name: &str, mode: u32, size: u64, data: &mut dyn Read| {
+            let mut header = tar::Header::new_ustar();
+            header.set_size(size);
+            header.set_mode(mode);
+            context.append_data(&mut header, name, data)
+        };
+        add("Dockerfile", 0o644, dockerfile.len() as u64, &mut dockerfile.as_bytes())?;
+        add("job", 0o644, job.len() as u64, &mut &job[..])?;
+        let mut file = File::open(&binary)?;
+        add(&name, 0o755, file.metadata()?.len(), &mut file)?;
+        for (name, path) in files {
+            let mut file = File::open(path)?;
+            add(name, 0o644, file.metadata()?.len(), &mut file)?;
+        }
+        context.finish()
+    };
+    builder.carrier_build(send, output, namespace)?;
+    let answer = output.join("answer");
+    lines(File::open(&answer).context("the helper build left no answer")?, each)?;
+    fs::remove_file(answer)?;
+    Ok(())
+}
+
+/// Every word of this Dockerfile is ours but ids, targets and options, and those are known to be plain. `out/answer` is
+/// made by the build, so that a build that did nothing has none.
+fn dockerfile(mounts: &[Mount], name: &str, files: &[(String, PathBuf)]) -> String {
+    let mount = |(at, mount): (usize, &Mount)| {
+        let Mount { id, options, .. } = mount;
+        let options = if options.is_empty() { String::new() } else { format!(",{options}") };
+        format!("--mount=type=cache,target={},\"id={id}\",sharing=locked{options} ", mount.root(at).display())
+    };
+    let mounts: String = mounts.iter().enumerate().map(mount).collect();
+    let mut copies = format!("COPY {name} job /{name}/\n");
+    for files in files.chunks(100) {
+        let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
+        copies.push_str(&format!("COPY {} /{name}/\n", names.join(" ")));
+    }
+    format!(
+        "FROM scratch AS {name}\n{copies}WORKDIR /{name}/out\n\
+         RUN {mounts}[\"/{name}/{name}\", \"{command}\", \"/{name}/job\", \"/{name}/out/answer\"]\n\
+         FROM scratch\nCOPY --from={name} /{name}/out/ /\n",
+        command = inside::COMMAND
+    )
+}
+
+/// Prunes what a helper build leaves: its steps by its name, and the context that it alone had.
+struct Cleaner<'a> {
+    builder: &'a BuilderRef,
+    name: &'a str,
+    before: HashSet<String>,
+    /// Mounts that the build itself made are then what it was for.
+    imports: bool,
+}
+
+impl Drop for Cleaner<'_> {
+    fn drop(&mut self) {
+        let records = self.builder.records_cleanup().unwrap_or_default();
+        // The last two are the steps by which BuildKit takes a context from standard input.
+        let context = |told: &str| told.contains("buildkit-session") || told == "copy /context /";
+        let ids: Vec<String> = records
+            .into_iter()
+            .filter(|record| !self.before.contains(&record.id))
+            .filter(|record| match record.mount() {
+                Some(_) => !self.imports && record.description.contains(self.name),
+                None => record.description.contains(self.name) || context(&record.description),
+            })
+            .map(|record| record.id)
+            .collect();
+        if !ids.is_empty() {
+            let _ = self.builder.prune(&ids);
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Reaches the inside of volumes and cache mounts the cheapest way that is right: by path, by container, by build.
+//! Commands run a job on a place and do not know which way it was.
+
+mod build;
+pub mod carry;
+mod container;
+mod helper;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+pub use self::build::{MountPlace, carriable};
+use crate::docker::{Docker, Info, Volume, visible};
+use crate::inside::{self, Job, Line};
+
+/// What a job may do to a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    Write,
+}
+
+/// Some volumes of one engine, or some cache mounts of one builder, that a job can run on.
+#[derive(Debug)]
+pub enum Place {
+    /// Directories of this host.
+    Here(Vec<PathBuf>),
+    /// Volumes mounted into a helper container.
+    Container { docker: Docker, info: Info, volumes: Vec<String>, access: Access },
+    /// Cache mounts of a helper build.
+    Build(MountPlace),
+}
+
+impl Place {
+    /// Returns the way to these volumes: by path if the engine is provably this host and all can be read, else by one
+    /// container for all of them. The volumes must exist: docker would create them.
+    pub fn of_volumes(docker: &Docker, info: &Info, volumes: &[&Volume], access: Access) -> Place {
+        let here = is_here(docker, info) && volumes.iter().all(|volume| is_plain(volume, info, access));
+        if here {
+            return Place::Here(volumes.iter().map(|volume| PathBuf::from(&volume.mountpoint)).collect());
+        }
+        Place::Container {
+            docker: docker.clone(),
+            info: info.clone(),
+            volumes: volumes.iter().map(|volume| volume.name.clone()).collect(),
+            access,
+        }
+    }
+
+    /// Returns where the volumes or mounts are while a job runs, in their order.
+    pub fn roots(&self) -> Vec<PathBuf> {
+        match self {
+            Place::Here(roots) => roots.clone(),
+            Place::Container { volumes, .. } => container::roots(volumes),
+            Place::Build(mounts) => mounts.roots(),
+        }
+    }
+
+    /// Runs a job there and hands on each line of its answer.
+    ///
+    /// # Errors
+    /// When the place cannot be reached or the job fails as a whole.
+    pub fn run(&self, job: &Job, each: &mut (dyn FnMut(Line) + Send)) -> Result<()> {
+        match self {
+            Place::Here(_) => inside::perform(job, each),
+            Place::Container { docker, info, volumes, access } => {
+                container::run(docker, info, volumes, *access, job, each)
+            }
+            Place::Build(mounts) => mounts.run(job, each),
+        }
+    }
+}
+
+/// Returns true if the engine runs on this host, and sees the same files: the socket is local, and the engine's own id
+/// file (Engine 24 and later) holds the id that the engine tells.
+pub fn is_here(docker: &Docker, info: &Info) -> bool {
+    let local = docker.endpoint.host.as_deref().is_none_or(|host| host.starts_with("unix://"));
+    let id = std::fs::read_to_string(Path::new(&info.docker_root_dir).join("engine-id")).unwrap_or_default();
+    local && !info.id.is_empty() && id.trim() == info.id
+}
+
+/// Returns true for a volume that is a plain directory of the engine. One with options (nfs, bind, tmpfs) is only
+/// mounted while a container uses it.
+fn is_plain(volume: &Volume, info: &Info, access: Access) -> bool {
+    let path = Path::new(&volume.mountpoint);
+    let wanted = match access {
+        Access::Read => rustix::fs::Access::READ_OK | rustix::fs::Access::EXEC_OK,
+        Access::Write => rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK,
+    };
+    volume.driver == "local"
+        && volume.options.as_ref().is_none_or(|options| options.is_empty())
+        && path.starts_with(Path::new(&info.docker_root_dir).join("volumes"))
+        && visible(path)
+        && rustix::fs::access(path, wanted).is_ok()
+        // Only root may read what other users have put there.
+        && rustix::process::geteuid().is_root()
+}

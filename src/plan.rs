@@ -1,0 +1,411 @@
+//! What a clear removes and what it keeps, as a value that is shown first and then carried out. Pure: rows of the
+//! inventory and the user's rules go in, nothing is asked and nothing is touched.
+
+use std::collections::{BTreeMap, HashSet};
+
+use serde::Serialize;
+
+use crate::catalogue::Unit;
+use crate::inside::remove::Take;
+use crate::inventory::{Cache, Holder, Inventory, Kind, Source};
+use crate::model::{Bytes, CacheRecord, Moment};
+
+/// How the user narrowed or widened a clear.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// Only what was last used before this moment, seconds since 1970.
+    pub before: Option<u64>,
+    /// Only so much that these bytes remain, least recently used first.
+    pub keep: Option<Bytes>,
+    /// What is not a cache goes as well, if it was named: the tools and mounts below.
+    pub include_installs: bool,
+    pub tools: Vec<&'static str>,
+    pub mounts: Vec<String>,
+    /// Take also what a running container uses.
+    pub force_in_use: bool,
+}
+
+/// What goes and what stays.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Plan {
+    #[serde(rename = "plan")]
+    pub steps: Vec<Step>,
+    pub kept: Vec<Kept>,
+}
+
+/// One row that goes, whole or in part.
+#[derive(Clone, Debug, Serialize)]
+pub struct Step {
+    /// With the bytes that go and not those that stay.
+    #[serde(flatten)]
+    pub cache: Cache,
+    #[serde(skip)]
+    pub act: Act,
+}
+
+/// How a row goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// These records of its builder are pruned.
+    Prune(Vec<String>),
+    /// A part of a volume or mount is emptied, as [`Source::Part`] has it.
+    Cut { holder: Holder, part: usize, take: Take },
+    /// The volume of this index is removed and made again, or emptied if containers hold on to it.
+    Recreate { volume: usize, emptied: bool },
+}
+
+/// One row, or the rest of it, that was selected and stays.
+#[derive(Clone, Debug, Serialize)]
+pub struct Kept {
+    /// With the bytes that stay.
+    #[serde(flatten)]
+    pub cache: Cache,
+    pub why: String,
+}
+
+/// The smallest thing that goes or stays as a whole.
+struct Piece {
+    row: usize,
+    what: What,
+    bytes: u64,
+    files: Option<u64>,
+    last_used: Option<u64>,
+}
+
+enum What {
+    Row,
+    /// The files of a part that were last used in this hour since 1970.
+    Hour(u64),
+    /// All records of a mount, or one of another kind.
+    Records(Vec<String>),
+}
+
+impl Plan {
+    /// Decides about every row.
+    pub fn new(inventory: &Inventory, rules: &Rules, now: Moment) -> Plan {
+        let mut plan = Plan::default();
+        let mut pieces = Vec::new();
+        // Bytes that stay because something uses them count as kept.
+        let mut staying = 0;
+        for (row, cache) in inventory.caches.iter().enumerate() {
+            if is_empty(cache) {
+                continue;
+            }
+            if let Some(why) = refusal(cache, rules) {
+                plan.keep(cache, cache.bytes, why);
+                continue;
+            }
+            if let Some(why) = users(cache, inventory).filter(|_| !rules.force_in_use) {
+                staying += cache.bytes;
+                plan.keep(cache, cache.bytes, why);
+                continue;
+            }
+            let used = cache.records().iter().filter(|record| record.in_use && !rules.force_in_use);
+            let (count, bytes) = used.fold((0, 0), |(count, bytes), record| (count + 1, bytes + record.bytes));
+            if count > 0 {
+                staying += bytes;
+                plan.keep(cache, bytes, "in use by a running build".into());
+            }
+            pieces.extend(split(row, cache, rules));
+        }
+        if let Some(before) = rules.before {
+            plan.keep_young(inventory, &mut pieces, before, now);
+        }
+        if let Some(keep) = rules.keep {
+            plan.keep_recent(inventory, &mut pieces, keep, staying);
+        }
+        plan.keep_parents(inventory, &mut pieces);
+        plan.assemble(inventory, pieces);
+        plan
+    }
+
+    /// Returns the bytes that go.
+    pub fn bytes(&self) -> Bytes {
+        self.steps.iter().map(|step| Bytes(step.cache.bytes)).sum()
+    }
+
+    fn keep(&mut self, cache: &Cache, bytes: u64, why: String) {
+        self.kept.push(Kept { cache: Cache { bytes, ..cache.clone() }, why });
+    }
+
+    /// Keeps the pieces that fail the test; a row of which nothing goes is told as kept.
+    fn retain(
+        &mut self,
+        inventory: &Inventory,
+        pieces: &mut Vec<Piece>,
+        goes: impl Fn(&Piece) -> bool,
+        why: impl Fn(&Cache) -> String,
+    ) {
+        let mut kept: BTreeMap<usize, u64> = BTreeMap::new();
+        pieces.retain(|piece| {
+            let goes = goes(piece);
+            if !goes {
+                *kept.entry(piece.row).or_default() += piece.bytes;
+            }
+            goes
+        });
+        for (row, bytes) in kept {
+            let cache = &inventory.caches[row];
+            self.keep(cache, bytes, why(cache));
+        }
+    }
+
+    fn keep_young(&mut self, inventory: &Inventory, pieces: &mut Vec<Piece>, before: u64, now: Moment) {
+        self.retain(
+            inventory,
+            pieces,
+            |piece| piece.last_used.is_some_and(|used| used < before),
+            |cache| match cache.last_used {
+                Some(used) => format!("used {}", Moment(used).ago(now)),
+                None => "nobody knows when it was last used".into(),
+            },
+        );
+    }
+
+    /// Gives up the least recently used pieces until no more than `keep` bytes remain.
+    fn keep_recent(&mut self, inventory: &Inventory, pieces: &mut Vec<Piece>, keep: Bytes, staying: u64) {
+        let mut remaining = staying + pieces.iter().map(|piece| piece.bytes).sum::<u64>();
+        pieces.sort_by_key(|piece| (piece.last_used, piece.row));
+        let mut last = 0;
+        while remaining > keep.0 && last < pieces.len() {
+            remaining -= pieces[last].bytes;
+            last += 1;
+        }
+        let mut recent = pieces.split_off(last);
+        self.retain(inventory, &mut recent, |_| false, |_| format!("within the {keep} to keep"));
+    }
+
+    /// Keeps records that others are built on which stay: BuildKit would not remove them.
+    fn keep_parents(&mut self, inventory: &Inventory, pieces: &mut Vec<Piece>) {
+        let going: HashSet<&str> = pieces.iter().flat_map(Piece::records).map(String::as_str).collect();
+        let all = || inventory.builders.iter().flat_map(|found| &found.records);
+        let by_id: BTreeMap<&str, &CacheRecord> = all().map(|record| (record.id.as_str(), record)).collect();
+        let mut needed: HashSet<String> = HashSet::new();
+        let mut ahead: Vec<&CacheRecord> = all().filter(|record| !going.contains(record.id.as_str())).collect();
+        while let Some(record) = ahead.pop() {
+            for parent in &record.parents {
+                if needed.insert(parent.clone()) {
+                    ahead.extend(by_id.get(parent.as_str()));
+                }
+            }
+        }
+        self.retain(
+            inventory,
+            pieces,
+            |piece| !piece.records().iter().any(|id| needed.contains(id)),
+            |_| "records that stay are built on it".into(),
+        );
+    }
+
+    /// Puts the pieces of each row together again.
+    fn assemble(&mut self, inventory: &Inventory, pieces: Vec<Piece>) {
+        let mut rows: BTreeMap<usize, Vec<Piece>> = BTreeMap::new();
+        for piece in pieces {
+            rows.entry(piece.row).or_default().push(piece);
+        }
+        for (row, pieces) in rows {
+            let cache = &inventory.caches[row];
+            let act = match &cache.source {
+                Source::Records(_) => Act::Prune(pieces.iter().flat_map(Piece::records).cloned().collect()),
+                Source::Part { holder, part, .. } => {
+                    let hours = pieces.iter().filter_map(|piece| match piece.what {
+                        What::Hour(hour) => Some(hour),
+                        _ => None,
+                    });
+                    let take = hours.max().map_or(Take::Everything, |hour| Take::Before((hour + 1) * 3600));
+                    Act::Cut { holder: *holder, part: *part, take }
+                }
+            };
+            let bytes = pieces.iter().map(|piece| piece.bytes).sum();
+            let files = pieces.iter().map(|piece| piece.files).sum();
+            self.steps.push(Step { cache: Cache { bytes, files, ..cache.clone() }, act });
+        }
+    }
+}
+
+impl Piece {
+    fn records(&self) -> &[String] {
+        match &self.what {
+            What::Records(ids) => ids,
+            _ => &[],
+        }
+    }
+}
+
+/// Returns true if there is nothing in a row that could go.
+fn is_empty(cache: &Cache) -> bool {
+    match &cache.source {
+        Source::Records(records) => records.is_empty(),
+        Source::Part { sum, .. } => sum.files == 0 && sum.bytes <= sum.staying,
+    }
+}
+
+/// Returns why a row may not go, if it may not: the class is law, unless the row was named and the user insists.
+fn refusal(cache: &Cache, rules: &Rules) -> Option<String> {
+    let named = match cache.kind {
+        Kind::Mount => rules.mounts.iter().any(|name| *name == cache.name || Some(name) == cache.path.as_ref()),
+        _ => false,
+    } || cache.tool.is_some_and(|tool| rules.tools.contains(&tool));
+    if cache.class.is_deletable() || (named && rules.include_installs) {
+        return None;
+    }
+    Some(match cache.tool {
+        None => "not known to be a cache".into(),
+        Some(_) => format!("class {}", cache.class),
+    })
+}
+
+/// Returns which running containers use a volume.
+fn users(cache: &Cache, inventory: &Inventory) -> Option<String> {
+    let Source::Part { holder: Holder::Volume(volume), .. } = cache.source else { return None };
+    let users = inventory.volumes[volume].cache.users.iter().filter(|user| user.running);
+    let mut names: Vec<&str> = users.map(|user| user.container.as_str()).collect();
+    names.dedup();
+    (!names.is_empty()).then(|| format!("in use by container {}", names.join(", ")))
+}
+
+/// Splits a row into the pieces that age and size are decided by.
+fn split(row: usize, cache: &Cache, rules: &Rules) -> Vec<Piece> {
+    let by_age = rules.before.is_some() || rules.keep.is_some();
+    match &cache.source {
+        Source::Records(records) => {
+            let going: Vec<&CacheRecord> =
+                records.iter().filter(|record| !record.in_use || rules.force_in_use).collect();
+            let piece = |records: &[&CacheRecord], last_used| Piece {
+                row,
+                what: What::Records(records.iter().map(|record| record.id.clone()).collect()),
+                bytes: records.iter().map(|record| record.bytes).sum(),
+                files: None,
+                last_used,
+            };
+            match cache.kind {
+                Kind::Mount if going.is_empty() => Vec::new(),
+                Kind::Mount => vec![piece(&going, cache.last_used)],
+                _ => going.iter().map(|record| piece(&[*record], record.last_used.or(record.created))).collect(),
+            }
+        }
+        Source::Part { unit: Unit::File, sum, .. } if by_age => sum
+            .ages
+            .iter()
+            .map(|(hour, aged)| Piece {
+                row,
+                what: What::Hour(*hour),
+                bytes: aged.bytes,
+                files: Some(aged.files),
+                // The end of the hour: no file goes early.
+                last_used: Some(hour * 3600 + 3599),
+            })
+            .collect(),
+        Source::Part { sum, .. } => vec![Piece {
+            row,
+            what: What::Row,
+            bytes: sum.bytes.saturating_sub(sum.staying),
+            files: Some(sum.files),
+            last_used: cache.last_used,
+        }],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalogue::Class;
+    use crate::inside::measure::{Aged, Sum};
+
+    fn part(name: &str, class: Class, unit: Unit, sum: Sum) -> Cache {
+        Cache {
+            kind: Kind::Volume,
+            name: name.into(),
+            builder: None,
+            volume: Some(name.into()),
+            path: None,
+            language: None,
+            tool: None,
+            class,
+            bytes: sum.bytes,
+            files: Some(sum.files),
+            exact: true,
+            last_used: (sum.last_used > 0).then_some(sum.last_used),
+            // No volume stands behind it, and so no container uses it.
+            source: Source::Part { holder: Holder::Mount(0), part: 0, unit, sum },
+        }
+    }
+
+    fn whole(name: &str, bytes: u64, last_used: u64) -> Cache {
+        let sum = Sum { bytes, files: 1, last_used, exists: true, ..Sum::default() };
+        part(name, Class::Cache, Unit::Whole, sum)
+    }
+
+    fn plan(caches: Vec<Cache>, rules: &Rules) -> Plan {
+        Plan::new(&Inventory { caches, ..Inventory::default() }, rules, Moment(1_000_000))
+    }
+
+    fn names(plan: &Plan) -> Vec<&str> {
+        plan.steps.iter().map(|step| step.cache.name.as_str()).collect()
+    }
+
+    #[test]
+    fn only_caches_go_and_the_rest_is_told() {
+        let sum = || Sum { bytes: 9, files: 1, exists: true, ..Sum::default() };
+        let rows = [Class::Cache, Class::Install, Class::State, Class::Secret, Class::Scratch];
+        let rows = rows.map(|class| part(class.as_str(), class, Unit::Whole, sum())).to_vec();
+        let made = plan(rows, &Rules { include_installs: true, ..Rules::default() });
+        assert_eq!(names(&made), ["cache", "scratch"]);
+        assert_eq!(made.kept.len(), 3);
+        assert_eq!(made.bytes(), Bytes(18));
+    }
+
+    #[test]
+    fn the_least_recently_used_go_until_enough_is_gone() {
+        let rows = || vec![whole("new", 40, 300), whole("old", 30, 100), whole("middle", 20, 200)];
+        for (keep, expected) in [(90, vec![]), (89, vec!["old"]), (60, vec!["old"]), (59, vec!["old", "middle"])] {
+            let made = plan(rows(), &Rules { keep: Some(Bytes(keep)), ..Rules::default() });
+            assert_eq!(names(&made), expected, "{keep}");
+            assert_eq!(made.kept.len(), 3 - expected.len());
+        }
+        assert_eq!(names(&plan(rows(), &Rules { keep: Some(Bytes(0)), ..Rules::default() })).len(), 3);
+    }
+
+    #[test]
+    fn files_go_by_the_hour_and_units_as_a_whole() {
+        let ages = [(1, 10), (2, 20), (9, 30)].map(|(hour, bytes)| (hour, Aged { bytes, files: 1 }));
+        let sum = Sum { bytes: 60, files: 3, last_used: 9 * 3600, exists: true, ages: ages.into(), ..Sum::default() };
+        let rows =
+            vec![part("files", Class::Cache, Unit::File, sum.clone()), part("whole", Class::Cache, Unit::Whole, sum)];
+        let made = plan(rows.clone(), &Rules { before: Some(3 * 3600), ..Rules::default() });
+        assert_eq!((names(&made), made.bytes()), (vec!["files"], Bytes(30)));
+        let take = Take::Before(3 * 3600);
+        assert_eq!(made.steps[0].act, Act::Cut { holder: Holder::Mount(0), part: 0, take });
+        // The end of an hour decides, so that no file goes early.
+        let made = plan(rows, &Rules { before: Some(3 * 3600 - 1), ..Rules::default() });
+        assert_eq!(made.bytes(), Bytes(10));
+    }
+
+    #[test]
+    fn records_go_with_what_is_built_on_them_or_not_at_all() {
+        let record = |id: &str, parent: &str, last_used| CacheRecord {
+            id: id.into(),
+            parents: vec![parent.into()],
+            kind: "regular".into(),
+            bytes: 10,
+            last_used: Some(last_used),
+            ..CacheRecord::default()
+        };
+        let records = vec![record("base", "", 100), record("young", "base", 900_000), record("alone", "", 100)];
+        let row = Cache {
+            kind: Kind::Layer,
+            builder: Some("b".into()),
+            volume: None,
+            source: Source::Records(records.clone()),
+            ..whole("regular", 30, 900_000)
+        };
+        let docker = crate::docker::endpoint::Endpoint::resolve(&Default::default(), &Default::default());
+        let docker = crate::docker::Docker::find(Vec::new(), docker).unwrap();
+        let builder = crate::docker::BuilderRef::new(&docker, &Default::default(), true);
+        let found = crate::inventory::FoundBuilder { builder, records };
+        let inventory = Inventory { caches: vec![row], builders: vec![found], ..Inventory::default() };
+        let made = Plan::new(&inventory, &Rules { before: Some(1000), ..Rules::default() }, Moment(1_000_000));
+        assert_eq!(made.steps.len(), 1);
+        assert_eq!(made.steps[0].act, Act::Prune(vec!["alone".into()]));
+    }
+}

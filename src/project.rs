@@ -1,0 +1,300 @@
+//! Finds and reads the files of a project that say how its images are built: Dockerfiles, compose and bake files, CI
+//! workflows, scripts. Follows no link to a directory, reads nothing large, and judges nothing.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use crate::checks::steps::Around;
+
+/// Files larger than this are told, not read, in bytes.
+const LARGEST: u64 = 1 << 20;
+/// Directories deeper than this are not looked into.
+const DEEPEST: usize = 12;
+/// Entries after which the search ends.
+const MOST: usize = 100_000;
+
+/// Directories that hold others' files, or made ones.
+const SKIPPED: &[&str] = &[
+    ".git",
+    "node_modules",
+    "target",
+    "vendor",
+    "venv",
+    ".venv",
+    "__pycache__",
+    ".cache",
+    ".terraform",
+    ".tox",
+    ".next",
+    "bower_components",
+    "site-packages",
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    Dockerfile,
+    Compose,
+    Bake,
+    /// Of GitHub, GitLab and others.
+    Ci,
+    /// Shell scripts, and files with aliases.
+    Script,
+    Makefile,
+    PackageJson,
+}
+
+/// One file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
+    /// As it is shown, and opened again from the working directory.
+    pub path: String,
+    pub kind: Kind,
+    pub text: String,
+    /// Of a Dockerfile.
+    pub around: Around,
+}
+
+/// What could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unread {
+    pub path: String,
+    pub why: String,
+}
+
+/// Everything that was found, sorted by path.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Project {
+    pub files: Vec<File>,
+    pub unread: Vec<Unread>,
+}
+
+/// Tells whether a directory looks like a project of images: one of the files lies right in it, or where they use to.
+pub fn is_one(directory: &Path) -> bool {
+    let usual = ["", ".devcontainer", "docker", ".github/workflows"];
+    usual.iter().any(|below| {
+        fs::read_dir(directory.join(below)).is_ok_and(|entries| {
+            entries.flatten().any(|entry| {
+                let kind = kind(&entry.path());
+                matches!(kind, Some(Kind::Dockerfile | Kind::Compose | Kind::Bake))
+            })
+        })
+    })
+}
+
+/// Reads a project, or the one file that is named.
+pub fn read(root: &Path) -> Project {
+    let mut project = Project::default();
+    if root.is_dir() {
+        let mut paths = Vec::new();
+        let mut seen = 0;
+        walk(root, 0, &mut seen, &mut paths, &mut project.unread);
+        if seen > MOST {
+            let why = format!("only the first {MOST} files and directories were looked at");
+            project.unread.push(Unread { path: shown(root), why });
+        }
+        paths.sort();
+        for (path, kind) in paths {
+            project.take(&path, kind, root);
+        }
+    } else {
+        project.take(root, kind(root).unwrap_or(Kind::Dockerfile), root.parent().unwrap_or(root));
+    }
+    project
+}
+
+impl Project {
+    fn take(&mut self, path: &Path, kind: Kind, root: &Path) {
+        match text(path) {
+            Ok(text) => {
+                let around = if kind == Kind::Dockerfile { around(path, root) } else { Around::default() };
+                self.files.push(File { path: shown(path), kind, text, around });
+            }
+            Err(why) => self.unread.push(Unread { path: shown(path), why }),
+        }
+    }
+}
+
+fn walk(directory: &Path, depth: usize, seen: &mut usize, paths: &mut Vec<(PathBuf, Kind)>, unread: &mut Vec<Unread>) {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) => {
+            let why = format!("the directory cannot be read: {error}");
+            return unread.push(Unread { path: shown(directory), why });
+        }
+    };
+    for entry in entries.flatten() {
+        *seen += 1;
+        if *seen > MOST {
+            return;
+        }
+        let path = entry.path();
+        let Ok(file_type) = entry.file_type() else { continue };
+        // A link to a directory may lead anywhere, also back here.
+        if file_type.is_dir() {
+            let name = entry.file_name();
+            if depth < DEEPEST && !SKIPPED.iter().any(|skipped| name == *skipped) {
+                walk(&path, depth + 1, seen, paths, unread);
+            }
+        } else if let Some(kind) = kind(&path)
+            && (file_type.is_file() || fs::metadata(&path).is_ok_and(|metadata| metadata.is_file()))
+        {
+            paths.push((path, kind));
+        }
+    }
+}
+
+/// Returns what a file is by its name.
+fn kind(path: &Path) -> Option<Kind> {
+    let name = path.file_name()?.to_str()?.to_lowercase();
+    let below = |directory: &str| path.parent().is_some_and(|parent| parent.ends_with(directory));
+    let yaml = name.ends_with(".yml") || name.ends_with(".yaml");
+    let is_made = [".dockerignore", ".md", ".j2", ".tmpl", ".template", ".erb", ".bak", ".orig", ".txt", ".swp"]
+        .iter()
+        .any(|end| name.ends_with(end));
+    let base = |word: &str| name == word || name.starts_with(&format!("{word}."));
+    let is_dockerfile =
+        ["dockerfile", "containerfile"].iter().any(|word| base(word) || name.ends_with(&format!(".{word}")));
+    if is_dockerfile {
+        (!is_made).then_some(Kind::Dockerfile)
+    } else if yaml && ["docker-compose", "compose"].iter().any(|word| name.starts_with(word)) {
+        Some(Kind::Compose)
+    } else if base("docker-bake") {
+        Some(Kind::Bake)
+    } else if name == "jenkinsfile"
+        || yaml
+            && (below(".github/workflows")
+                || below(".circleci")
+                || matches!(
+                    name.trim_end_matches(".yaml").trim_end_matches(".yml"),
+                    ".gitlab-ci" | "bitbucket-pipelines" | "azure-pipelines" | ".drone" | ".travis"
+                ))
+    {
+        Some(Kind::Ci)
+    } else if matches!(name.as_str(), "makefile" | "gnumakefile" | "justfile") || name.ends_with(".mk") {
+        Some(Kind::Makefile)
+    } else if name == "package.json" {
+        Some(Kind::PackageJson)
+    } else if [".sh", ".bash", ".zsh"].iter().any(|end| name.ends_with(end))
+        || matches!(name.as_str(), ".bashrc" | ".bash_aliases" | ".zshrc" | ".profile" | ".aliases" | ".envrc")
+    {
+        Some(Kind::Script)
+    } else {
+        None
+    }
+}
+
+/// Returns the text of a file.
+///
+/// # Errors
+/// Says why it is not read: too large, not text, no permission.
+pub fn text(path: &Path) -> Result<String, String> {
+    let file = fs::File::open(path).map_err(|error| format!("the file cannot be read: {error}"))?;
+    let mut bytes = Vec::new();
+    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(|error| format!("the file cannot be read: {error}"))?;
+    if bytes.len() as u64 > LARGEST {
+        return Err("the file is larger than 1 MB and was not read".into());
+    }
+    if bytes.contains(&0) {
+        return Err("the file is binary".into());
+    }
+    String::from_utf8(bytes).map_err(|_| "the file is not UTF-8 text".into())
+}
+
+fn shown(path: &Path) -> String {
+    let path = path.strip_prefix(".").unwrap_or(path);
+    if path.as_os_str().is_empty() { ".".into() } else { path.display().to_string() }
+}
+
+/// Returns what lies beside a Dockerfile, or at the root of the project, which is the usual build context.
+fn around(dockerfile: &Path, root: &Path) -> Around {
+    let beside = dockerfile.parent().unwrap_or(root);
+    let places = if beside == root { vec![beside] } else { vec![beside, root] };
+    let has = |name: &str| places.iter().any(|place| place.join(name).exists());
+    let starts_as_yarn_1 = |place: &&Path| {
+        let text = text(&place.join("yarn.lock")).ok()?;
+        Some(text.lines().take(5).any(|line| line.contains("yarn lockfile v1")))
+    };
+    let settings = [".npmrc", "poetry.toml", ".yarnrc.yml"];
+    let mut ignore_file = dockerfile.as_os_str().to_owned();
+    ignore_file.push(".dockerignore");
+    let not_ignored = if has(".dockerignore") || Path::new(&ignore_file).exists() {
+        Vec::new()
+    } else {
+        let candidates = [".git", "node_modules", ".venv", "target"];
+        let made =
+            |name: &&&str| beside.join(name).exists() && (**name != "target" || beside.join("Cargo.toml").exists());
+        candidates.iter().filter(made).map(|name| (*name).to_owned()).collect()
+    };
+    Around {
+        yarn_classic: places.iter().find_map(starts_as_yarn_1),
+        vendored: has("vendor"),
+        go_without_dependencies: has("go.mod") && !has("go.sum"),
+        settings: settings.iter().filter(|name| has(name)).map(|name| (*name).to_owned()).collect(),
+        not_ignored,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_project_is_read_whatever_lies_in_it() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |path: &str| root.path().join(path);
+        for directory in ["a/b", ".github/workflows", "node_modules/x", "dark"] {
+            fs::create_dir_all(at(directory)).unwrap();
+        }
+        for path in [
+            "Dockerfile",
+            "a/b/web.Dockerfile",
+            "a/Dockerfile.dev",
+            "a/Dockerfile.dockerignore",
+            "a/Containerfile",
+            "compose.override.yml",
+            "docker-bake.hcl",
+            ".github/workflows/ci.yaml",
+            "a/build.sh",
+            "Makefile",
+            "node_modules/x/Dockerfile",
+            "other.yml",
+        ] {
+            fs::write(at(path), "FROM a\n").unwrap();
+        }
+        symlink(root.path(), at("a/loop")).unwrap();
+        symlink("/dev/zero", at("a/dockerfile")).unwrap();
+        symlink("nowhere", at("a/b/Dockerfile")).unwrap();
+        symlink(at("Dockerfile"), at("a/linked.dockerfile")).unwrap();
+        fs::write(at("a/Dockerfile.binary"), [0, 255]).unwrap();
+        fs::write(at("a/Dockerfile.latin"), [b'#', 0xe9]).unwrap();
+        fs::write(at("a/Dockerfile.huge"), vec![b'#'; 10 << 20]).unwrap();
+        fs::set_permissions(at("dark"), fs::Permissions::from_mode(0o000)).unwrap();
+        let project = read(root.path());
+        fs::set_permissions(at("dark"), fs::Permissions::from_mode(0o700)).unwrap();
+        let name = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
+        let mut read: Vec<String> = project.files.iter().map(|file| name(&file.path)).collect();
+        read.sort();
+        assert_eq!(
+            read,
+            [
+                "Containerfile",
+                "Dockerfile",
+                "Dockerfile.dev",
+                "Makefile",
+                "build.sh",
+                "ci.yaml",
+                "compose.override.yml",
+                "docker-bake.hcl",
+                "linked.dockerfile",
+                "web.Dockerfile"
+            ]
+        );
+        let unread: Vec<String> =
+            project.unread.iter().map(|unread| name(&unread.path)).filter(|name| name != "dark").collect();
+        assert_eq!(unread, ["Dockerfile.binary", "Dockerfile.huge", "Dockerfile.latin"]);
+        assert!(is_one(root.path()) && !is_one(&at("node_modules")));
+    }
+}

@@ -1,0 +1,260 @@
+//! Everything that a person or a script reads: tables, bars, JSON, errors. The only module that prints.
+
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+
+use crate::cancel;
+use crate::docker::DockerError;
+use crate::model::Bytes;
+
+/// Writes data to standard output. A reader that closed early, `| head`, is not an error.
+///
+/// # Errors
+/// When the output cannot be written for another reason, such as a full disk.
+pub fn data(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Writes one JSON object to standard output.
+///
+/// # Errors
+/// See [`data`].
+pub fn json(value: &impl Serialize) -> Result<()> {
+    data(&format!("{}\n", serde_json::to_string(value)?))
+}
+
+/// Writes a line that is not data to standard error.
+pub fn note(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Writes a warning to standard error, in docker's manner.
+pub fn warning(text: &str) {
+    note(&format!("{} {text}", paint(Paint::Yellow, "WARNING:", stderr_colour())));
+}
+
+/// Writes an error with its causes, and a hint if there is one.
+pub fn error(error: &anyhow::Error) {
+    let mut text = format!("{error:#}");
+    // A hint may come with the text of an error made here, or with docker's refusal.
+    let hint = text
+        .find("\nhint: ")
+        .map(|start| text.split_off(start)[7..].to_string())
+        .or_else(|| error.downcast_ref::<DockerError>().and_then(DockerError::hint));
+    note(&format!("{} {text}", paint(Paint::Red, "ERROR:", stderr_colour())));
+    if let Some(hint) = hint {
+        note(&format!("hint: {hint}"));
+    }
+}
+
+/// Asks docker's question and returns true for yes: `y` or `Y`, as docker wants it.
+///
+/// # Errors
+/// When standard input is no terminal: nobody is there to answer.
+pub fn ask(warning: &str) -> Result<bool> {
+    if !io::stdin().is_terminal() {
+        bail!(
+            "nobody to ask: standard input is not a terminal\nhint: see it first with `--dry-run`, then add `--force`"
+        );
+    }
+    let question = "Are you sure you want to continue? [y/N] ";
+    let warned = paint(Paint::Yellow, "WARNING!", stderr_colour());
+    io::stderr().write_all(format!("{warned} {warning}\n{question}").as_bytes())?;
+    // Reading goes on after a signal, so the reading is left to a thread and the cancel is looked for here.
+    let (sender, answers) = mpsc::channel();
+    thread::spawn(move || {
+        let mut answer = String::new();
+        let _ = sender.send(io::stdin().read_line(&mut answer).map(|_| answer));
+    });
+    loop {
+        match answers.recv_timeout(Duration::from_millis(50)) {
+            Ok(answer) => return Ok(matches!(answer?.trim(), "y" | "Y")),
+            Err(_) if cancel::requested() => bail!("interrupted"),
+            Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(false),
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+        }
+    }
+}
+
+/// A colour, used for severity only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Paint {
+    Red,
+    Yellow,
+    Green,
+    Bold,
+}
+
+/// Returns the text in a colour, or as it is.
+pub fn paint(paint: Paint, text: &str, on: bool) -> String {
+    let code = match paint {
+        Paint::Red => 31,
+        Paint::Yellow => 33,
+        Paint::Green => 32,
+        Paint::Bold => 1,
+    };
+    if on { format!("\x1b[{code}m{text}\x1b[0m") } else { text.into() }
+}
+
+/// Returns true if standard output is a terminal that wants colour.
+pub fn stdout_colour() -> bool {
+    io::stdout().is_terminal() && colour_wanted()
+}
+
+fn stderr_colour() -> bool {
+    io::stderr().is_terminal() && colour_wanted()
+}
+
+fn colour_wanted() -> bool {
+    std::env::var_os("NO_COLOR").unwrap_or_default().is_empty()
+        && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Returns true if standard output is a terminal: bars are for people.
+pub fn is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
+/// Returns a table as docker prints it: columns as wide as their longest cell and three spaces, at least ten.
+pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = header.iter().map(|cell| width(cell)).collect();
+    for row in rows {
+        for (at, cell) in row.iter().enumerate() {
+            widths[at] = widths[at].max(width(cell));
+        }
+    }
+    let mut text = String::new();
+    let header: Vec<String> = header.iter().map(ToString::to_string).collect();
+    for row in std::iter::once(&header).chain(rows) {
+        let mut line = String::new();
+        for (at, cell) in row.iter().enumerate() {
+            line.push_str(&plain(cell));
+            if at + 1 < row.len() {
+                let padding = (widths[at] + 3).max(10) - width(cell);
+                line.push_str(&" ".repeat(padding));
+            }
+        }
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+    text
+}
+
+/// Returns the number of characters, as far as a terminal shows one cell for each.
+fn width(cell: &str) -> usize {
+    plain(cell).chars().count()
+}
+
+/// Returns text without control characters: names come from volumes and Dockerfiles of others.
+pub fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// Returns a word as a POSIX shell reads it back, for messages and remedies.
+pub fn quote(word: impl AsRef<OsStr>) -> String {
+    let word = word.as_ref().to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@,+%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.into_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// Returns a bar of ten cells for a share between 0 and 1.
+pub fn bar(share: f64) -> String {
+    const EIGHTHS: [&str; 9] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉", "█"];
+    let eighths = (share.clamp(0.0, 1.0) * 80.0).round() as usize;
+    let text = format!("{}{}", "█".repeat(eighths / 8), EIGHTHS[eighths % 8]);
+    format!("{text:10}")
+}
+
+/// A line on standard error that tells how far a slow thing is; nothing for the first second.
+#[derive(Debug)]
+pub struct Progress {
+    what: &'static str,
+    started: Instant,
+    printed: Option<Instant>,
+    mode: ProgressMode,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ProgressMode {
+    /// One line, written over and over.
+    Line,
+    /// A line every ten seconds, for logs.
+    Plain,
+    Quiet,
+}
+
+impl Progress {
+    /// Begins to tell of `what`: "Measuring".
+    pub fn new(what: &'static str, quiet: bool) -> Progress {
+        let mode = match (quiet, io::stderr().is_terminal()) {
+            (true, _) => ProgressMode::Quiet,
+            (false, true) => ProgressMode::Line,
+            (false, false) => ProgressMode::Plain,
+        };
+        Progress { what, started: Instant::now(), printed: None, mode }
+    }
+
+    /// Tells the state, if the last one is old enough.
+    pub fn update(&mut self, files: u64, bytes: u64) {
+        let (wait, end) = match self.mode {
+            ProgressMode::Quiet => return,
+            ProgressMode::Line => (Duration::from_secs(1), ""),
+            ProgressMode::Plain => (Duration::from_secs(10), "\n"),
+        };
+        let spent = self.started.elapsed();
+        let due = match self.printed {
+            None => spent >= wait,
+            Some(last) => self.mode == ProgressMode::Line || last.elapsed() >= wait,
+        };
+        if !due {
+            return;
+        }
+        self.printed = Some(Instant::now());
+        let rate = files as f64 / spent.as_secs_f64();
+        let start = if self.mode == ProgressMode::Line { "\r\x1b[K" } else { "" };
+        let text = format!("{start}{}  {files} files  {}  {rate:.0} files/s{end}", self.what, Bytes(bytes));
+        let _ = io::stderr().write_all(text.as_bytes());
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.mode == ProgressMode::Line && self.printed.is_some() {
+            let _ = io::stderr().write_all(b"\r\x1b[K");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_look_like_dockers() {
+        let rows = vec![vec!["Images".into(), "4".into(), "97.18MB".into()]];
+        let expected = "TYPE      TOTAL     SIZE\nImages    4         97.18MB\n";
+        assert_eq!(table(&["TYPE", "TOTAL", "SIZE"], &rows), expected);
+        assert_eq!(table(&["DRIVER", "VOLUME NAME"], &[]), "DRIVER    VOLUME NAME\n");
+        assert!(!table(&["NAME"], &[vec!["a\x1b[31m\nb".into()]]).contains('\x1b'));
+    }
+
+    #[test]
+    fn bars_are_ten_cells_wide() {
+        for share in [0.0, 0.01, 0.5, 0.999, 1.0, 7.0] {
+            assert_eq!(bar(share).chars().count(), 10, "{share}");
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! The plugin and the docker command, without an engine: how docker calls it, what it hands on, and how it ends.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use support::process::Run;
+use support::world::fake_docker;
+
+const PLUGIN: &str = env!("CARGO_BIN_EXE_docker-cache");
+
+/// A folder with a `docker` that a test scripts. Its `$LOG` gets a line of each call, every argument in brackets.
+struct World {
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    /// Makes a docker that runs this shell script.
+    fn new(script: &str) -> World {
+        let world = World { folder: tempfile::tempdir().unwrap() };
+        let log = "printf '[%s]' \"$@\" >>\"$LOG\"; echo >>\"$LOG\"";
+        fake_docker(&world.at("bin"), &format!("{log}\n{script}"));
+        world
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Returns the plugin with these arguments, as docker would start it, in an environment of its own.
+    fn plugin<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
+        let mut command = Command::new(PLUGIN);
+        command.args(arguments).env_clear().stdin(Stdio::null());
+        command.env("PATH", format!("{}:/usr/bin:/bin", self.at("bin").display()));
+        command.env("LOG", self.at("log")).env("HOME", self.folder.path()).current_dir(self.folder.path());
+        command
+    }
+
+    /// Runs the plugin with the arguments of a line.
+    fn run(&self, line: &str) -> Run {
+        Run::of(&mut self.plugin(words(line)))
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.at("log")).unwrap_or_default()
+    }
+
+    /// Starts the plugin and waits until it has called docker.
+    fn start(&self, command: &mut Command) -> Child {
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let begin = Instant::now();
+        while self.log().is_empty() {
+            assert!(begin.elapsed() < Duration::from_secs(20), "docker is not called");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        child
+    }
+}
+
+fn words(line: &str) -> impl Iterator<Item = &str> {
+    line.split(' ').filter(|word| !word.is_empty()).map(|word| if word == "''" { "" } else { word })
+}
+
+fn outcome(child: Child) -> Run {
+    Run::from_output("docker-cache".into(), child.wait_with_output().unwrap())
+}
+
+/// An engine that cannot be reached.
+const REFUSES: &str =
+    "echo 'Cannot connect to the Docker daemon at unix:///nosuch. Is the docker daemon running?' >&2; exit 1";
+/// `exec`: the script is the process that a cancel has to end.
+const HANGS: &str = "exec sleep 600";
+
+#[test]
+fn metadata_is_one_json_object_and_asks_docker_nothing() {
+    let world = World::new(REFUSES);
+    let run = world.run("docker-cli-plugin-metadata").ok();
+    let metadata: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(metadata["SchemaVersion"], "0.1.0");
+    assert!(metadata["Vendor"].as_str().is_some_and(|vendor| !vendor.is_empty()));
+    assert_eq!((world.log().as_str(), run.stderr.as_str()), ("", ""));
+}
+
+#[test]
+fn every_form_in_which_docker_asks_for_help_shows_it() {
+    let world = World::new(REFUSES);
+    let root = world.run("cache --help").ok().stdout;
+    assert!(root.starts_with("Usage:  docker cache [OPTIONS] COMMAND\n"), "{root}");
+    for line in
+        ["cache", "", "cache -h", "cache help", "help cache", "-D help cache", "--help cache", "-h cache", "--help"]
+    {
+        assert_eq!(world.run(line).ok().stdout, root, "{line}");
+    }
+    assert_eq!(world.run("--context x cache").ok().stdout, root);
+    let size = world.run("cache size --help").ok().stdout;
+    assert!(size.starts_with("Usage:  docker cache size [OPTIONS] [NAME...]\n"), "{size}");
+    for line in
+        ["cache size -h", "cache help size", "help cache size", "--help cache size", "size --help", "-- cache size -h"]
+    {
+        assert_eq!(world.run(line).ok().stdout, size, "{line}");
+    }
+    assert_eq!(world.log(), "");
+}
+
+#[test]
+fn every_form_asks_for_the_version() {
+    let world = World::new(REFUSES);
+    for line in ["cache --version", "cache -v", "--version cache", "-v cache", "--version"] {
+        assert_eq!(world.run(line).ok().stdout, concat!("docker-cache ", env!("CARGO_PKG_VERSION"), "\n"), "{line}");
+    }
+}
+
+#[test]
+fn hooks_get_an_empty_answer() {
+    let world = World::new(REFUSES);
+    let json = r#"{"RootCmd":"buildx build","Flags":{},"CommandError":""}"#;
+    assert_eq!(Run::of(&mut world.plugin(["cache", "docker-cli-plugin-hooks", json])).ok().stdout, "{}\n");
+}
+
+#[test]
+fn every_command_explains_itself() {
+    fn look(world: &World, command: &clap::Command, path: &str) {
+        let help = world.run(&format!("{path} --help")).ok().stdout;
+        assert!(help.starts_with(&format!("Usage:  docker {path} ")), "{help}");
+        assert!(help.contains("\nExamples:\n  docker cache "), "`{path}` has no examples\n{help}");
+        let about = help.lines().nth(2).unwrap_or_default();
+        assert!(!about.is_empty() && !about.ends_with('.'), "`{path}` has no description\n{help}");
+        for line in help.lines().filter(|line| line.starts_with("  docker ")) {
+            assert!(line.chars().count() < 80, "an example wraps on a narrow terminal: {line}");
+        }
+        for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {
+            look(world, inner, &format!("{path} {}", inner.get_name()));
+        }
+    }
+    look(&World::new(REFUSES), &docker_cache::cli::grammar(), "cache");
+}
+
+#[test]
+fn wrong_words_are_refused_as_docker_refuses_them() {
+    let world = World::new(REFUSES);
+    let size =
+        "\n\nUsage:  docker cache size [OPTIONS] [NAME...]\n\nRun 'docker cache size --help' for more information\n";
+    let root = "\n\nUsage:  docker cache [OPTIONS] COMMAND\n\nRun 'docker cache --help' for more information\n";
+    let cases = [
+        ("cache size --nosuch", 125, "unknown flag: --nosuch", size),
+        ("cache size -x", 125, "unknown shorthand flag: 'x' in -x", size),
+        ("cache --nosuch size", 125, "unknown flag: --nosuch", root),
+        (
+            "cache size --format xml",
+            125,
+            "invalid argument \"xml\" for \"--format\" flag: must be one of table, json",
+            size,
+        ),
+        ("cache size --lang", 125, "flag needs an argument: --lang", size),
+        (
+            "cache size --all-builders=x",
+            125,
+            "invalid argument \"x\" for \"--all-builders\" flag: it takes no value",
+            size,
+        ),
+        ("cache size --frmat", 125, "unknown flag: --frmat\nhint: did you mean `--format`?", size),
+        ("cache sizee", 1, "docker: unknown command: docker cache sizee\nhint: did you mean `size`?", root),
+        ("help cache nosuch", 1, "docker: unknown command: docker cache nosuch", root),
+    ];
+    for (line, code, what, rest) in cases {
+        let run = world.run(line);
+        assert_eq!((run.stderr.as_str(), run.code), (format!("{what}{rest}").as_str(), code), "{line}");
+        assert_eq!(run.stdout, "", "{line}");
+    }
+    let run = world.run("cache builder use");
+    assert_eq!((run.code, run.stderr.lines().next()), (1, Some("docker: 'docker cache builder use' requires NAME")));
+    let run = world.run("cache builder usee x");
+    assert!(run.code == 1 && run.stderr.contains("docker cache builder usee\nhint: did you mean `use`?"), "{run}");
+    assert_eq!(world.log(), "");
+}
+
+#[test]
+fn global_flags_in_every_spelling_reach_docker() {
+    let cases = [
+        ("cache builder ls", ""),
+        ("--context x cache builder ls", "[--context=x]"),
+        ("-c x cache builder ls", "[--context=x]"),
+        ("-cx cache builder ls", "[--context=x]"),
+        ("-c=x cache builder ls", "[--context=x]"),
+        ("--context=x cache builder ls", "[--context=x]"),
+        ("cache builder ls -c x", "[--context=x]"),
+        ("cache -c x builder ls", "[--context=x]"),
+        ("builder ls --context x", "[--context=x]"),
+        ("-Dc cache cache builder ls", "[--context=cache][--debug=true]"),
+        ("-c size cache builder ls", "[--context=size]"),
+        ("-H unix:///s -D --log-level=warn cache builder ls", "[--host=unix:///s][--log-level=warn][--debug=true]"),
+        ("-Hunix:///s cache builder ls", "[--host=unix:///s]"),
+        ("-H=unix:///s -l debug cache builder ls -D", "[--host=unix:///s][--log-level=debug][--debug=true]"),
+        ("--debug=true cache builder ls", "[--debug=true]"),
+        ("-D=false cache builder ls", ""),
+        ("--config DIR cache builder ls", "[--config=DIR]"),
+        (
+            "--tlsverify --tlscacert /a --tlscert /b --tlskey=/c cache builder ls",
+            "[--tlscacert=/a][--tlscert=/b][--tlskey=/c][--tlsverify=true]",
+        ),
+        ("--tls=false cache builder ls", "[--tls=false]"),
+        ("--tls cache builder ls", "[--tls=true]"),
+        ("-- cache builder ls", ""),
+        ("cache -- builder ls", ""),
+    ];
+    for (line, globals) in cases {
+        let world = World::new(REFUSES);
+        let run = world.run(line);
+        assert_eq!(run.code, 1, "{line}: {run}");
+        let log = world.log();
+        assert!(log.starts_with(&format!("{globals}[buildx][ls]")), "{line}: {log}");
+    }
+}
+
+#[test]
+fn the_docker_that_started_the_plugin_is_called_back() {
+    let world = World::new(REFUSES);
+    fake_docker(&world.at("other"), "echo other >>\"$LOG\"; exit 1");
+    for original in [world.at("other/docker"), PathBuf::from("./other/docker")] {
+        let _ = fs::remove_file(world.at("log"));
+        let mut command = world.plugin(["cache", "builder", "ls"]);
+        Run::of(command.env("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND", original));
+        assert_eq!(world.log(), "other\n");
+    }
+    // In a completion it is the plugin itself.
+    fs::copy(PLUGIN, world.at("docker-cache")).unwrap();
+    let mut command = world.plugin(["cache", "builder", "ls"]);
+    Run::of(command.env("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND", world.at("docker-cache")));
+    assert!(world.log().contains("[buildx][ls]"));
+}
+
+#[test]
+fn empty_name_of_a_builder_is_none() {
+    let script = r#"case "$*" in
+        *"buildx ls"*) echo 'default* {"Name":"default","Driver":"docker","Nodes":[{"Endpoint":"default","Status":"running"}]}' ;;
+        *) printf 'HTTP/1.0 200 OK\r\n\r\n{"BuildCache":[]}' ;;
+        esac"#;
+    let world = World::new(script);
+    let mut command = world.plugin(["cache", "size", "--mount", "pip"]);
+    let run = Run::of(command.env("BUILDX_BUILDER", ""));
+    assert!(run.code == 1 && run.stderr.contains("no cache mount \"pip\" in default"), "{run}");
+}
+
+#[test]
+fn no_docker_is_an_error_with_a_hint() {
+    let world = World::new(REFUSES);
+    fs::remove_dir_all(world.at("bin")).unwrap();
+    fs::create_dir(world.at("bin")).unwrap();
+    let mut command = world.plugin(["cache", "size"]);
+    let run = Run::of(command.env("PATH", world.at("bin")));
+    assert_eq!(run.code, 1);
+    assert_eq!(run.stderr, "ERROR: no `docker` command found\nhint: install the docker CLI, or put it on PATH\n");
+}
+
+#[test]
+fn no_engine_is_one_error_with_a_hint() {
+    let run = World::new(REFUSES).run("cache size");
+    assert_eq!((run.code, run.stdout.as_str(), run.stderr.lines().count()), (1, "", 2), "{run}");
+    assert!(run.stderr.starts_with("ERROR: `docker ") && run.stderr.contains("\nhint: start the engine"), "{run}");
+}
+
+#[test]
+fn docker_that_hangs_meets_the_time_limit() {
+    let world = World::new(HANGS);
+    let begin = Instant::now();
+    let mut command = world.plugin(["cache", "builder", "ls"]);
+    let run = Run::of(command.env("DOCKER_CACHE_TIMEOUT", "300ms"));
+    assert!(begin.elapsed() < Duration::from_secs(10));
+    assert!(run.code == 1 && run.stderr.contains("did not answer within 300ms\nhint: "), "{run}");
+}
+
+#[test]
+fn answers_that_make_no_sense_are_told_so() {
+    let answers = ["echo garbage", "printf 'NAME {}\\ndefault* {\"Name\":\"def'", "printf '\\377\\376'", "exit 0"];
+    for answer in answers {
+        for line in ["cache builder ls", "cache size --volume x"] {
+            let run = World::new(answer).run(line);
+            assert!(run.code == 1 && run.stderr.contains("makes no sense"), "{answer}: {line}: {run}");
+            assert!(run.stdout.is_empty() && run.stderr.starts_with("ERROR: `docker "), "{run}");
+        }
+    }
+}
+
+#[test]
+fn docker_that_fails_without_a_word_is_an_error() {
+    let run = World::new("exit 7").run("cache builder ls");
+    assert!(run.code == 1 && run.stderr.contains("failed without a word"), "{run}");
+}
+
+/// Sends a signal to the plugin while docker hangs, and expects this exit status and silence.
+fn ends_by(signal: Signal, code: i32) {
+    let world = World::new(HANGS);
+    let plugin = world.plugin([""; 0]);
+    // Whoever runs the tests may ignore signals, as nohup does, and a child inherits that.
+    let mut command = Command::new("env");
+    command.env_clear().envs(plugin.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.args(["--default-signal", PLUGIN, "cache", "size"]);
+    let child = world.start(&mut command);
+    kill_process(Pid::from_child(&child), signal).unwrap();
+    let run = outcome(child);
+    assert_eq!((run.code, run.stdout.as_str(), run.stderr.as_str()), (code, "", ""), "{run}");
+    assert_eq!(sleepers(&world), 0, "docker goes on");
+}
+
+/// Counts the processes that the world's docker became.
+fn sleepers(world: &World) -> usize {
+    let log = format!("LOG={}", world.at("log").display());
+    let ours = |process: &Path| {
+        let environment = fs::read(process.join("environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| variable == log.as_bytes())
+    };
+    fs::read_dir("/proc").unwrap().flatten().filter(|process| ours(&process.path())).count()
+}
+
+#[test]
+fn sigint_exits_130() {
+    ends_by(Signal::INT, 130);
+}
+
+#[test]
+fn sigterm_exits_143() {
+    ends_by(Signal::TERM, 143);
+}
+
+#[test]
+fn sighup_exits_129() {
+    ends_by(Signal::HUP, 129);
+}
+
+#[test]
+fn nohup_is_respected() {
+    let world = World::new(HANGS);
+    let mut command = Command::new("sh");
+    let plugin = world.plugin([""; 0]);
+    command.env_clear().envs(plugin.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh", PLUGIN, "cache", "size"]);
+    let mut child = world.start(&mut command);
+    let pid = Pid::from_child(&child);
+    kill_process(pid, Signal::HUP).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(child.try_wait().unwrap().is_none());
+    kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(outcome(child).code, 143);
+}
+
+#[test]
+fn end_of_dockers_socket_exits_130() {
+    let world = World::new(HANGS);
+    let name = format!("docker_cli_test_{}", std::process::id());
+    let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    let mut command = world.plugin(["cache", "size"]);
+    let child = world.start(command.env("DOCKER_CLI_PLUGIN_SOCKET", format!("@{name}")));
+    let (connection, _) = listener.accept().unwrap();
+    drop(connection);
+    assert_eq!(outcome(child).code, 130);
+    assert_eq!(sleepers(&world), 0, "docker goes on");
+}
+
+#[test]
+fn socket_that_nobody_listens_to_is_ignored() {
+    let world = World::new(REFUSES);
+    let mut command = world.plugin(["cache", "size", "--help"]);
+    Run::of(command.env("DOCKER_CLI_PLUGIN_SOCKET", "@docker_cli_nobody")).ok();
+    let mut command = world.plugin(["cache", "builder"]);
+    assert_eq!(Run::of(command.env("DOCKER_CLI_PLUGIN_SOCKET", "@docker_cli_nobody")).code, 1);
+}
+
+#[test]
+fn reader_that_stops_early_is_no_error() {
+    let world = World::new(REFUSES);
+    for line in ["cache --help", "docker-cli-plugin-metadata", "__complete cache ''"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let child = world.plugin(words(line)).stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+        let run = outcome(child);
+        assert_eq!((run.code, run.stderr.as_str()), (0, ""), "{line}");
+    }
+}
+
+#[test]
+fn output_that_cannot_be_written_is_an_error() {
+    let world = World::new(REFUSES);
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let child = world.plugin(["cache", "--help"]).stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+    let run = outcome(child);
+    assert!(run.code == 1 && run.stderr.contains("No space left on device"), "{run}");
+}
+
+#[test]
+fn closed_streams_are_no_error() {
+    let world = World::new(REFUSES);
+    let run = |script: &str| {
+        let mut command = Command::new("sh");
+        let plugin = world.plugin([""; 0]);
+        command.env_clear().envs(plugin.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        Run::of(command.args(["-c", script, "sh", PLUGIN])).code
+    };
+    assert_eq!(run("\"$1\" cache --help <&- >&- 2>&-"), 0);
+    assert_eq!(run("\"$1\" cache size <&- >&- 2>&-"), 1);
+    assert_eq!(run("\"$1\" cache size --nosuch 2>&-"), 125);
+}
+
+#[test]
+fn completion_without_docker_offers_what_needs_none() {
+    let world = World::new(REFUSES);
+    assert_eq!(world.run("__completeNoDesc cache si").ok().stdout, "size\n:4\n");
+    assert_eq!(world.run("__complete cache size --volume ''").ok().stdout, ":4\n");
+    assert_eq!(world.run("__complete cache nosuch ''").ok().stdout, ":4\n");
+    assert_eq!(world.run("__complete cache --config ''").ok().stdout, ":16\n");
+    assert_eq!(world.run("__complete").ok().stdout, ":4\n");
+    let flags = world.run("__complete cache size --").ok().stdout;
+    assert!(flags.contains("--lang\tOnly caches of these languages\n") && !flags.contains("--tls"), "{flags}");
+}

@@ -1,0 +1,191 @@
+//! Doctor's rules for Dockerfiles over a corpus of files of real shape: what each says of a file, what `--fix` makes of
+//! it, and that no text breaks them.
+//!
+//! `expected.txt` beside the files has a line for each finding: `file check:line`, with `+` where a fix is offered.
+//! `UPDATE_EXPECTED=1` writes it anew, to be read before it is committed.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use docker_cache::checks::Severity;
+use docker_cache::checks::dockerfile::{Found, check, fix};
+use docker_cache::checks::steps::{Around, Facts};
+use docker_cache::dockerfile::Dockerfile;
+use proptest::prelude::*;
+
+fn directory() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/dockerfiles")
+}
+
+fn corpus() -> BTreeMap<String, String> {
+    let files = fs::read_dir(directory()).unwrap().map(|entry| entry.unwrap().path());
+    files
+        .filter(|path| path.extension().is_some_and(|extension| extension == "Dockerfile"))
+        .map(|path| (path.file_stem().unwrap().to_str().unwrap().to_owned(), fs::read_to_string(&path).unwrap()))
+        .collect()
+}
+
+fn found(text: &str) -> Vec<Found> {
+    let (file, around) = (Dockerfile::parse(text), Around::default());
+    check(&Facts::new("Dockerfile", &file, &around))
+}
+
+fn fixed(text: &str) -> String {
+    fix("Dockerfile", text, &Around::default(), &|_| true)
+}
+
+#[test]
+fn every_file_has_its_findings_and_no_others() {
+    let mut told = String::new();
+    for (name, text) in corpus() {
+        for found in found(&text) {
+            let mark = if found.edits.is_empty() { "" } else { " +" };
+            told.push_str(&format!("{name} {}:{}{mark}\n", found.finding.check, found.finding.line.unwrap()));
+        }
+    }
+    let path = directory().join("expected.txt");
+    if std::env::var_os("UPDATE_EXPECTED").is_some() {
+        fs::write(&path, &told).unwrap();
+    }
+    assert_eq!(told, fs::read_to_string(&path).unwrap());
+}
+
+#[test]
+fn the_corpus_is_large_and_the_recommended_forms_are_left_alone() {
+    let corpus = corpus();
+    assert!(corpus.len() >= 60, "{}", corpus.len());
+    for (name, text) in &corpus {
+        let said: Vec<String> = found(text).into_iter().map(|found| found.finding.message).collect();
+        if name.ends_with("-good") || name.ends_with("-silent") {
+            assert_eq!(said, [""; 0], "{name}");
+        } else {
+            assert!(!said.is_empty(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_fixed_file_has_none_of_the_fixed_findings_and_stays_as_it_is() {
+    for (name, text) in corpus() {
+        let once = fixed(&text);
+        let file = Dockerfile::parse(&once);
+        assert_eq!(file.problems.is_empty(), Dockerfile::parse(&text).problems.is_empty(), "{name}\n{once}");
+        if file.problems.is_empty() {
+            let left: Vec<_> = found(&once).into_iter().filter(|found| !found.edits.is_empty()).collect();
+            assert_eq!(left, [], "{name}\n{once}");
+        }
+        assert_eq!(fixed(&once), once, "{name}");
+        let errors = |text: &str| found(text).iter().filter(|f| f.finding.severity == Severity::Error).count();
+        assert!(errors(&once) <= errors(&text), "{name}\n{once}");
+    }
+}
+
+#[test]
+fn a_fix_keeps_line_ends_comments_and_the_order() {
+    for (name, text) in corpus() {
+        let after = fixed(&text);
+        assert_eq!(after.contains("\r\n"), text.contains("\r\n"), "{name}");
+        assert!(!text.contains("\r\n") || !after.replace("\r\n", "").contains('\n'), "{name}");
+        for comment in text.lines().filter(|line| line.trim_start().starts_with('#')) {
+            assert!(after.contains(comment), "{name}: {comment}");
+        }
+        let keywords = |text: &str| -> Vec<String> {
+            Dockerfile::parse(text).instructions.into_iter().map(|instruction| instruction.keyword).collect()
+        };
+        assert_eq!(keywords(&text), keywords(&after), "{name}");
+    }
+}
+
+/// The promise is 100 ms for all checks in a release build; this one is not optimised.
+#[test]
+fn fifty_files_take_no_time() {
+    let corpus: Vec<String> = corpus().into_values().take(50).collect();
+    let start = Instant::now();
+    corpus.iter().for_each(|text| drop(found(text)));
+    let spent = start.elapsed();
+    eprintln!("50 files: {spent:?}");
+    assert!(spent.as_millis() < 1000, "{spent:?}");
+}
+
+#[test]
+fn large_and_odd_files_are_read_to_their_end() {
+    let line = "RUN apt-get update && apt-get install -y x && rm -rf /var/lib/apt/lists/* \\\n  && true\n";
+    let odd = [
+        format!("FROM debian\nRUN {}\n", "a ".repeat(500_000)),
+        format!("FROM debian\nRUN echo \\\n{}", "  x \\\n".repeat(100_000)),
+        format!("FROM debian\n{}", line.repeat(200)),
+        "FROM debian\nRUN <<EOF\napt-get install x".into(),
+        "\u{feff}\r\n\r\nFROM debian\r\nRUN pip install x \\\r\n".into(),
+        "FROM".into(),
+        "FROM \\\n".into(),
+        "FROM a\nRUN --mount\nRUN --mount=\nRUN --mount=type=cache\nRUN --mount=type=cache,target=\n".into(),
+        "FROM a AS a\nFROM a AS b\nFROM b\nCOPY --from=b\nCOPY --from=9 x y\n".into(),
+        String::from_utf8_lossy(&(0..=255).cycle().take(100_000).collect::<Vec<u8>>()).into_owned(),
+    ];
+    for text in odd {
+        let start = Instant::now();
+        found(&text);
+        let looked = start.elapsed();
+        fixed(&text);
+        eprintln!("{} bytes: {looked:?}, fix {:?}", text.len(), start.elapsed());
+    }
+}
+
+fn any_dockerfile() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        Just("FROM python:3.12\n"),
+        Just("FROM node AS n\n"),
+        Just("FROM n\n"),
+        Just("FROM ${A}\n"),
+        Just("ARG A=debian:12\n"),
+        Just("ENV PIP_NO_CACHE_DIR=1 B=$A \\\n C=2\n"),
+        Just("USER node\n"),
+        Just("USER $A\n"),
+        Just("RUN "),
+        Just("COPY --from=n /root/.npm .\n"),
+        Just("--mount=type=cache,target=/root/.cache/pip "),
+        Just("--mount=type=cache,target=$A,sharing= "),
+        Just("--mount=type=cache,target=/var/cache/apt,id=x "),
+        Just("pip install --no-cache-dir x"),
+        Just("apt-get update"),
+        Just("apt-get install -y é\u{202e}"),
+        Just("go build ./..."),
+        Just("rm -rf /var/lib/apt/lists/* /tmp"),
+        Just(" && "),
+        Just(" ; "),
+        Just(" \\\n"),
+        Just("\r\n"),
+        Just("\n"),
+        Just("<<EOF\n"),
+        Just("EOF\n"),
+        Just("if a; then "),
+        Just("fi"),
+        Just("'"),
+        Just("\""),
+        Just("$("),
+        Just("`"),
+        Just("# c\n"),
+        Just("["),
+        Just("]"),
+        Just("\0"),
+    ];
+    prop_oneof![
+        any::<String>(),
+        proptest::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat()),
+        proptest::collection::vec(any::<u8>(), 0..400).prop_map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1500))]
+
+    #[test]
+    fn no_text_panics_and_a_fix_is_final(text in any_dockerfile()) {
+        found(&text);
+        let once = fixed(&text);
+        prop_assert_eq!(fixed(&once), once);
+    }
+}

@@ -1,0 +1,161 @@
+//! A cancel at any moment must leave no container, no image, no volume and no record behind.
+
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::for_each_engine;
+use crate::support::Engine;
+use crate::support::process::Run;
+use crate::support::world::big_tree;
+
+/// How the user stops it.
+#[derive(Clone, Copy, Debug)]
+enum Stop {
+    Interrupt,
+    Terminate,
+    /// What docker does to a plugin without a terminal.
+    SocketEnds,
+}
+
+/// When the user stops it.
+#[derive(Clone, Copy, Debug)]
+enum Moment {
+    After(Duration),
+    ImageIsThere,
+    ContainerIsThere,
+    ContainerRuns,
+}
+
+impl Stop {
+    fn all() -> [Stop; 3] {
+        [Stop::Interrupt, Stop::Terminate, Stop::SocketEnds]
+    }
+
+    fn code(self) -> i32 {
+        if matches!(self, Stop::Terminate) { 143 } else { 130 }
+    }
+}
+
+/// Returns everything that the engine holds, as far as a helper could leave something there.
+fn holds(engine: &Engine, records: bool) -> [Vec<String>; 4] {
+    let list = |value: serde_json::Value, key: &str| {
+        let mut found: Vec<String> = value.as_array().into_iter().flatten().map(|item| item[key].to_string()).collect();
+        found.sort();
+        found
+    };
+    [
+        list(engine.api("/containers/json?all=1"), "Names"),
+        list(engine.api("/images/json?all=1"), "RepoTags"),
+        list(engine.api("/volumes")["Volumes"].clone(), "Name"),
+        // To tell them the engine measures all volumes.
+        list(if records { engine.records().into() } else { serde_json::Value::Null }, "Description"),
+    ]
+}
+
+/// Runs the plugin, stops it at this moment, and fails the test if the engine holds anything more than before. Returns
+/// false if the plugin was done before.
+fn stop(engine: &Engine, arguments: &[&str], how: Stop, when: Moment) -> bool {
+    let records = arguments.contains(&"--mount");
+    let before = holds(engine, records);
+    engine.cache_command(&[]);
+    let name = format!("docker_cli_{}_{}", engine.folder().file_name().unwrap().display(), line!());
+    let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    // The plugin itself: docker would keep the socket to itself.
+    let mut command: Command = engine.command(engine.config().join("cli-plugins/docker-cache"));
+    command.arg("cache").args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.env("DOCKER_CLI_PLUGIN_SOCKET", format!("@{name}")).spawn().unwrap();
+    let (connection, _) = listener.accept().unwrap();
+    let pid = Pid::from_child(&child);
+    wait_for(engine, when, &before);
+    match how {
+        Stop::Interrupt => kill_process(pid, Signal::INT).unwrap(),
+        Stop::Terminate => kill_process(pid, Signal::TERM).unwrap(),
+        Stop::SocketEnds => drop(connection.try_clone().map(|_| connection.shutdown(std::net::Shutdown::Both))),
+    }
+    let begin = Instant::now();
+    let run = Run::from_output(arguments.join(" "), child.wait_with_output().unwrap());
+    let spent = begin.elapsed();
+    // What docker was about to do may come to pass a little later.
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!(holds(engine, records), before, "{how:?} {when:?}: {run}");
+    if run.code == 0 {
+        return false;
+    }
+    assert_eq!((run.code, run.stdout.as_str()), (how.code(), ""), "{how:?} {when:?}: {run}");
+    assert!(spent < Duration::from_secs(15), "{how:?} {when:?}: it took {spent:?} to stop");
+    let left = std::fs::read_dir(engine.folder().join("tmp")).unwrap().flatten();
+    let left: Vec<_> = left.filter(|entry| entry.file_name().to_string_lossy().starts_with("docker-cache-")).collect();
+    assert!(left.is_empty(), "{how:?} {when:?}: {left:?}");
+    true
+}
+
+fn wait_for(engine: &Engine, when: Moment, before: &[Vec<String>; 4]) {
+    let begin = Instant::now();
+    let there = |path: &str, count: usize| engine.api(path).as_array().map_or(0, Vec::len) > count;
+    let reached = || match when {
+        Moment::After(time) => begin.elapsed() >= time,
+        Moment::ImageIsThere => there("/images/json?all=1", before[1].len()),
+        Moment::ContainerIsThere => there("/containers/json?all=1", before[0].len()),
+        Moment::ContainerRuns => there("/containers/json", 0),
+    };
+    while !reached() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "{when:?} never comes");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn moments() -> impl Iterator<Item = Moment> {
+    let times = [20, 150, 300, 600].map(|time| Moment::After(Duration::from_millis(time)));
+    times.into_iter()
+}
+
+/// Makes a volume that takes a helper container a while to measure.
+fn big_volume(engine: &Engine) {
+    let root = match engine.generation().major() {
+        // No engine before 24 proves that it runs here, so volumes are reached by a container.
+        "20" => engine.volume("big-cache", &[]),
+        _ => {
+            let folder = engine.folder().join("bound");
+            std::fs::create_dir_all(&folder).unwrap();
+            let device = format!("--opt=device={}", folder.display());
+            engine.docker(&["volume", "create", "--opt=type=none", "--opt=o=bind", &device, "big-cache"]);
+            folder
+        }
+    };
+    big_tree(Path::new(&root), 15_000, 150_000);
+}
+
+for_each_engine!(stopped_container_leaves_nothing, [v20, v28], |engine| {
+    big_volume(engine);
+    let line = ["size", "--volume", "big-cache"];
+    let mut stopped = 0;
+    for how in Stop::all() {
+        for when in [Moment::ImageIsThere, Moment::ContainerIsThere, Moment::ContainerRuns] {
+            stopped += usize::from(stop(engine, &line, how, when));
+        }
+    }
+    for (when, how) in moments().zip(Stop::all().into_iter().cycle()) {
+        stopped += usize::from(stop(engine, &line, how, when));
+    }
+    assert!(stopped >= 9, "only {stopped} of 13 were stopped before they were done");
+});
+
+for_each_engine!(stopped_helper_build_leaves_nothing, [v28, v28_containerd], |engine| {
+    engine.build("RUN --mount=type=cache,id=pip,target=/m echo wheel > /m/wheel", &[]);
+    let mut stopped = 0;
+    for how in Stop::all() {
+        for when in moments() {
+            stopped += usize::from(stop(engine, &["size", "--mount", "pip", "--exact"], how, when));
+        }
+    }
+    assert!(stopped >= 6, "only {stopped} of 12 were stopped before they were done");
+    let run = engine.cache(&["size", "--mount", "pip", "--exact", "--format", "json"]).ok();
+    let size: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!((&size["caches"][0]["files"], &size["caches"][0]["exact"]), (&1.into(), &true.into()), "{run}");
+});

@@ -1,0 +1,520 @@
+//! Tests of `export`, `import` and `verify`: what is carried is the same on the other side, and nothing is lost.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::for_each_engine;
+use crate::support::process::Run;
+use crate::support::world::{Tree, assert_same, write_files};
+use crate::support::{Engine, Generation};
+
+/// Runs a command of the plugin that must succeed and returns its JSON.
+#[track_caller]
+fn json(engine: &Engine, arguments: &[&str]) -> Value {
+    let run = engine.cache(&[arguments, &["--format", "json"]].concat()).ok();
+    serde_json::from_str(&run.stdout).unwrap_or_else(|error| panic!("{error}: {run}"))
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// Fills a volume with everything that a tree can have.
+fn fill(root: &Path) {
+    write_files(
+        root,
+        &[
+            ("pip/http/a", "a"),
+            ("pip/wheels/one.whl", "one"),
+            ("npm/_cacache/index-v5/x", "x"),
+            ("cargo/registry/cache/c.crate", "c"),
+            ("cargo/bin/tool", "program"),
+            ("cargo/credentials.toml", "secret"),
+            ("docker/config.json", "secret"),
+            ("mine/notes", "state"),
+        ],
+    );
+    let pip = root.join("pip");
+    fs::hard_link(pip.join("http/a"), pip.join("b")).unwrap();
+    symlink("http/a", pip.join("link")).unwrap();
+    std::os::unix::fs::chown(pip.join("wheels"), Some(1000), Some(1001)).unwrap();
+    fs::File::create(pip.join("sparse")).unwrap().set_len(10 << 20).unwrap();
+    let mut set = std::process::Command::new("touch");
+    Run::of(set.args(["--date", "2001-02-03 04:05:06.789"]).arg(pip.join("http/a"))).ok();
+    Run::of(std::process::Command::new("chmod").arg("4711").arg(pip.join("wheels/one.whl"))).ok();
+}
+
+/// Whether a path of the volume of [`fill`] is carried without being asked for.
+fn is_cache(path: &Path) -> bool {
+    let carried = ["pip", "npm", "cargo/registry"].iter().any(|part| path.starts_with(part));
+    carried || path == Path::new("") || path == Path::new("cargo")
+}
+
+/// Past the moment in which times cannot tell a change.
+fn settle() {
+    std::thread::sleep(Duration::from_millis(60));
+}
+
+/// Returns the sizes of all files of a bundle.
+fn size(bundle: &Path) -> u64 {
+    Tree::read(bundle).bytes()
+}
+
+fn blobs(bundle: &Path) -> Vec<PathBuf> {
+    let mut blobs: Vec<_> =
+        fs::read_dir(bundle.join("blobs/sha256")).unwrap().map(|blob| blob.unwrap().path()).collect();
+    blobs.sort();
+    blobs
+}
+
+for_each_engine!(volumes_come_back_as_they_were, [v20, v26, v28_containerd], |engine| {
+    let root = engine.volume("project-cache", &[]);
+    fill(&root);
+    let before = Tree::read(&root);
+    let bundle = engine.folder().join("bundle");
+    let exported = json(engine, &["export", "--dest", &text(&bundle)]);
+    assert_same(&before, &Tree::read(&root));
+    assert_eq!(exported["entries"].as_array().unwrap().len(), 3, "{exported}");
+    let left_out = exported["left_out"].to_string();
+    for named in ["/cache/cargo/bin", "/cache/docker", "not known to be a cache"] {
+        assert!(left_out.contains(named), "{left_out}");
+    }
+    engine.cache(&["verify", &text(&bundle)]).ok();
+
+    engine.docker(&["volume", "rm", "project-cache"]);
+    json(engine, &["import", "--src", &text(&bundle)]);
+    assert_same(&before.only(is_cache), &Tree::read(&engine.mountpoint("project-cache")));
+    let images = engine.docker(&["image", "ls", "--quiet"]).stdout;
+    let containers = engine.docker(&["ps", "--all", "--quiet"]).stdout;
+    assert_eq!((images.as_str(), containers.as_str()), ("", ""));
+});
+
+for_each_engine!(dry_runs_change_nothing, [v20, v28], |engine| {
+    let root = engine.volume("project-cache", &[("pip/a", "a")]);
+    let bundle = engine.folder().join("bundle");
+    engine.cache(&["export", "--dest", &text(&bundle), "--dry-run"]).ok();
+    assert!(!bundle.exists());
+    engine.cache(&["export", "--dest", &text(&bundle)]).ok();
+    fs::remove_file(root.join("pip/a")).unwrap();
+    let (volume, disk) = (Tree::read(&root), Tree::read(&bundle));
+    let planned = json(engine, &["import", "--src", &text(&bundle), "--dry-run"]);
+    assert_eq!(planned["entries"][0]["files"], 1);
+    assert_same(&volume, &Tree::read(&root));
+    assert_same(&disk, &Tree::read(&bundle));
+});
+
+const FILL: &str = "RUN --mount=type=cache,id=pip,target=/root/.cache/pip --mount=type=cache,target=/root/.npm \
+    mkdir -p /root/.cache/pip/http && echo wheel > /root/.cache/pip/http/w && echo pack > /root/.npm/p && \
+    chown 1000:1000 /root/.npm/p && touch -d @86400 /root/.cache/pip/http/w";
+
+const READ: &str = "RUN --mount=type=cache,id=pip,target=/root/.cache/pip --mount=type=cache,target=/root/.npm \
+    echo found $(cat /root/.cache/pip/http/w /root/.npm/p) $(stat -c %u:%Y /root/.npm/p /root/.cache/pip/http/w)";
+
+for_each_engine!(mounts_come_back_under_their_ids, [v26, v28, v28_containerd], |engine| {
+    engine.build(FILL, &[]);
+    let before = engine.records();
+    let bundle = engine.folder().join("bundle");
+    let exported = json(engine, &["export", "--dest", &text(&bundle)]);
+    assert_eq!(exported["entries"].as_array().unwrap().len(), 2, "{exported}");
+    assert_eq!(ids(&engine.records()), ids(&before), "{:?}", engine.records());
+    engine.cache(&["verify", &text(&bundle)]).ok();
+
+    let other = Engine::start(engine.generation());
+    json(&other, &["import", "--src", &text(&bundle)]);
+    let records = other.records();
+    assert!(records.iter().all(|record| record["Type"] == "exec.cachemount"), "{records:?}");
+    let told: Vec<&str> = records.iter().map(|record| record["Description"].as_str().unwrap()).collect();
+    assert!(told.iter().any(|told| told.starts_with("cached mount /root/.npm from")), "{told:?}");
+    let run = other.build(READ, &[]);
+    assert!(run.stderr.contains("found wheel pack 1000:"), "{run}");
+    assert!(run.stderr.contains("0:86400"), "{run}");
+});
+
+fn ids(records: &[Value]) -> Vec<String> {
+    let mut ids: Vec<String> = records.iter().map(|record| record["ID"].to_string()).collect();
+    ids.sort();
+    ids
+}
+
+/// Carries mounts and a volume from one generation to another.
+fn crosses(from: Generation, to: Generation) {
+    let start = |generation| match generation {
+        Generation::V20 => Engine::start(generation).with_buildx(Generation::V28),
+        _ => Engine::start(generation),
+    };
+    let (from, to) = (start(from), start(to));
+    let fill_default = FILL.replace("id=pip,", "");
+    from.build(&fill_default, &[]);
+    fill(&from.volume("project-cache", &[]));
+    let before = Tree::read(&from.mountpoint("project-cache")).only(is_cache);
+    let bundle = from.folder().join("bundle");
+    json(&from, &["export", "--dest", &text(&bundle)]);
+    json(&to, &["import", "--src", &text(&bundle)]);
+    assert_same(&before, &Tree::read(&to.mountpoint("project-cache")));
+    let run = to.build(&READ.replace("id=pip,", ""), &[]);
+    assert!(run.stderr.contains("found wheel pack 1000:"), "{run}");
+}
+
+#[test]
+fn from_26_to_28() {
+    crosses(Generation::V26, Generation::V28Containerd);
+}
+
+#[test]
+fn from_28_to_26() {
+    crosses(Generation::V28, Generation::V26);
+}
+
+#[test]
+fn from_20_to_28() {
+    crosses(Generation::V20, Generation::V28);
+}
+
+#[test]
+fn from_28_to_20() {
+    crosses(Generation::V28, Generation::V20);
+}
+
+#[test]
+fn second_export_writes_what_changed_and_ten_are_as_large_as_one() {
+    let engine = Engine::start(Generation::V28);
+    let root = engine.volume("project-cache", &[]);
+    fill(&root);
+    settle();
+    let bundle = engine.folder().join("bundle");
+    let export = || json(&engine, &["export", "--dest", &text(&bundle)]);
+    let first = export()["bytes_written"].as_u64().unwrap();
+    let before = Tree::read(&bundle);
+    assert_eq!(export()["bytes_written"], 0);
+    assert_eq!(before.bytes(), size(&bundle));
+    for round in 0..10 {
+        fs::write(root.join("pip/wheels/one.whl"), format!("{round}")).unwrap();
+        settle();
+        export();
+    }
+    assert!(size(&bundle) < before.bytes() + first / 10, "{} {}", size(&bundle), before.bytes());
+    engine.cache(&["verify", &text(&bundle)]).ok();
+}
+
+#[test]
+fn every_flipped_or_cut_blob_is_found_before_anything_is_written() {
+    let engine = Engine::start(Generation::V28);
+    let root = engine.volume("project-cache", &[("pip/a", "a"), ("npm/b", "b")]);
+    engine.build(FILL, &[]);
+    let bundle = engine.folder().join("bundle");
+    json(&engine, &["export", "--dest", &text(&bundle)]);
+    fs::write(root.join("pip/a"), "mine").unwrap();
+    let before = Tree::read(&root);
+    let all = blobs(&bundle);
+    assert!(all.len() >= 16, "{all:?}");
+    for (at, blob) in all.iter().enumerate() {
+        let bytes = fs::read(blob).unwrap();
+        let mut flipped = bytes.clone();
+        flipped[at * 37 % bytes.len()] ^= 1 << (at % 8);
+        for damaged in [&flipped[..], &bytes[..bytes.len() - 1], &[]] {
+            fs::write(blob, damaged).unwrap();
+            assert_eq!(engine.cache(&["verify", &text(&bundle)]).code, 1);
+            let run = engine.cache(&["import", "--src", &text(&bundle), "--replace"]);
+            assert!(run.code == 1 && run.stderr.contains("nothing was imported"), "{run}");
+        }
+        fs::write(blob, &bytes).unwrap();
+    }
+    assert_same(&before, &Tree::read(&root));
+    engine.cache(&["verify", &text(&bundle)]).ok();
+}
+
+/// A project with steps of every kind, the second with a cache mount.
+fn project(engine: &Engine) -> tempfile::TempDir {
+    let context = engine.context(
+        "RUN echo one > /one\nRUN --mount=type=cache,id=pip,target=/root/.cache/pip echo two > /two\nRUN cat /one /two > /three",
+    );
+    fs::write(context.path().join("more"), "").unwrap();
+    context
+}
+
+/// Exports layers on one engine, imports them on another, and builds there after the bundle is gone.
+fn carries_layers(from: Generation, to: Generation, expected: u64) {
+    let engine = Engine::start(from);
+    let context = project(&engine);
+    let bundle = engine.folder().join("bundle");
+    let exported = json(&engine, &["export", "--dest", &text(&bundle), &text(context.path())]);
+    assert!(exported["entries"].as_array().unwrap().iter().any(|entry| entry["kind"] == "layer"), "{exported}");
+    engine.cache(&["verify", &text(&bundle)]).ok();
+    // buildx writes its own manifest anew each time, in another order.
+    let again = json(&engine, &["export", "--dest", &text(&bundle), &text(context.path())]);
+    assert!(again["bytes_written"].as_u64().unwrap() < 8192, "{again}");
+
+    let other = Engine::start(to);
+    let imported = json(&other, &["import", "--src", &text(&bundle), &text(context.path())]);
+    assert_eq!(imported["steps"]["cached"], expected, "{imported}");
+    assert_eq!(imported["steps"]["ran"].as_array().unwrap().len() as u64, 4 - expected, "{imported}");
+    fs::remove_dir_all(&bundle).unwrap();
+    // A step on top needs the files of all below.
+    let dockerfile = context.path().join("Dockerfile");
+    let more = fs::read_to_string(&dockerfile).unwrap() + "RUN echo top $(cat /three)\n";
+    fs::write(&dockerfile, more).unwrap();
+    let run = other.docker(&["buildx", "build", "--progress", "plain", &text(context.path())]);
+    assert!(run.stderr.contains("top one two"), "{run}");
+    assert_eq!(run.stderr.matches(" CACHED").count(), 4, "{run}");
+}
+
+#[test]
+fn layers_are_local_after_an_import_on_26() {
+    carries_layers(Generation::V26Containerd, Generation::V26, 4);
+}
+
+#[test]
+fn layers_are_local_after_an_import_on_28() {
+    carries_layers(Generation::V28Containerd, Generation::V28Containerd, 4);
+}
+
+#[test]
+fn layers_that_do_not_travel_between_generations_are_named() {
+    carries_layers(Generation::V26Containerd, Generation::V28Containerd, 2);
+}
+
+for_each_engine!(plain_buildx_reads_the_layers_of_a_bundle, [v26_containerd, v28_containerd], |engine| {
+    let context = project(engine);
+    let bundle = engine.folder().join("bundle");
+    engine.volume("project-cache", &[("pip/a", "a")]);
+    engine.cache(&["export", "--dest", &text(&bundle), &text(context.path())]).ok();
+    engine.docker(&["buildx", "prune", "--all", "--force"]);
+    let from = format!("type=local,src={}", bundle.display());
+    let build = ["buildx", "build", "--progress", "plain", "--cache-from", &from, &text(context.path())];
+    let run = engine.docker(&build);
+    assert_eq!(run.stderr.matches(" CACHED").count(), 4, "{run}");
+    // And buildx may write there: our entries stay.
+    let to = format!("type=local,dest={},mode=max", bundle.display());
+    engine.docker(&["buildx", "build", "--cache-to", &to, &text(context.path())]);
+    let entries = json(engine, &["verify", &text(&bundle)]);
+    assert!(entries["entries"].to_string().contains("project-cache"), "{entries}");
+});
+
+for_each_engine!(a_builder_that_cannot_export_layers_is_told_with_the_choices, [v26, v28], |engine| {
+    let context = project(engine);
+    let bundle = engine.folder().join("bundle");
+    engine.volume("project-cache", &[("pip/a", "a")]);
+    let run = engine.cache(&["export", "--dest", &text(&bundle), &text(context.path())]);
+    assert_eq!(run.code, 1, "{run}");
+    assert!(run.stderr.contains("graph driver") && run.stderr.contains("containerd-snapshotter"), "{run}");
+    let entries = json(engine, &["verify", &text(&bundle)]);
+    assert!(entries["entries"].to_string().contains("project-cache"), "{entries}");
+});
+
+/// Runs the plugin and kills it, and the docker commands that it started, after some time.
+fn kill_after(engine: &Engine, arguments: &[&str], wait: Duration) {
+    use std::os::unix::process::CommandExt;
+    let mut command = engine.cache_command(arguments);
+    let mut child = command
+        .process_group(0)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(wait);
+    let group = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+    let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    child.wait().unwrap();
+}
+
+/// Moments between nothing and `limit`, always the same ones.
+fn moments(count: u64, limit: Duration) -> impl Iterator<Item = Duration> {
+    (1..=count).map(move |at| limit.mul_f64(at.wrapping_mul(0x9e37_79b9_7f4a_7c15) as f64 / u64::MAX as f64))
+}
+
+#[test]
+fn killed_exports_leave_a_bundle_that_verifies_and_the_next_collects_the_rubbish() {
+    let engine = Engine::start(Generation::V28);
+    let root = engine.volume("project-cache", &[]);
+    engine.build(FILL, &[]);
+    (0..200).for_each(|at| write_files(&root, &[(&format!("pip/{}/{at}", at % 7), &"x".repeat(20_000 + at))]));
+    let bundle = engine.folder().join("bundle");
+    let export = ["export", "--dest", &text(&bundle)];
+    let begin = std::time::Instant::now();
+    engine.cache(&export).ok();
+    let limit = begin.elapsed().mul_f64(1.1);
+    for (round, wait) in moments(20, limit).enumerate() {
+        write_files(&root, &[(&format!("pip/{}/{round}", round % 7), &format!("{round}").repeat(9000))]);
+        kill_after(&engine, &export, wait);
+        engine.cache(&["verify", &text(&bundle)]).ok();
+    }
+    engine.cache(&export).ok();
+    assert_eq!(fs::read_dir(bundle.join("ingest")).unwrap().count(), 0);
+    let fresh = engine.folder().join("fresh");
+    engine.cache(&["export", "--dest", &text(&fresh)]).ok();
+    assert!(size(&bundle) < size(&fresh) * 12 / 10, "{} {}", size(&bundle), size(&fresh));
+}
+
+#[test]
+fn killed_imports_leave_whole_contents() {
+    let engine = Engine::start(Generation::V28);
+    let root = engine.volume("project-cache", &[]);
+    (0..300)
+        .for_each(|at| write_files(&root, &[(&format!("pip/{}/{at}", at % 7), &format!("new {at} ").repeat(2000))]));
+    let new = Tree::read(&root.join("pip"));
+    let bundle = engine.folder().join("bundle");
+    engine.cache(&["export", "--dest", &text(&bundle)]).ok();
+    let import = ["import", "--src", &text(&bundle), "--replace"];
+    let begin = std::time::Instant::now();
+    engine.cache(&import).ok();
+    let limit = begin.elapsed().mul_f64(1.1);
+    for wait in moments(20, limit) {
+        fs::remove_dir_all(root.join("pip")).unwrap();
+        (0..50).for_each(|at| write_files(&root, &[(&format!("pip/old/{at}"), "old")]));
+        let old = Tree::read(&root.join("pip"));
+        kill_after(&engine, &import, wait);
+        let now = Tree::read(&root.join("pip"));
+        assert!(now.difference(&old).is_empty() || now.difference(&new).is_empty(), "neither old nor new");
+    }
+    engine.cache(&import).ok();
+    assert_same(&new, &Tree::read(&root.join("pip")));
+    assert!(!root.join(".docker-cache-import").exists());
+}
+
+#[test]
+fn two_exports_at_once_lose_nothing() {
+    let engine = Engine::start(Generation::V28);
+    engine.volume("pip-cache", &[("a", "a")]);
+    engine.volume("npm-cache", &[("b", "b")]);
+    let bundle = engine.folder().join("bundle");
+    let children = ["pip-cache", "npm-cache"]
+        .map(|volume| engine.cache_command(&["export", "--dest", &text(&bundle), "--volume", volume]).spawn().unwrap());
+    children.into_iter().for_each(|mut child| assert!(child.wait().unwrap().success()));
+    let entries = json(&engine, &["verify", &text(&bundle)])["entries"].to_string();
+    assert!(entries.contains("pip-cache") && entries.contains("npm-cache"), "{entries}");
+}
+
+#[test]
+fn a_full_disk_leaves_the_last_bundle() {
+    let engine = Engine::start(Generation::V28);
+    let root = engine.volume("project-cache", &[("pip/a", "a")]);
+    let bundle = engine.folder().join("bundle");
+    fs::create_dir(&bundle).unwrap();
+    let mount = ["-t", "tmpfs", "-o", "size=2m", "tmpfs", &text(&bundle)];
+    Run::of(std::process::Command::new("mount").args(mount)).ok();
+    engine.cache(&["export", "--dest", &text(&bundle)]).ok();
+    let before = Tree::read(&bundle);
+    let mut noise = vec![0; 6 << 20];
+    std::io::Read::read_exact(&mut fs::File::open("/dev/urandom").unwrap(), &mut noise).unwrap();
+    fs::write(root.join("pip/large"), noise).unwrap();
+    let run = engine.cache(&["export", "--dest", &text(&bundle)]);
+    let after = Tree::read(&bundle);
+    let verified = engine.cache(&["verify", &text(&bundle)]);
+    Run::of(std::process::Command::new("umount").arg(&bundle)).ok();
+    assert!(run.code == 1 && run.stderr.contains("No space left on device"), "{run}");
+    assert_eq!(verified.code, 0, "{verified}");
+    let files = |tree: Tree| tree.only(|path| path.starts_with("blobs/sha256/") || path.ends_with("index.json"));
+    assert_same(&files(before), &files(after));
+}
+
+#[test]
+fn a_directory_that_is_no_bundle_or_cannot_be_written_is_refused() {
+    let engine = Engine::start(Generation::V28);
+    engine.volume("project-cache", &[("pip/a", "a")]);
+    let bundle = engine.folder().join("bundle");
+    write_files(&bundle, &[("thesis.txt", "mine")]);
+    let run = engine.cache(&["export", "--dest", &text(&bundle)]);
+    assert!(run.code == 1 && run.stderr.contains("thesis.txt"), "{run}");
+    assert_eq!(fs::read_dir(&bundle).unwrap().count(), 1);
+    let run = engine.cache(&["export", "--dest", "/proc/bundle"]);
+    assert!(run.code == 1 && run.stderr.contains("cannot write /proc/bundle"), "{run}");
+    let run = engine.cache(&["import", "--src", &text(&bundle)]);
+    assert!(run.code == 1 && run.stderr.contains("is no bundle"), "{run}");
+}
+
+#[test]
+fn skopeo_reads_every_entry() {
+    let engine = Engine::start(Generation::V28);
+    engine.volume("project-cache", &[("pip/a", "a")]);
+    engine.build(FILL, &[]);
+    let bundle = engine.folder().join("bundle");
+    engine.cache(&["export", "--dest", &text(&bundle)]).ok();
+    let registry = crate::support::registry::Registry::beside(&engine);
+    let index: Value = serde_json::from_slice(&fs::read(bundle.join("index.json")).unwrap()).unwrap();
+    let entries = index["manifests"].as_array().unwrap();
+    assert_eq!(entries.len(), 3);
+    for (at, entry) in entries.iter().enumerate() {
+        let name = entry["annotations"]["org.opencontainers.image.ref.name"].as_str().unwrap();
+        let from = format!("oci:{}:{name}", bundle.display());
+        let to = format!("docker://{}/cache:{at}", registry.address);
+        registry.skopeo(&["copy", "--dest-tls-verify=false", &from, &to]).ok();
+        let manifest = registry.skopeo(&["inspect", "--raw", "--tls-verify=false", &to]).ok().stdout;
+        assert!(manifest.contains("docker-cache"), "{manifest}");
+    }
+}
+
+#[test]
+fn mounts_and_volumes_move_into_each_other_and_owners_are_mapped() {
+    let engine = Engine::start(Generation::V28);
+    engine.build(FILL, &[]);
+    let bundle = engine.folder().join("bundle");
+    engine.cache(&["export", "--dest", &text(&bundle)]).ok();
+    let to =
+        ["import", "--src", &text(&bundle), "--mount", "pip", "--to-volume", "project-cache", "--owner", "1000:1001"];
+    engine.cache(&to).ok();
+    let tree = Tree::read(&engine.mountpoint("project-cache"));
+    let file = &tree.0[Path::new("pip/http/w")];
+    assert_eq!((file.uid, file.gid), (1000, 1001));
+
+    engine.cache(&["export", "--dest", &text(&bundle), "--volume", "project-cache"]).ok();
+    let back = ["import", "--src", &text(&bundle), "--volume", "project-cache", "--tool", "pip", "--to-mount", "other"];
+    engine.cache(&back).ok();
+    let run = engine.build("RUN --mount=type=cache,id=other,target=/m echo found $(cat /m/http/w)", &[]);
+    assert!(run.stderr.contains("found wheel"), "{run}");
+}
+
+for_each_engine!(variants_of_a_mount_are_carried_where_the_dockerfile_tells_them, [v28_containerd], |engine| {
+    let fill = "RUN --mount=type=cache,id=pip,target=/m echo plain > /m/f\n\
+                RUN --mount=type=cache,id=pip,target=/m,uid=1000,mode=0750 echo owned > /m/f";
+    let context = engine.context(fill);
+    engine.docker(&["buildx", "build", &text(context.path())]);
+    let bundle = engine.folder().join("bundle");
+    let file = text(&context.path().join("Dockerfile"));
+    let unknown = json(engine, &["export", "--dest", &text(&engine.folder().join("unknown"))]);
+    assert!(unknown["left_out"].to_string().contains("variant"), "{unknown}");
+    let export = json(engine, &["export", "--dest", &text(&bundle), "--mount", "pip", "-f", &file]);
+    assert_eq!(export["entries"].as_array().unwrap().len(), 2, "{export}");
+    let other = Engine::start(engine.generation());
+    json(&other, &["import", "--src", &text(&bundle)]);
+    let run = other.build(
+        "RUN --mount=type=cache,id=pip,target=/m echo found $(cat /m/f)\n\
+         RUN --mount=type=cache,id=pip,target=/m,uid=1000,mode=0750 echo found $(cat /m/f) $(stat -c %u:%a /m)",
+        &[],
+    );
+    assert!(run.stderr.contains("found plain") && run.stderr.contains("found owned 1000:750"), "{run}");
+});
+
+#[test]
+fn a_volume_with_options_is_reached_by_a_container() {
+    let engine = Engine::start(Generation::V28);
+    let folder = engine.folder().join("elsewhere");
+    fs::create_dir(&folder).unwrap();
+    fill(&folder);
+    let device = format!("device={}", folder.display());
+    engine.docker(&["volume", "create", "--opt", "type=none", "--opt", "o=bind", "--opt", &device, "project-cache"]);
+    let before = Tree::read(&folder);
+    let bundle = engine.folder().join("bundle");
+    engine.cache(&["export", "--dest", &text(&bundle)]).ok();
+    fs::remove_dir_all(folder.join("pip")).unwrap();
+    engine.cache(&["import", "--src", &text(&bundle)]).ok();
+    let pip = |path: &Path| path.starts_with("pip");
+    assert_same(&before.only(pip), &Tree::read(&folder).only(pip));
+    assert_eq!(engine.docker(&["ps", "--all", "--quiet"]).stdout, "");
+    assert_eq!(engine.docker(&["volume", "ls", "--quiet"]).stdout.trim(), "project-cache");
+}
+
+for_each_engine!(a_remote_builder_has_its_mounts_carried, [v28], |engine| {
+    let builder = engine.remote_builder("far");
+    let context = engine.context(FILL);
+    engine.docker(&["buildx", "build", "--builder", &builder.name, &text(context.path())]);
+    let bundle = engine.folder().join("bundle");
+    json(engine, &["export", "--dest", &text(&bundle), "--builder", "far", "--mount", "pip"]);
+    engine.docker(&["buildx", "prune", "--all", "--force"]);
+    json(engine, &["import", "--src", &text(&bundle), "--builder", "far"]);
+    let read = READ.replace("/root/.npm/p", "").replace("$(stat", "$(echo");
+    assert!(engine.build(&read, &[]).stderr.contains("found wheel"));
+});

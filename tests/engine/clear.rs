@@ -1,0 +1,529 @@
+//! `docker cache clear`: what was chosen goes, every other byte stays.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use docker_cache::catalogue::{self, Known};
+use serde_json::Value;
+
+use crate::for_each_engine;
+use crate::support::debian::Tool;
+use crate::support::process::Run;
+use crate::support::world::{Tree, assert_same, write_files};
+use crate::support::{Engine, Generation};
+
+/// Fills a volume with two files for every path of the catalogue, and some that nobody knows.
+fn fill_with_catalogue(root: &Path) {
+    for Known { path, .. } in catalogue::known_below("/cache") {
+        let at = root.join(path.replace('*', "any"));
+        write_files(&at, &[("file", "1"), ("deep/er/file", "22")]);
+    }
+    write_files(root, &[("file at the top", "1"), ("nobody/knows/this", "1"), ("pip2/file", "1"), ("bin/pip", "1")]);
+}
+
+/// Returns what must be left: the rule, told by the catalogue and not by the program's walk.
+fn without(before: Tree, gone: impl Fn(&Known) -> bool) -> Tree {
+    let known = catalogue::known_below("/cache");
+    let named: Vec<PathBuf> = known.iter().map(|known| known.path.replace('*', "any").into()).collect();
+    before.only(|path| {
+        let text: String = path.as_os_str().as_bytes().iter().map(|byte| *byte as char).collect();
+        let goes = catalogue::deepest(&known, &text).is_some_and(&gone);
+        !goes || named.iter().any(|name| name.starts_with(path))
+    })
+}
+
+/// Returns a tree without the times of folders, which change with what is in them.
+fn timeless(mut tree: Tree) -> Tree {
+    tree.0.values_mut().filter(|entry| entry.kind == "folder").for_each(|entry| entry.modified = (0, 0));
+    tree
+}
+
+#[track_caller]
+fn json(engine: &Engine, arguments: &[&str]) -> Value {
+    let run = engine.cache(&[&["clear", "--format", "json"], arguments].concat()).ok();
+    serde_json::from_str(&run.stdout).unwrap_or_else(|error| panic!("{error}: {run}"))
+}
+
+/// Returns whatever a clear may leave on an engine by mistake.
+fn leftovers(engine: &Engine) -> String {
+    let containers = engine.docker(&["ps", "--all", "--quiet"]).stdout;
+    let images =
+        engine.docker(&["image", "ls", "--all", "--quiet", "--filter", "reference=docker-cache-helper-*"]).stdout;
+    containers + &images
+}
+
+for_each_engine!(a_language_goes_and_every_other_byte_stays, [all], |engine| {
+    let root = engine.volume("project-cache", &[]);
+    fill_with_catalogue(&root);
+    let before = Tree::read(&root);
+    let plan = json(engine, &["--lang", "python", "--dry-run"]);
+    assert_same(&before, &Tree::read(&root));
+    assert!(plan["freed_bytes"].is_null());
+    let done = json(engine, &["--lang", "python", "--force"]);
+    assert_eq!(done["plan"], plan["plan"]);
+    assert_eq!(done["freed_bytes"], plan["total_bytes"]);
+    assert!(plan["total_bytes"].as_u64() > Some(0));
+    let python = |known: &Known| known.row.language == "python" && known.class.is_deletable();
+    assert_same(&timeless(without(before, python)), &timeless(Tree::read(&root)));
+    assert_eq!(json(engine, &["--lang", "python", "--force"])["freed_bytes"], 0);
+    assert_eq!(leftovers(engine), "");
+});
+
+for_each_engine!(a_volume_loses_its_caches_and_nothing_that_is_none, [v20, v26, v28_containerd], |engine| {
+    let root = engine.volume("project-cache", &[]);
+    fill_with_catalogue(&root);
+    let other = engine.volume("other-cache", &[("pip/file", "1")]);
+    let before = Tree::read(&root);
+    engine.cache(&["clear", "--volume", "project-cache", "--force"]).ok();
+    assert_same(&timeless(without(before, |known| known.class.is_deletable())), &timeless(Tree::read(&root)));
+    assert!(other.join("pip/file").exists());
+});
+
+for_each_engine!(installs_go_only_by_name_and_on_demand, [v20, v28_containerd], |engine| {
+    let files = &[
+        ("pipx/venvs/a/bin/tool", "1"),
+        ("pipx/.cache/x", "1"),
+        ("cargo/bin/tool", "1"),
+        ("cargo/credentials.toml", "1"),
+    ];
+    let root = engine.volume("project-cache", files);
+    assert_eq!(engine.cache(&["clear", "--lang", "python", "--include-installs", "--force"]).code, 125);
+    assert!(root.join("pipx/.cache/x").exists());
+    engine.cache(&["clear", "--all", "--force"]).ok();
+    assert!(root.join("pipx/venvs/a/bin/tool").exists() && !root.join("pipx/.cache/x").exists());
+    engine.cache(&["clear", "--tool", "pipx", "--include-installs", "--force"]).ok();
+    assert!(!root.join("pipx/venvs").exists());
+    assert!(root.join("cargo/bin/tool").exists() && root.join("cargo/credentials.toml").exists());
+});
+
+const MOUNTS: &str = "RUN --mount=type=cache,target=/root/.cache/pip --mount=type=cache,id=uv,target=/root/.cache/uv \
+     --mount=type=cache,target=/root/.npm --mount=type=cache,target=/usr/local/cargo/registry \
+     --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,target=/go/pkg/mod \
+     for at in /root/.cache/pip /root/.cache/uv /root/.npm /usr/local/cargo/registry /var/cache/apt /go/pkg/mod; do \
+     echo $at > $at/file; done\n\
+     RUN --mount=type=cache,target=/root/.cache/pip,uid=1000,mode=0777 echo variant > /root/.cache/pip/file";
+
+/// Returns the targets of the mounts that an engine has, sorted.
+fn targets(engine: &Engine) -> Vec<String> {
+    let words = |mount: &Value| mount["Description"].as_str().unwrap().split(' ').nth(2).unwrap().to_owned();
+    let mut targets: Vec<String> = engine.mounts().iter().map(words).collect();
+    targets.sort();
+    targets
+}
+
+for_each_engine!(mounts_of_a_language_go_with_all_variants_and_the_others_stay, [all], |engine| {
+    engine.build(MOUNTS, &[]);
+    let before = engine.records();
+    assert_eq!(targets(engine).len(), 7);
+    let python = |record: &Value| {
+        let text = record["Description"].as_str().unwrap();
+        record["Type"] == "exec.cachemount"
+            && (text.contains("mount /root/.cache/pip") || text.contains("mount /root/.cache/uv"))
+    };
+    let plan = json(engine, &["--lang", "python", "--dry-run"]);
+    assert_eq!(engine.records().len(), before.len());
+    let done = json(engine, &["--lang", "python", "--force"]);
+    assert_eq!(done["plan"], plan["plan"]);
+    let ids = |records: &[Value]| -> Vec<String> {
+        let mut ids: Vec<_> = records.iter().map(|record| record["ID"].as_str().unwrap().to_owned()).collect();
+        ids.sort();
+        ids
+    };
+    let expected: Vec<Value> = before.iter().filter(|record| !python(record)).cloned().collect();
+    assert_eq!(ids(&engine.records()), ids(&expected));
+    engine.build(
+        "RUN --mount=type=cache,target=/root/.npm --mount=type=cache,target=/root/.cache/pip \
+         test \"$(cat /root/.npm/file)\" = /root/.npm && test ! -e /root/.cache/pip/file",
+        &[],
+    );
+});
+
+for_each_engine!(one_mount_goes_by_its_id_or_target, [all], |engine| {
+    engine.build(MOUNTS, &[]);
+    let name = if engine.generation() == Generation::V20 { "/root/.cache/uv" } else { "uv" };
+    engine.cache(&["clear", "--mount", name, "--force"]).ok();
+    assert_eq!(targets(engine).len(), 6);
+    assert!(!targets(engine).contains(&"/root/.cache/uv".to_owned()));
+    let wrong = engine.cache(&["clear", "--mount", "u", "--force"]);
+    assert_eq!((wrong.code, targets(engine).len()), (1, 6), "{wrong}");
+});
+
+/// Returns the files in a mount, by a build that looks.
+fn inside(engine: &Engine, target: &str) -> Vec<String> {
+    static NONCE: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let nonce = NONCE.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let look =
+        format!("RUN --mount=type=cache,target={target} : {nonce}; cd {target}; find . -type f | sed s/^/FILE=/");
+    let run = engine.build(&look, &[]);
+    let mut files: Vec<String> =
+        run.stderr.lines().filter_map(|line| Some(line.split_once(" FILE=./")?.1.to_owned())).collect();
+    files.sort();
+    files
+}
+
+for_each_engine!(
+    a_mount_of_many_things_loses_only_what_was_chosen,
+    [v20, v26, v26_containerd, v28, v28_containerd],
+    |engine| {
+        engine.build(
+        "RUN --mount=type=cache,target=/root/.cache --mount=type=cache,target=/usr/local/cargo \
+         cd /root/.cache; mkdir -p pip/wheels go-build own; echo 1 > pip/wheels/a; echo 1 > go-build/b; echo 1 > own/c; \
+         cd /usr/local/cargo; mkdir -p bin registry/cache; echo 1 > bin/tool; echo 1 > registry/cache/x; echo 1 > credentials.toml",
+        &[],
+    );
+        let count = engine.records().len();
+        let run = engine.cache(&["clear", "--lang", "python,rust", "--force"]).ok();
+        if engine.generation() == Generation::V20 {
+            // Its records tell no ids, so a build might get another mount.
+            assert!(run.stderr.contains("not looked into"), "{run}");
+            assert_eq!(inside(engine, "/root/.cache").len(), 3);
+            assert_eq!(inside(engine, "/usr/local/cargo").len(), 3);
+            return;
+        }
+        assert_eq!(engine.records().len(), count, "{:?}", engine.records());
+        assert_eq!(inside(engine, "/root/.cache"), ["go-build/b", "own/c"], "{run}");
+        assert_eq!(inside(engine, "/usr/local/cargo"), ["bin/tool", "credentials.toml"], "{run}");
+    }
+);
+
+for_each_engine!(layers_go_alone, [all], |engine| {
+    engine.build(MOUNTS, &["--tag", "kept"]);
+    let root = engine.volume("project-cache", &[("pip/file", "1")]);
+    let mounts = targets(engine);
+    engine.cache(&["clear", "--layers", "--force"]).ok();
+    assert!(root.join("pip/file").exists());
+    assert_eq!(targets(engine), mounts);
+    let left: Vec<Value> = engine.records().into_iter().filter(|record| record["Type"] != "exec.cachemount").collect();
+    // A variant of a mount is built on a layer, which has to stay with it.
+    assert!(left.len() <= 2, "{left:?}");
+});
+
+for_each_engine!(nothing_chosen_explains_and_removes_nothing, [v20, v28_containerd], |engine| {
+    let root = engine.volume("project-cache", &[("pip/file", "1")]);
+    for arguments in [&["clear"][..], &["clear", "--force"], &["clear", "--all-builders", "--force"]] {
+        let run = engine.cache(arguments);
+        assert_eq!(run.code, 125, "{run}");
+        assert!(run.stderr.contains("--lang") && run.stdout.is_empty(), "{run}");
+    }
+    let run = engine.cache(&["clear", "--all"]);
+    assert_eq!(run.code, 1, "{run}");
+    assert!(run.stderr.contains("--force"), "{run}");
+    assert!(root.join("pip/file").exists());
+});
+
+for_each_engine!(what_a_container_uses_stays_and_is_named, [v20, v26, v28_containerd], |engine| {
+    engine.build("RUN true", &["--tag", "box"]);
+    let root = engine.volume("project-cache", &[("pip/file", "1")]);
+    engine.docker(&[
+        "run",
+        "--detach",
+        "--name",
+        "worker",
+        "--volume",
+        "project-cache:/cache",
+        "box",
+        "/bin/busybox",
+        "sleep",
+        "600",
+    ]);
+    let run = engine.cache(&["clear", "--lang", "python", "--force"]).ok();
+    assert!(run.stdout.contains("in use by container worker"), "{run}");
+    assert!(root.join("pip/file").exists());
+    engine.cache(&["clear", "--lang", "python", "--force", "--force-in-use"]).ok();
+    assert!(!root.join("pip/file").exists());
+    engine.docker(&["rm", "--force", "worker"]);
+});
+
+for_each_engine!(what_a_build_uses_stays_and_the_build_succeeds, [all], |engine| {
+    engine.build("RUN --mount=type=cache,id=idle,target=/root/.cache/pip echo 1 > /root/.cache/pip/f", &[]);
+    let context = engine.context(
+        "RUN --mount=type=cache,id=busy,target=/root/.cache/pip,sharing=locked \
+         for i in 1 2 3 4 5 6 7 8 9 10; do echo $i > /root/.cache/pip/$i; echo step; sleep 0.5; done; \
+         test $(ls /root/.cache/pip | wc -l) = 10",
+    );
+    let mut build = engine.command(engine.docker_program());
+    build.env("DOCKER_BUILDKIT", "1").args(["build", "--progress", "plain"]).arg(context.path());
+    let mut build = build.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut lines =
+        std::io::BufRead::lines(std::io::BufReader::new(build.stderr.take().unwrap())).map_while(Result::ok);
+    assert!(lines.any(|line| line.ends_with("step")));
+    let done = json(engine, &["--all", "--force"]);
+    let rest: Vec<String> = lines.collect();
+    assert!(build.wait().unwrap().success(), "{rest:?}");
+    let kept = done["kept"].as_array().unwrap();
+    assert!(kept.iter().any(|row| row["kind"] == "mount" && row["why"] == "in use by a running build"), "{done}");
+    assert_eq!(engine.mounts().len(), 1);
+});
+
+/// Returns one number for all that the mounts of these targets hold, names and bytes.
+fn sums(engine: &Engine, targets: &[&str]) -> String {
+    static NONCE: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let mounts: String = targets.iter().map(|target| format!("--mount=type=cache,target={target} ")).collect();
+    let nonce = NONCE.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let sum = "-exec sha256sum {} + | sort | sha256sum | sed s/^/SUM=/";
+    let run = engine.build(&format!("RUN {mounts} : {nonce}; find {} -type f {sum}", targets.join(" ")), &[]);
+    let mut sums = run.stderr.lines().filter_map(|line| line.split_once(" SUM=").map(|(_, sum)| sum.to_owned()));
+    sums.next_back().unwrap_or_else(|| panic!("{run}"))
+}
+
+/// Caches that the tools themselves filled, in a volume and in mounts.
+fn real_tools(generation: Generation) {
+    let engine = &Engine::online(generation);
+    let root = engine.volume("project-cache", &[]);
+    for tool in Tool::all() {
+        tool.fill_mounts(engine);
+        if !tool.variables().is_empty() {
+            tool.fill_volume(engine, "project-cache");
+        }
+    }
+    let others: Vec<&str> =
+        Tool::all().iter().filter(|tool| **tool != Tool::Pip).flat_map(|tool| tool.targets()).copied().collect();
+    let (before, mounts) = (Tree::read(&root), targets(engine));
+    assert!(before.0.keys().any(|path| path.starts_with("pip/wheels")));
+    assert!(before.0.keys().any(|path| path.starts_with("cargo/registry")));
+    let (sum, pip) = (sums(engine, &others), sums(engine, Tool::Pip.targets()));
+    let plan = json(engine, &["--lang", "python", "--dry-run"]);
+    let done = json(engine, &["--lang", "python", "--force"]);
+    let rows = |answer: &Value| -> Vec<(Value, Value)> {
+        let rows = answer["plan"].as_array().unwrap().iter();
+        rows.map(|row| (row["name"].clone(), row["bytes"].clone())).collect()
+    };
+    assert_eq!(rows(&done), rows(&plan));
+    assert_eq!(done["freed_bytes"], plan["total_bytes"]);
+    let python = |known: &Known| known.row.language == "python" && known.class.is_deletable();
+    assert_same(&timeless(without(before, python)), &timeless(Tree::read(&root)));
+    let expected: Vec<String> = mounts.into_iter().filter(|target| target != "/root/.cache/pip").collect();
+    assert_eq!(targets(engine), expected);
+    assert_eq!(sums(engine, &others), sum);
+    assert_ne!(sums(engine, Tool::Pip.targets()), pip);
+    // Go closes the directories of its modules; what dpkg knows of the system is no cache.
+    engine.cache(&["clear", "--all", "--force"]).ok();
+    assert_eq!(targets(engine), ["/var/lib/apt"]);
+    assert_eq!(fs::read_dir(root.join("go/mod")).unwrap().count(), 0);
+}
+
+#[test]
+fn real_python_caches_go_and_every_other_byte_stays_v20() {
+    real_tools(Generation::V20);
+}
+
+#[test]
+fn real_python_caches_go_and_every_other_byte_stays_v26() {
+    real_tools(Generation::V26);
+}
+
+#[test]
+fn real_python_caches_go_and_every_other_byte_stays_v28_containerd() {
+    real_tools(Generation::V28Containerd);
+}
+
+for_each_engine!(only_what_is_old_goes, [v20, v28_containerd], |engine| {
+    let files = &[
+        ("pip/http/old", "1"),
+        ("pip/http/new", "1"),
+        ("npm/_cacache/old", "1"),
+        ("npm/_cacache/new", "1"),
+        ("yarn/old", "1"),
+    ];
+    let root = engine.volume("project-cache", files);
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(40 * 86_400);
+    for old in ["pip/http/old", "npm/_cacache/old", "yarn/old"] {
+        let file = fs::File::options().write(true).open(root.join(old)).unwrap();
+        file.set_times(fs::FileTimes::new().set_accessed(long_ago).set_modified(long_ago)).unwrap();
+    }
+    let plan = json(engine, &["--older-than", "30d", "--dry-run"]);
+    assert_eq!(plan["plan"].as_array().unwrap().len(), 2, "{plan}");
+    engine.cache(&["clear", "--older-than", "30d", "--force"]).ok();
+    let left = |path: &str| root.join(path).exists();
+    assert!(!left("pip/http/old") && left("pip/http/new"));
+    // npm's index refers to its content: all or nothing.
+    assert!(left("npm/_cacache/old") && left("npm/_cacache/new") && !left("yarn/old"));
+});
+
+for_each_engine!(the_least_recently_used_go_until_the_size_to_keep, [v20, v28_containerd], |engine| {
+    let big = "7".repeat(100_000);
+    let root = engine.volume("project-cache", &[("yarn/f", &big), ("npm/f", &big), ("uv/f", &big)]);
+    for (path, days) in [("yarn/f", 3), ("npm/f", 2), ("uv/f", 1)] {
+        let then = std::time::SystemTime::now() - std::time::Duration::from_secs(days * 86_400);
+        let file = fs::File::options().write(true).open(root.join(path)).unwrap();
+        file.set_times(fs::FileTimes::new().set_accessed(then).set_modified(then)).unwrap();
+    }
+    engine.cache(&["clear", "--keep", "250kB", "--force"]).ok();
+    assert!(!root.join("yarn/f").exists() && root.join("npm/f").exists() && root.join("uv/f").exists());
+    engine.cache(&["clear", "--keep", "0", "--force"]).ok();
+    assert!(!root.join("npm/f").exists() && !root.join("uv/f").exists());
+});
+
+for_each_engine!(a_volume_is_made_anew_as_it_was, [v20, v26, v28_containerd], |engine| {
+    let source = engine.folder().join("tmp/source");
+    write_files(&source, &[("pip/file", "1"), ("cargo/bin/tool", "1")]);
+    engine.docker(&[
+        "volume",
+        "create",
+        "--label",
+        "a=b c",
+        "--label",
+        "empty=",
+        "--opt",
+        "type=tmpfs",
+        "--opt",
+        "device=tmpfs",
+        "--opt",
+        "o=size=10m,uid=1000",
+        "tmp-cache",
+    ]);
+    let describe = || {
+        let volume = &engine.api("/volumes/tmp-cache");
+        (volume["Driver"].clone(), volume["Labels"].clone(), volume["Options"].clone())
+    };
+    let (before, created) = (describe(), engine.api("/volumes/tmp-cache")["CreatedAt"].clone());
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    engine.cache(&["clear", "--volume", "tmp-cache", "--recreate", "--force"]).ok();
+    assert_eq!(describe(), before);
+    assert_ne!(engine.api("/volumes/tmp-cache")["CreatedAt"], created);
+
+    let root = engine.volume("project-cache", &[("pip/file", "1"), ("cargo/bin/tool", "1")]);
+    let refused = engine.cache(&["clear", "--volume", "project-cache", "--recreate", "--force"]);
+    assert_eq!(refused.code, 1, "{refused}");
+    assert!(refused.stderr.contains("/cache/cargo/bin") && root.join("pip/file").exists(), "{refused}");
+    engine.build("RUN true", &["--tag", "box"]);
+    engine.docker(&[
+        "run",
+        "--detach",
+        "--name",
+        "worker",
+        "--volume",
+        "project-cache:/cache",
+        "box",
+        "/bin/busybox",
+        "sleep",
+        "600",
+    ]);
+    let anew = ["clear", "--volume", "project-cache", "--recreate", "--include-installs", "--force"];
+    let refused = engine.cache(&anew);
+    assert!(refused.code == 1 && refused.stderr.contains("worker"), "{refused}");
+    assert!(root.join("pip/file").exists());
+    let run = engine.cache(&[&anew[..], &["--force-in-use"]].concat()).ok();
+    assert!(run.stderr.contains("docker restart worker"), "{run}");
+    assert_eq!(Tree::read(&root).0.len(), 1);
+    engine.docker(&["rm", "--force", "worker"]);
+});
+
+for_each_engine!(go_closed_directories_are_removed, [v20, v28_containerd], |engine| {
+    let root = engine.volume("project-cache", &[("go/mod/example.com/small@v1.0.0/small.go", "1")]);
+    for at in ["go/mod/example.com/small@v1.0.0", "go/mod/example.com"] {
+        fs::set_permissions(root.join(at), fs::Permissions::from_mode(0o555)).unwrap();
+    }
+    engine.cache(&["clear", "--lang", "go", "--force"]).ok();
+    assert_eq!(fs::read_dir(root.join("go/mod")).unwrap().count(), 0);
+});
+
+for_each_engine!(links_and_strange_names_lead_nowhere, [v20, v28_containerd], |engine| {
+    let precious = engine.folder().join("tmp/precious");
+    write_files(&precious, &[("file", "1"), ("deep/file", "1")]);
+    let root = engine.volume("project-cache", &[("pip/file", "1")]);
+    symlink(&precious, root.join("pip/dir")).unwrap();
+    symlink("/etc", root.join("pip/etc")).unwrap();
+    symlink(precious.join("file"), root.join("pip/link")).unwrap();
+    symlink(&precious, root.join("uv")).unwrap();
+    for name in [&b"a\nb"[..], b"\xff\xfe", b"-rf", b"$(reboot)", b"--volume=:host"] {
+        fs::write(root.join("pip").join(std::ffi::OsStr::from_bytes(name)), "1").unwrap();
+    }
+    let (before, etc) = (Tree::read(&precious), fs::read_dir("/etc").unwrap().count());
+    let run = engine.cache(&["clear", "--lang", "python", "--force"]).ok();
+    assert!(!run.stdout.contains('\u{1b}'));
+    assert_same(&before, &Tree::read(&precious));
+    assert_eq!(fs::read_dir("/etc").unwrap().count(), etc);
+    assert_eq!(fs::read_dir(root.join("pip")).unwrap().count(), 0);
+});
+
+for_each_engine!(a_mount_inside_a_volume_is_not_entered, [v26, v28_containerd], |engine| {
+    let precious = engine.folder().join("tmp/precious");
+    write_files(&precious, &[("file", "1")]);
+    let root = engine.volume("project-cache", &[("pip/file", "1"), ("pip/inner/.keep", "")]);
+    let inner = root.join("pip/inner");
+    Run::of(std::process::Command::new("mount").arg("--bind").args([&precious, &inner])).ok();
+    let run = engine.cache(&["clear", "--lang", "python", "--force"]);
+    Run::of(std::process::Command::new("umount").arg(&inner)).ok();
+    assert_eq!(run.code, 0, "{run}");
+    assert!(precious.join("file").exists() && !root.join("pip/file").exists(), "{run}");
+    assert!(run.stderr.contains("pip/inner"), "{run}");
+});
+
+for_each_engine!(a_full_disk_is_cleared, [v20, v26, v28_containerd], |engine| {
+    engine.docker(&[
+        "volume",
+        "create",
+        "--opt",
+        "type=tmpfs",
+        "--opt",
+        "device=tmpfs",
+        "--opt",
+        "o=size=1m",
+        "full-cache",
+    ]);
+    engine.build("RUN true", &["--tag", "box"]);
+    // A tmpfs lives as long as something has it mounted.
+    let fill = "mkdir -p /cache/pip; cat /dev/zero > /cache/pip/file; mkdir /cache/npm; sleep 600";
+    engine.docker(&[
+        "run",
+        "--detach",
+        "--name",
+        "worker",
+        "--volume",
+        "full-cache:/cache",
+        "box",
+        "/bin/busybox",
+        "sh",
+        "-c",
+        fill,
+    ]);
+    let used = || {
+        let run = engine.docker(&["exec", "worker", "/bin/busybox", "df", "-k", "/cache"]);
+        run.stdout.lines().last().unwrap().split_whitespace().nth(2).unwrap().parse::<u64>().unwrap()
+    };
+    while used() < 1000 {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let done = json(engine, &["--lang", "python", "--force", "--force-in-use"]);
+    assert!(done["freed_bytes"].as_u64() > Some(900_000), "{done}");
+    assert!(used() < 100);
+    engine.docker(&["rm", "--force", "worker"]);
+    assert_eq!(leftovers(engine), "");
+});
+
+for_each_engine!(a_volume_that_cannot_be_written_says_so, [v20, v28_containerd], |engine| {
+    let source = engine.folder().join("tmp/source");
+    write_files(&source, &[("pip/file", "1")]);
+    let device = format!("device={}", source.display());
+    engine.docker(&["volume", "create", "--opt", "type=none", "--opt", &device, "--opt", "o=bind,ro", "ro-cache"]);
+    let run = engine.cache(&["clear", "--lang", "python", "--force"]);
+    assert_eq!(run.code, 1, "{run}");
+    assert!(run.stderr.contains("volume ro-cache") && run.stderr.contains("Read-only file system"), "{run}");
+    assert!(source.join("pip/file").exists());
+    assert_eq!(leftovers(engine), "");
+});
+
+for_each_engine!(a_volume_that_cannot_be_mounted_says_so, [v20, v28_containerd], |engine| {
+    let nowhere = format!("device={}", engine.folder().join("tmp/nowhere").display());
+    engine.docker(&["volume", "create", "--opt", "type=none", "--opt", &nowhere, "--opt", "o=bind", "gone-cache"]);
+    let run = engine.cache(&["clear", "--volume", "gone-cache", "--force"]);
+    assert_eq!(run.code, 1, "{run}");
+    assert!(run.stderr.contains("ERROR: `docker start") && run.stderr.contains("no such file"), "{run}");
+    assert_eq!(leftovers(engine), "");
+});
+
+for_each_engine!(no_permission_is_a_clear_error, [v28_containerd], |engine| {
+    let root = engine.volume("project-cache", &[("pip/file", "1")]);
+    let mut command = engine.cache_command(&["clear", "--all", "--force"]);
+    let words: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+    let program = command.get_program().to_owned();
+    command = engine.command("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(program).args(words);
+    let run = Run::of(&mut command);
+    assert_ne!(run.code, 0, "{run}");
+    assert!(run.stderr.to_lowercase().contains("permission denied"), "{run}");
+    assert!(root.join("pip/file").exists());
+});

@@ -1,0 +1,16 @@
+//! Tests against real engines, one file a command.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used)]
+
+mod bench;
+mod bench_debian;
+mod builder;
+mod cancel;
+mod carry;
+mod clear;
+mod complete;
+mod doctor;
+mod doctor_project;
+mod owner;
+mod size;
+#[path = "../support/mod.rs"]
+mod support;

@@ -1,0 +1,86 @@
+//! `docker cache doctor --check volume-owner`, and its fix: whoever writes to a volume may do so afterwards.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+use serde_json::Value;
+
+use crate::for_each_engine;
+use crate::support::Engine;
+use crate::support::world::{Tree, assert_same, write_files};
+
+#[track_caller]
+fn findings(engine: &Engine) -> Vec<Value> {
+    let run = engine.cache(&["doctor", "--check", "volume-owner", "--format", "json"]);
+    let answer: Value = serde_json::from_str(&run.stdout).unwrap_or_else(|error| panic!("{error}: {run}"));
+    assert!(["ok", "found"].contains(&answer["checks"][0]["status"].as_str().unwrap()), "{run}");
+    answer["findings"].as_array().unwrap().clone()
+}
+
+for_each_engine!(a_volume_is_given_to_the_container_that_writes_to_it, [all], |engine| {
+    let outside = engine.folder().join("tmp/outside");
+    write_files(&outside, &[("precious", "1")]);
+    let root =
+        engine.volume("project-cache", &[("pip/http/a", "1"), ("npm/tool", "1"), ("cargo/credentials.toml", "1")]);
+    for (path, mode) in [("npm/tool", 0o4755), ("cargo/credentials.toml", 0o600)] {
+        fs::set_permissions(root.join(path), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    symlink(&outside, root.join("pip/dir")).unwrap();
+    symlink(outside.join("precious"), root.join("pip/link")).unwrap();
+    engine.build("RUN mkdir -p /etc && echo dev:x:1234:4321::/:/bin/sh > /etc/passwd\nUSER dev", &["--tag", "box"]);
+    assert_eq!(findings(engine), Vec::<Value>::new());
+    engine.docker(&["create", "--name", "dev", "--volume", "project-cache:/cache", "box", "/bin/busybox", "true"]);
+    let write =
+        ["run", "--rm", "--volume", "project-cache:/cache", "box", "/bin/busybox", "touch", "/cache/pip/http/new"];
+    assert_ne!(engine.try_docker(&write).code, 0);
+
+    let found = findings(engine);
+    assert_eq!(found.len(), 1, "{found:?}");
+    let message = found[0]["message"].as_str().unwrap();
+    assert!(message.contains("dev writes as 1234:4321") && message.contains("project-cache"), "{message}");
+    let remedy = found[0]["fix"]["command"].as_str().unwrap();
+    let words: Vec<&str> = remedy.strip_prefix("docker cache ").unwrap().split(' ').collect();
+    let (before, owner) = (Tree::read(&root), outside.metadata().unwrap().uid());
+    let refused = engine.cache(&words);
+    assert!(refused.code == 1 && refused.stderr.contains("--force"), "{refused}");
+    let dry = engine.cache(&[&words[..], &["--dry-run"]].concat()).ok();
+    assert_same(&before, &Tree::read(&root));
+    let done = engine.cache(&[&words[..], &["--force"]].concat()).ok();
+    assert!(done.stdout.starts_with(&dry.stdout), "{done}");
+
+    let after = Tree::read(&root);
+    let planned: usize =
+        dry.stdout.lines().skip(1).map(|line| line.split_whitespace().nth(2).unwrap().parse::<usize>().unwrap()).sum();
+    let changed = after.0.iter().filter(|(path, entry)| entry.uid != before.0[*path].uid).count();
+    assert_eq!(planned, changed, "{done}");
+    assert!(after.0.values().all(|entry| (entry.uid, entry.gid) == (1234, 4321)), "{after:?}");
+    let modes = |tree: &Tree| tree.0.values().map(|entry| entry.mode).collect::<Vec<_>>();
+    assert_eq!(modes(&after), modes(&before));
+    assert_eq!((outside.metadata().unwrap().uid(), outside.join("precious").metadata().unwrap().uid()), (owner, owner));
+    engine.docker(&write);
+    assert_eq!(findings(engine), Vec::<Value>::new());
+});
+
+for_each_engine!(two_users_of_one_volume_are_told_and_nothing_is_changed, [v20, v28_containerd], |engine| {
+    let root = engine.volume("project-cache", &[("pip/a", "1")]);
+    engine.build("RUN true", &["--tag", "box"]);
+    for (name, user) in [("one", "1000"), ("two", "1001")] {
+        engine.docker(&[
+            "create",
+            "--name",
+            name,
+            "--user",
+            user,
+            "--volume",
+            "project-cache:/cache",
+            "box",
+            "/bin/busybox",
+            "true",
+        ]);
+    }
+    let found = findings(engine);
+    assert!(found[0]["message"].as_str().unwrap().contains("USER_UID") && found[0]["fix"].is_null(), "{found:?}");
+    let before = Tree::read(&root);
+    engine.cache(&["doctor", "--fix", "--check", "volume-owner", "--force"]).ok();
+    assert_same(&before, &Tree::read(&root));
+});

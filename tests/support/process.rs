@@ -1,0 +1,105 @@
+//! Starting programs: one call and its outcome, and programs that run beside a test and die with it.
+
+use std::fmt;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Mutex, OnceLock};
+
+/// What a program printed, and how it ended: its exit code, or minus the number of the signal that ended it.
+#[derive(Debug, Clone)]
+pub struct Run {
+    pub call: String,
+    pub stdout: String,
+    pub stderr: String,
+    pub code: i32,
+}
+
+impl Run {
+    /// Runs the command to its end.
+    pub fn of(command: &mut Command) -> Run {
+        let call = call_line(command);
+        let output = command.output().unwrap_or_else(|error| panic!("cannot start `{call}`: {error}"));
+        Run::from_output(call, output)
+    }
+
+    /// Returns the same of an output that is already there.
+    pub fn from_output(call: String, output: Output) -> Run {
+        Run {
+            call,
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            code: output.status.code().unwrap_or_else(|| -output.status.signal().unwrap_or(0)),
+        }
+    }
+
+    /// Returns itself if the exit code was 0, and fails the test with all that was printed if not.
+    #[track_caller]
+    pub fn ok(self) -> Run {
+        assert!(self.code == 0, "{self}");
+        self
+    }
+}
+
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Run { call, stdout, stderr, code } = self;
+        write!(f, "`{call}` ended with {code}\n--- stdout\n{stdout}\n--- stderr\n{stderr}")
+    }
+}
+
+/// Returns the program and its arguments as one line, for messages.
+pub fn call_line(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+}
+
+/// A program that runs beside the test: killed on drop, and by the kernel when the test process dies.
+#[derive(Debug)]
+pub struct Background(Child);
+
+impl Background {
+    /// Starts a program with these arguments; `prepare` sets environment and streams.
+    pub fn start(call: &[&str], prepare: impl FnOnce(&mut Command)) -> Background {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).args(call).stdin(Stdio::null());
+        prepare(&mut command);
+        Background(spawn(command))
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.0.try_wait().expect("look at a child").is_none()
+    }
+
+    /// Waits for the end of the program.
+    pub fn wait(&mut self) {
+        self.0.wait().expect("wait for a child");
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts a program from a thread that lives as long as the test process: the kernel's "parent died" signal comes when the
+/// *thread* that started a child ends, and the thread of one test may end before the last user of the program.
+pub fn spawn(command: Command) -> Child {
+    type Order = (Command, Sender<std::io::Result<Child>>);
+    static SPAWNER: OnceLock<Mutex<Sender<Order>>> = OnceLock::new();
+    let spawner = SPAWNER.get_or_init(|| {
+        let (orders, received) = channel::<Order>();
+        std::thread::spawn(move || {
+            for (mut command, reply) in received {
+                let _ = reply.send(command.spawn());
+            }
+        });
+        Mutex::new(orders)
+    });
+    let call = call_line(&command);
+    let (reply, answer) = channel();
+    spawner.lock().unwrap().send((command, reply)).expect("the spawner thread is alive");
+    answer.recv().expect("the spawner thread answers").unwrap_or_else(|error| panic!("cannot start `{call}`: {error}"))
+}
