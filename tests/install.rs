@@ -70,9 +70,11 @@ fn plugin_is_built_installed_and_answers() {
     let home = Home::new();
     let cargo = which::which("cargo").unwrap();
     let rest = std::env::var("PATH").unwrap();
-    fs::remove_file(home.at("bin/cargo")).unwrap();
+    // The real cargo, which finds most of the build fresh in the target folder, and the real compiler to link the rest.
+    for program in ["cargo", "cc"] {
+        fs::remove_file(home.at("bin").join(program)).unwrap();
+    }
     let mut command = home.command(&["--profile", "dev"]);
-    // The real cargo, which finds the tested binary fresh in the target folder.
     command.env("PATH", format!("{}:{}:{rest}", home.at("bin").display(), cargo.parent().unwrap().display()));
     for name in ["CARGO_HOME", "RUSTUP_HOME"] {
         let default = format!(".{}", name.trim_end_matches("_HOME").to_lowercase());
