@@ -438,3 +438,43 @@ for_each_engine!(examining_changes_nothing, [v20, v28], |engine| {
     engine.cache(&["doctor"]);
     assert_eq!(state(), before);
 });
+
+#[test]
+fn caches_over_their_budget_are_found_and_brought_under_it() {
+    let engine = Engine::start(Generation::V28);
+    let big = "x".repeat(300_000);
+    let root = engine.volume("project-cache", &[("pip/old", &big), ("npm/new", &big), ("mine/notes", &big)]);
+    let old = std::time::SystemTime::now() - Duration::from_secs(7 * 24 * 3600);
+    let old = std::fs::FileTimes::new().set_accessed(old).set_modified(old);
+    std::fs::File::options().write(true).open(root.join("pip/old")).unwrap().set_times(old).unwrap();
+    engine.build("COPY busybox /again", &[]);
+    let size = |budget: &str| engine.cache(&["size", "--budget", budget, "--format", "json", "project-cache"]);
+    let answer = size("medium").ok();
+    assert_eq!(serde_json::from_str::<Value>(&answer.stdout).unwrap()["budget"]["over"], false);
+    let over = size("400kB");
+    assert_eq!(over.code, 1, "{over}");
+    let budget = &serde_json::from_str::<Value>(&over.stdout).unwrap()["budget"];
+    assert_eq!((&budget["bytes"], &budget["over"]), (&json!(400_000), &json!(true)));
+    let used = budget["used_bytes"].as_u64().unwrap();
+    assert!((600_000..800_000).contains(&used), "programs and what nobody knows do not count: {used}");
+
+    let doctor = |arguments: &[&str]| {
+        let call = ["doctor", "--format", "json", "--check", "cache-over-budget"];
+        Answer::from(engine.cache(&[&call, arguments].concat()))
+    };
+    // No project and no budget: nothing to compare with. One lock file: a small project.
+    assert_eq!(doctor(&[]).status("cache-over-budget"), "skipped");
+    let project = engine.context("");
+    std::fs::write(project.path().join("uv.lock"), "").unwrap();
+    assert_eq!(doctor(&[&project.path().display().to_string()]).status("cache-over-budget"), "ok");
+    let narrowed = ["--budget", "400kB", "--volume", "project-cache"];
+    let remedy = doctor(&narrowed).remedy("cache-over-budget");
+    assert_eq!(remedy, "docker cache clear --volume project-cache --to-budget 400kB");
+    Run::of(engine.command("sh").args(["-c", &format!("{remedy} --force")])).ok();
+    assert_eq!(doctor(&narrowed).status("cache-over-budget"), "ok");
+    assert!(!root.join("pip/old").exists() && root.join("npm/new").exists() && root.join("mine/notes").exists());
+    // Layers count against a budget that the user gives, and go with it.
+    let remedy = doctor(&["--budget", "400kB"]).remedy("cache-over-budget");
+    Run::of(engine.command("sh").args(["-c", &format!("{remedy} --force")])).ok();
+    assert_eq!(doctor(&["--budget", "400kB"]).status("cache-over-budget"), "ok");
+}

@@ -6,13 +6,16 @@ use std::thread::{self, ScopedJoinHandle};
 use serde_json::{Map, Value};
 
 use super::super::Context;
+use crate::budget::Budget;
 use crate::builders::Builders;
+use crate::checks::caches::Held;
 use crate::checks::engine::{self, Client, Disk, Engine, NamedBy, NoEngine, System};
 use crate::checks::project::Project;
 use crate::checks::{Check, Fact, Facts, NotRun, caches};
-use crate::cli::Doctor;
+use crate::cli::{Doctor, Selection};
 use crate::docker::endpoint::Source;
 use crate::docker::{Cause, Container, Docker, DockerError, Info};
+use crate::inventory::{self, Look, Wanted};
 use crate::{ownership, place};
 
 const DAEMON_JSON: &str = "/etc/docker/daemon.json";
@@ -24,9 +27,12 @@ pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, project: F
         Ok(docker) => docker,
         Err(_) => return Facts { engine: without_docker(client), caches: caches::Facts::default(), project },
     };
-    let wants_owners = checks.iter().any(|check| check.name == caches::VOLUME_OWNER);
+    let wants = |name| checks.iter().any(|check| check.name == name);
+    let wants_owners = wants(caches::VOLUME_OWNER);
+    let locks = project.as_ref().ok().map(|project| project.files.locks);
     let (engine, caches) = thread::scope(|scope| {
         let owned = wants_owners.then(|| scope.spawn(|| ownership::ask(docker, &options.volume)));
+        let held = wants(caches::OVER_BUDGET).then(|| scope.spawn(|| held(docker, context, options, locks)));
         // The advice counts for older docker commands only.
         let client_facts = scope.spawn(|| {
             let version = docker.client_version();
@@ -52,6 +58,11 @@ pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, project: F
                 None => Err(NotRun::Skipped("it was not asked for".into())),
                 Some(Ok(Ok(found))) => Ok(found.volumes.into_iter().map(|(_, owned)| owned).collect()),
                 Some(Ok(Err(error))) => Err(NotRun::Failed(format!("{error:#}"))),
+                Some(Err(_)) => Err(NotRun::Failed(crashed().to_string())),
+            },
+            held: match held.map(ScopedJoinHandle::join) {
+                None => Err(NotRun::Skipped("it was not asked for".into())),
+                Some(Ok(held)) => held,
                 Some(Err(_)) => Err(NotRun::Failed(crashed().to_string())),
             },
         };
@@ -83,6 +94,32 @@ pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, project: F
         (engine, caches)
     });
     Facts { engine, caches, project }
+}
+
+/// Measures what counts against the budget: that of the user, else that of the project.
+fn held(docker: &Docker, context: &Context, options: &Doctor, locks: Option<usize>) -> Fact<Held> {
+    let (budget, locks) = match (options.budget, locks) {
+        (Some(budget), _) => (budget, None),
+        (None, Some(locks)) => (Budget::of_project(locks), Some(locks)),
+        (None, None) => {
+            return Err(NotRun::Skipped(
+                "there is no project here to tell a budget from; give one with `--budget`".into(),
+            ));
+        }
+    };
+    let volumes = options.volume.clone();
+    let look = Look {
+        volumes: true,
+        mounts: volumes.is_empty(),
+        layers: volumes.is_empty() && locks.is_none(),
+        ..Look::default()
+    };
+    let builder = std::env::var("BUILDX_BUILDER").ok().filter(|name| !name.is_empty());
+    let selection = Selection { volume: volumes.clone(), builder, ..Selection::default() };
+    let wanted = Wanted { selection: &selection, exact: false };
+    let found = inventory::collect_in(docker, &context.settings, wanted, look, &mut |_, _| ());
+    let caches = found.map_err(|error| NotRun::Failed(format!("{error:#}")))?.caches;
+    Ok(Held { caches, budget, locks, volumes })
 }
 
 fn names(containers: Vec<Container>) -> Vec<String> {
