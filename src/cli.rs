@@ -180,12 +180,16 @@ Examples:
   docker cache doctor                        all checks, of this project too
   docker cache doctor --fix --dry-run web    what would change in Dockerfiles
   docker cache doctor --check builder-split,gc-policy
+  docker cache doctor --image app:latest     which caches does it carry?
   docker cache doctor --fail-on error        exit 1 not for warnings
   docker cache doctor --fix --check volume-owner
   docker cache doctor --format json | jq '.findings[].fix.command'")]
 pub struct Doctor {
     /// Directory or file to look at [default: the working directory, if it has Dockerfiles]
     pub path: Option<PathBuf>,
+    /// Look into this image: which package caches does it carry?
+    #[arg(long, value_name = "IMAGE")]
+    pub image: Option<String>,
     /// Put right what can be in Dockerfiles, and show it as a diff; with --check volume-owner, the owners in cache volumes
     #[arg(long)]
     pub fix: bool,

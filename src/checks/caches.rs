@@ -16,6 +16,24 @@ pub struct Facts {
     pub volumes: Fact<Vec<OwnedVolume>>,
     /// What counts against the budget.
     pub held: Fact<Held>,
+    /// The image that was named, if one was.
+    pub image: Option<Fact<Image>>,
+}
+
+/// An image, and the caches in it.
+#[derive(Debug)]
+pub struct Image {
+    pub name: String,
+    pub carried: Vec<Carried>,
+}
+
+/// A cache directory in an image.
+#[derive(Debug)]
+pub struct Carried {
+    /// None for what else lies in `/cache`.
+    pub tool: Option<&'static str>,
+    pub path: String,
+    pub bytes: u64,
 }
 
 /// Some caches, and how much they may hold.
@@ -33,7 +51,7 @@ pub struct Held {
 impl Default for Facts {
     fn default() -> Self {
         let none = || NotRun::Skipped("nobody looked into the caches".into());
-        Facts { volumes: Err(none()), held: Err(none()) }
+        Facts { volumes: Err(none()), held: Err(none()), image: None }
     }
 }
 
@@ -118,6 +136,34 @@ fn is_closed(owner: &Owner, (uid, gid): (u32, u32)) -> bool {
 /// Returns the command that gives a volume's entries to whoever writes there.
 fn fix_command(volume: &str) -> String {
     format!("docker cache doctor --fix --check {VOLUME_OWNER} --volume {}", quote(volume))
+}
+
+/// Bytes of one tool that are worth a word: every image has a few small files of its system's package manager.
+const WORTH_TELLING: u64 = 1_000_000;
+
+/// Returns what the named image carries for nothing, the largest first.
+pub fn cache_in_image(image: &Image) -> Vec<Finding> {
+    let mut by_tool: BTreeMap<Option<&str>, Vec<&Carried>> = BTreeMap::new();
+    for carried in &image.carried {
+        by_tool.entry(carried.tool).or_default().push(carried);
+    }
+    let sum = |carried: &[&Carried]| carried.iter().map(|carried| carried.bytes).sum::<u64>();
+    let mut found: Vec<_> = by_tool.into_iter().filter(|(_, carried)| sum(carried) >= WORTH_TELLING).collect();
+    found.sort_by_key(|(_, carried)| std::cmp::Reverse(sum(carried)));
+    let told = found.into_iter().map(|(tool, mut carried)| {
+        carried.sort_by_key(|carried| std::cmp::Reverse(carried.bytes));
+        let places: Vec<String> = carried.iter().map(|carried| format!("`{}`", carried.path)).collect();
+        let whose = tool.map(|tool| format!(" of {tool}")).unwrap_or_default();
+        let message = format!(
+            "image {} carries {}{whose} in {}: give the step that writes there a cache mount, or copy only what runs from \
+             that stage into a last one",
+            image.name,
+            Bytes(sum(&carried)),
+            places.join(", ")
+        );
+        Finding::new(Severity::Warning, message)
+    });
+    told.collect()
 }
 
 fn cache_over_budget(facts: &AllFacts) -> Result<Vec<Finding>, NotRun> {
@@ -296,6 +342,24 @@ mod tests {
     fn what_no_clear_takes_does_not_count_against_the_budget() {
         assert_eq!(over_budget(&held(None, 50)), None);
         assert_eq!(over_budget(&held(Some(9), 50)), None);
+    }
+
+    #[test]
+    fn an_image_is_told_by_tool_and_what_is_small_is_not() {
+        let carried = |tool, path: &str, bytes| Carried { tool, path: path.into(), bytes };
+        let image = Image {
+            name: "app".into(),
+            carried: vec![
+                carried(Some("apt"), "/var/cache/apt", 999_999),
+                carried(None, "/cache", 1_000_000),
+                carried(Some("pip"), "/a", 600_000),
+                carried(Some("pip"), "/b", 700_000),
+            ],
+        };
+        let found: Vec<String> = cache_in_image(&image).into_iter().map(|finding| finding.message).collect();
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].starts_with("image app carries 1.3MB of pip in `/b`, `/a`: "), "{found:?}");
+        assert!(found[1].starts_with("image app carries 1MB in `/cache`: "), "{found:?}");
     }
 
     #[test]

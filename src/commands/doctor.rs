@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::Context;
 use crate::cancel;
-use crate::checks::project::Project;
+use crate::checks::project::{CACHE_IN_IMAGE, Project};
 use crate::checks::{self, Check, Finding, Fix, Outcome, Severity};
 use crate::checks::{NotRun, caches};
 use crate::cli::{Doctor, DoctorFormat, FailOn};
@@ -45,7 +45,12 @@ struct Listed {
 type Results = [(&'static Check, Outcome)];
 
 pub fn run(context: Context, options: &Doctor) -> Result<u8> {
-    let chosen = |check: &&Check| options.check.is_empty() || options.check.iter().any(|name| name == check.name);
+    // An image that is named is all that is looked at, unless other checks are named too.
+    let aimed = options.image.is_some() && options.check.is_empty();
+    let chosen = |check: &&Check| match aimed {
+        true => check.name == CACHE_IN_IMAGE,
+        false => options.check.is_empty() || options.check.iter().any(|name| name == check.name),
+    };
     let checks: Vec<&'static Check> = checks::all().filter(chosen).collect();
     if options.list_checks {
         return list(&checks, options.format).map(|()| 0);
@@ -53,7 +58,7 @@ pub fn run(context: Context, options: &Doctor) -> Result<u8> {
     if options.fix && options.check == [caches::VOLUME_OWNER] {
         return own::run(&context.into_docker()?.0, options);
     }
-    let files = files(options.path.as_deref())?;
+    let files = if aimed && options.path.is_none() { None } else { files(options.path.as_deref())? };
     if options.fix {
         let Some(files) = files else { bail!("there is no project here\nhint: docker cache doctor --fix PATH") };
         return fix::run(&files, &checks, options).map(|()| 0);

@@ -75,6 +75,15 @@ pub struct Volume {
     pub options: Option<BTreeMap<String, String>>,
 }
 
+/// What [`Docker::overview`] tells of an engine.
+#[derive(Clone, Debug)]
+pub struct Overview {
+    pub info: Info,
+    /// All containers, running or not.
+    pub containers: Vec<Container>,
+    pub volumes: Vec<Volume>,
+}
+
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "PascalCase", default)]
 struct DiskUsage {
@@ -171,14 +180,14 @@ impl Docker {
     ///
     /// # Errors
     /// See [`Docker::info`].
-    pub fn overview(&self) -> Result<(Info, Vec<Container>, Vec<Volume>)> {
+    pub fn overview(&self) -> Result<Overview> {
         let paths = ["/info", "/containers/json?all=1", "/volumes"];
         let mut answers = self.requests(&paths)?.into_iter();
         let mut next = |path| answers.next().unwrap_or_else(|| Err(garbage(path, "no answer")));
         let info = read(paths[0], next(paths[0])?)?;
         let containers = read(paths[1], next(paths[1])?)?;
         let volumes: Volumes = read(paths[2], next(paths[2])?)?;
-        Ok((info, containers, volumes.volumes.unwrap_or_default()))
+        Ok(Overview { info, containers, volumes: volumes.volumes.unwrap_or_default() })
     }
 
     /// `GET /containers/ID/json`: how a container was made. The id is docker's own, so it is plain in a path.

@@ -18,7 +18,7 @@ use std::time::Duration;
 use duct::Handle;
 use rustix::process::{Pid, Signal, kill_process_group};
 
-pub use self::api::{Container, ContainerConfig, ContainerMount, Info, Volume};
+pub use self::api::{Container, ContainerConfig, ContainerMount, Info, Overview, Volume};
 pub use self::builder::BuilderRef;
 pub use self::error::{Cause, DockerError};
 pub use self::helper::{BLOBS, field, unique_name};

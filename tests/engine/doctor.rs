@@ -478,3 +478,27 @@ fn caches_over_their_budget_are_found_and_brought_under_it() {
     Run::of(engine.command("sh").args(["-c", &format!("{remedy} --force")])).ok();
     assert_eq!(doctor(&["--budget", "400kB"]).status("cache-over-budget"), "ok");
 }
+
+for_each_engine!(caches_that_an_image_carries_are_told_in_bytes, [all], |engine| {
+    let fill = "dd if=/dev/zero bs=1000 count=2500 of=/root/.cache/pip/http/body";
+    let carrying = format!(
+        "RUN mkdir -p /root/.cache/pip/http /cache/x && {fill} && cp /root/.cache/pip/http/body /cache/x && \
+         cp /root/.cache/pip/http/body /usr-lib\nVOLUME /root/.cache\nENTRYPOINT [\"/none\"]"
+    );
+    engine.build(&carrying, &["--tag", "carrying"]);
+    engine.build("RUN mkdir -p /root/.cache/pip /var/cache/apt && echo x > /var/cache/apt/x", &["--tag", "lean"]);
+    let before = engine.docker(&["image", "ls", "--quiet"]).stdout;
+    let of = |image: &str| Answer::from(engine.cache(&["doctor", "--format", "json", "--image", image]));
+    let answer = of("carrying");
+    let told: Vec<_> = answer.found("cache-in-image").iter().map(|found| found["message"].as_str().unwrap()).collect();
+    assert!(told.iter().any(|told| told.contains("2.5MB of pip in `/root/.cache/pip`")), "{told:?}");
+    assert!(told.iter().any(|told| told.contains("2.5MB in `/cache`")) && told.len() == 2, "{told:?}");
+    assert_eq!((answer.run.code, answer.names()), (1, vec!["cache-in-image"]));
+    assert_eq!(of("lean").status("cache-in-image"), "ok");
+    let missing = of("not-there");
+    assert_eq!((missing.status("cache-in-image"), missing.run.code), ("failed", 1), "{}", missing.run);
+    assert!(missing.run.stdout.contains("No such image"), "{}", missing.run);
+    assert_eq!(engine.docker(&["ps", "--all", "--quiet"]).stdout, "");
+    assert_eq!(engine.docker(&["volume", "ls", "--quiet"]).stdout, "");
+    assert_eq!(engine.docker(&["image", "ls", "--quiet"]).stdout, before);
+});

@@ -8,15 +8,16 @@ use serde_json::{Map, Value};
 use super::super::Context;
 use crate::budget::Budget;
 use crate::builders::Builders;
-use crate::checks::caches::Held;
+use crate::checks::caches::{Held, Image};
 use crate::checks::engine::{self, Client, Disk, Engine, NamedBy, NoEngine, System};
-use crate::checks::project::Project;
+use crate::checks::project::{CACHE_IN_IMAGE, Project};
 use crate::checks::{Check, Fact, Facts, NotRun, caches};
 use crate::cli::{Doctor, Selection};
 use crate::docker::endpoint::Source;
-use crate::docker::{Cause, Container, Docker, DockerError, Info};
+use crate::docker::{Cause, Container, Docker, DockerError, Info, Overview};
 use crate::inventory::{self, Look, Wanted};
-use crate::{ownership, place};
+use crate::report::Progress;
+use crate::{image, ownership, place};
 
 const DAEMON_JSON: &str = "/etc/docker/daemon.json";
 
@@ -31,8 +32,9 @@ pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, project: F
     let wants_owners = wants(caches::VOLUME_OWNER);
     let locks = project.as_ref().ok().map(|project| project.files.locks);
     let (engine, caches) = thread::scope(|scope| {
-        let owned = wants_owners.then(|| scope.spawn(|| ownership::ask(docker, &options.volume)));
         let held = wants(caches::OVER_BUDGET).then(|| scope.spawn(|| held(docker, context, options, locks)));
+        let image = options.image.as_deref().filter(|_| wants(CACHE_IN_IMAGE));
+        let image = image.map(|image| scope.spawn(|| image_of(docker, image, options)));
         // The advice counts for older docker commands only.
         let client_facts = scope.spawn(|| {
             let version = docker.client_version();
@@ -42,33 +44,24 @@ pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, project: F
             };
             (fact(version), fact(advice))
         });
-        let info = scope.spawn(|| docker.info());
         let builders = scope.spawn(|| Builders::ask(docker, &context.settings));
-        // Containers matter only where a volume looks like a builder's.
-        let states = scope.spawn(|| {
-            let volumes = docker.volumes().map(|volumes| volumes.into_iter().map(|volume| volume.name));
-            let volumes = fact(volumes.map(Vec::from_iter));
-            let asked =
-                volumes.as_ref().is_ok_and(|names| names.iter().any(|name| engine::builder_node(name).is_some()));
-            (volumes, if asked { fact(docker.containers()).map(names) } else { Ok(Vec::new()) })
-        });
-
-        let caches = caches::Facts {
-            volumes: match owned.map(ScopedJoinHandle::join) {
-                None => Err(NotRun::Skipped("it was not asked for".into())),
-                Some(Ok(Ok(found))) => Ok(found.volumes.into_iter().map(|(_, owned)| owned).collect()),
-                Some(Ok(Err(error))) => Err(NotRun::Failed(format!("{error:#}"))),
-                Some(Err(_)) => Err(NotRun::Failed(crashed().to_string())),
-            },
-            held: match held.map(ScopedJoinHandle::join) {
-                None => Err(NotRun::Skipped("it was not asked for".into())),
-                Some(Ok(held)) => held,
-                Some(Err(_)) => Err(NotRun::Failed(crashed().to_string())),
-            },
+        let overview = docker.overview();
+        let of_overview = |known: fn(&Overview) -> Vec<String>| match &overview {
+            Ok(overview) => Ok(known(overview)),
+            Err(error) => Err(NotRun::Failed(error.to_string())),
         };
-        let info = info.join().unwrap_or_else(|_| Err(crashed()));
-        let (client_version, advised_builder) = both(client_facts);
-        let (volumes, containers) = both(states);
+        let owned = match &overview {
+            Ok(overview) if wants_owners => {
+                // A thread of its own: if it panics, the others go on.
+                let ask = || ownership::ask(docker, overview, &options.volume);
+                let owned = thread::scope(|scope| scope.spawn(ask).join());
+                owned.unwrap_or_else(|_| Err(crashed().into())).map_err(|error| NotRun::Failed(format!("{error:#}")))
+            }
+            Ok(_) => Err(NotRun::Skipped("it was not asked for".into())),
+            Err(error) => Err(NotRun::Failed(error.to_string())),
+        };
+        let (client_version, advised_builder) =
+            client_facts.join().unwrap_or_else(|_| (fact(Err(crashed())), fact(Err(crashed()))));
         let engine = engine::Facts {
             client,
             client_version,
@@ -80,16 +73,25 @@ pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, project: F
                     of_buildx: builders.of_buildx,
                 })
             }),
-            volumes,
-            containers,
-            disk: match &info {
-                Ok(info) => disk(docker, info),
+            volumes: of_overview(|overview| overview.volumes.iter().map(|volume| volume.name.clone()).collect()),
+            containers: of_overview(|overview| overview.containers.iter().flat_map(names).collect()),
+            disk: match &overview {
+                Ok(overview) => disk(docker, &overview.info),
                 Err(error) => Err(NotRun::Failed(error.to_string())),
             },
-            daemon_json: info.as_ref().ok().and_then(|info| daemon_json(docker, info)),
-            engine: info
-                .map(|info| Engine { version: info.server_version, os_type: info.os_type })
-                .map_err(|error| no_engine(&error)),
+            daemon_json: overview.as_ref().ok().and_then(|overview| daemon_json(docker, &overview.info)),
+            engine: match overview {
+                Ok(Overview { info, .. }) => Ok(Engine { version: info.server_version, os_type: info.os_type }),
+                Err(error) => Err(no_engine(&error)),
+            },
+        };
+        let caches = caches::Facts {
+            volumes: owned.map(|found| found.into_iter().map(|(_, owned)| owned).collect()),
+            held: match held {
+                None => Err(NotRun::Skipped("it was not asked for".into())),
+                Some(held) => joined(held),
+            },
+            image: image.map(joined),
         };
         (engine, caches)
     });
@@ -122,18 +124,23 @@ fn held(docker: &Docker, context: &Context, options: &Doctor, locks: Option<usiz
     Ok(Held { caches, budget, locks, volumes })
 }
 
-fn names(containers: Vec<Container>) -> Vec<String> {
-    let names = containers.into_iter().flat_map(|container| container.names);
-    names.map(|name| name.trim_start_matches('/').to_string()).collect()
+fn image_of(docker: &Docker, name: &str, options: &Doctor) -> Fact<Image> {
+    let mut progress = Progress::new("Reading the image", options.quiet);
+    let read = image::read(docker, name, &mut |files, bytes| progress.update(files, bytes));
+    read.map_err(|error| NotRun::Failed(format!("{error:#}")))
+}
+
+fn names(container: &Container) -> impl Iterator<Item = String> {
+    container.names.iter().map(|name| name.trim_start_matches('/').to_string())
+}
+
+/// Returns what a thread found out. One that panicked has failed, and the others go on.
+fn joined<T>(thread: ScopedJoinHandle<'_, Fact<T>>) -> Fact<T> {
+    thread.join().unwrap_or_else(|_| Err(NotRun::Failed(crashed().to_string())))
 }
 
 fn fact<T>(answer: Result<T, DockerError>) -> Fact<T> {
     answer.map_err(|error| NotRun::Failed(error.to_string()))
-}
-
-/// Returns what a thread found out. One that panicked has failed, and the others go on.
-fn both<A, B>(thread: ScopedJoinHandle<'_, (Fact<A>, Fact<B>)>) -> (Fact<A>, Fact<B>) {
-    thread.join().unwrap_or_else(|_| (fact(Err(crashed())), fact(Err(crashed()))))
 }
 
 fn crashed() -> DockerError {
