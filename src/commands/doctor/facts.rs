@@ -6,10 +6,12 @@ use std::thread;
 use serde_json::{Map, Value};
 
 use super::super::Context;
+use super::containers;
 use crate::builders::Builders;
+use crate::checks::caches::{OwnedVolume, Writer};
 use crate::checks::engine::{self, Client, Disk, Engine, NamedBy, NoEngine, System};
 use crate::checks::project::Project;
-use crate::checks::{Check, Fact, Facts, NotRun, caches};
+use crate::checks::{Check, Fact, Facts, NotRun, caches, live};
 use crate::cli::Doctor;
 use crate::docker::endpoint::Source;
 use crate::docker::{Cause, Container, Docker, DockerError, Info, Overview};
@@ -18,14 +20,18 @@ use crate::{ownership, place};
 const DAEMON_JSON: &str = "/etc/docker/daemon.json";
 
 /// Asks docker and this host for everything that the rules want to know of them.
-pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, project: Fact<Project>) -> Facts {
+pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, mut project: Fact<Project>) -> Facts {
     let client = client(context);
     let docker = match &context.docker {
         Ok(docker) => docker,
-        Err(_) => return Facts { engine: without_docker(client), caches: caches::Facts::default(), project },
+        Err(error) => {
+            let live = Err(NotRun::Skipped(error.to_string()));
+            return Facts { engine: without_docker(client), caches: caches::Facts::default(), live, project };
+        }
     };
     let wants_owners = checks.iter().any(|check| check.name == caches::VOLUME_OWNER);
-    let (engine, caches) = thread::scope(|scope| {
+    let wants_containers = checks.iter().any(|check| live::WANTED_BY.contains(&check.name));
+    let (engine, caches, live) = thread::scope(|scope| {
         // The advice counts for older docker commands only.
         let client_facts = scope.spawn(|| {
             let version = docker.client_version();
@@ -40,6 +46,11 @@ pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, project: F
         let of_overview = |known: fn(&Overview) -> Vec<String>| match &overview {
             Ok(overview) => Ok(known(overview)),
             Err(error) => Err(NotRun::Failed(error.to_string())),
+        };
+        let live = match &overview {
+            Ok(overview) if wants_containers => containers::ask(docker, overview, options, project.as_mut().ok()),
+            Ok(_) => Err(NotRun::Skipped("it was not asked for".into())),
+            Err(_) => Err(NotRun::Skipped("no engine answers".into())),
         };
         let owned = match &overview {
             Ok(overview) if wants_owners => {
@@ -76,10 +87,15 @@ pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, project: F
                 Err(error) => Err(no_engine(&error)),
             },
         };
-        let caches = caches::Facts { volumes: owned.map(|found| found.into_iter().map(|(_, owned)| owned).collect()) };
-        (engine, caches)
+        let of_named = |owned: &OwnedVolume| {
+            let is_named = |writer: &Writer| live.iter().flatten().any(|container| container.name == writer.container);
+            options.container.is_empty() || owned.writers.iter().any(is_named)
+        };
+        let volumes = owned.map(|found| found.into_iter().map(|(_, owned)| owned).filter(of_named).collect());
+        let caches = caches::Facts { volumes };
+        (engine, caches, live)
     });
-    Facts { engine, caches, project }
+    Facts { engine, caches, live, project }
 }
 
 fn names(container: &Container) -> impl Iterator<Item = String> {
