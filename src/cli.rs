@@ -215,6 +215,9 @@ pub struct Doctor {
     /// Look only into these volumes
     #[arg(long, value_name = "NAME")]
     pub volume: Vec<String>,
+    /// Look only at these containers, whatever project they belong to
+    #[arg(long, value_name = "NAME")]
+    pub container: Vec<String>,
     /// Do not prompt for confirmation before --fix changes volumes
     #[arg(long, short, requires = "fix")]
     pub force: bool,

@@ -1,5 +1,8 @@
-//! Finds and reads the files of a project that say how its images are built: Dockerfiles, compose and bake files, CI
-//! workflows, scripts. Follows no link to a directory, reads nothing large, and judges nothing.
+//! Finds and reads the files of a project that say how its images are built: Dockerfiles, compose and bake files, dev
+//! containers, CI workflows, scripts. Follows no link to a directory, reads nothing large, and judges nothing.
+
+pub mod container;
+pub mod tree;
 
 use std::fs;
 use std::io::Read;
@@ -36,6 +39,9 @@ const SKIPPED: &[&str] = &[
 pub enum Kind {
     Dockerfile,
     Compose,
+    Devcontainer,
+    /// Variables of compose files: `.env`.
+    Env,
     Bake,
     /// Of GitHub, GitLab and others.
     Ci,
@@ -79,7 +85,7 @@ pub fn is_one(directory: &Path) -> bool {
         fs::read_dir(directory.join(below)).is_ok_and(|entries| {
             entries.flatten().any(|entry| {
                 let kind = kind(&entry.path());
-                matches!(kind, Some(Kind::Dockerfile | Kind::Compose | Kind::Bake))
+                matches!(kind, Some(Kind::Dockerfile | Kind::Compose | Kind::Devcontainer | Kind::Bake))
             })
         })
     })
@@ -164,6 +170,10 @@ fn kind(path: &Path) -> Option<Kind> {
         (!is_made).then_some(Kind::Dockerfile)
     } else if yaml && ["docker-compose", "compose"].iter().any(|word| name.starts_with(word)) {
         Some(Kind::Compose)
+    } else if matches!(name.as_str(), "devcontainer.json" | ".devcontainer.json") {
+        Some(Kind::Devcontainer)
+    } else if name == ".env" {
+        Some(Kind::Env)
     } else if base("docker-bake") {
         Some(Kind::Bake)
     } else if name == "jenkinsfile"

@@ -1,23 +1,29 @@
 //! Doctor's checks of a project's files, by name. Each tells what the rules for its kind of file found.
 
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use super::dockerfile::{self, Found};
 use super::steps::Facts as Steps;
-use super::{Check, Facts, Finding, Fix, NotRun, Severity, caches, edits, scripts};
+use super::{Check, Facts, Finding, Fix, NotRun, Severity, caches, containers, edits, scripts};
 use crate::dockerfile::Dockerfile;
+use crate::project::container::{self, Containers};
 use crate::project::{self, Kind};
 
 /// A project's files, and what is found in them.
 #[derive(Debug, Default)]
 pub struct Project {
     pub files: project::Project,
+    pub containers: Containers,
+    /// What the engine's images give to the containers that are made of them, by the reference that the project uses.
+    pub images: BTreeMap<String, containers::Image>,
     found: OnceLock<Vec<Finding>>,
 }
 
 impl Project {
     pub fn new(files: project::Project) -> Project {
-        Project { files, found: OnceLock::new() }
+        let containers = container::read(&files.files);
+        Project { files, containers, images: BTreeMap::new(), found: OnceLock::new() }
     }
 
     /// Returns the findings of all checks, by file and line.
@@ -28,7 +34,8 @@ impl Project {
                 file: Some(unread.path.clone()),
                 ..Finding::new(Severity::Warning, unread.why.clone())
             });
-            unread.chain(self.files.files.iter().flat_map(of_file)).collect()
+            let described = containers::check(&self.files.files, &self.containers, &self.images);
+            unread.chain(self.files.files.iter().flat_map(of_file)).chain(described).collect()
         })
     }
 }

@@ -203,6 +203,45 @@ impl Docker {
         Ok(self.get::<Made>(&format!("/containers/{id}/json"))?.config)
     }
 
+    /// `GET /images/REFERENCE/json`: what an image gives to its containers; `None` if the engine has no such image.
+    ///
+    /// # Errors
+    /// See [`Docker::info`].
+    pub fn image_config(&self, reference: &str) -> Result<Option<ContainerConfig>> {
+        #[derive(Deserialize)]
+        struct Made {
+            #[serde(rename = "Config")]
+            config: Option<ContainerConfig>,
+        }
+        // What is no reference would be another path.
+        let plain = |c: char| c.is_ascii_alphanumeric() || "./:@_-".contains(c);
+        if !reference.chars().all(plain) || reference.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            return Ok(None);
+        }
+        match self.get::<Made>(&format!("/images/{reference}/json")) {
+            Ok(made) => Ok(made.config),
+            Err(DockerError { cause: Cause::Refused(_), .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// `GET /containers/ID/changes`: the paths that a container has added to its image or changed.
+    ///
+    /// # Errors
+    /// See [`Docker::info`].
+    pub fn container_changes(&self, id: &str) -> Result<Vec<String>> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Change {
+            path: String,
+            kind: u8,
+        }
+        const DELETED: u8 = 2;
+        let changes: Option<Vec<Change>> = self.get(&format!("/containers/{id}/changes"))?;
+        let kept = changes.unwrap_or_default().into_iter().filter(|change| change.kind != DELETED);
+        Ok(kept.map(|change| change.path).collect())
+    }
+
     /// `GET /containers/ID/archive?path=/etc/passwd`: the users that a container knows, running or not.
     ///
     /// # Errors

@@ -6,12 +6,13 @@ use std::thread::{self, ScopedJoinHandle};
 use serde_json::{Map, Value};
 
 use super::super::Context;
+use super::containers;
 use crate::budget::Budget;
 use crate::builders::Builders;
-use crate::checks::caches::{Held, Image};
+use crate::checks::caches::{Held, Image, OwnedVolume, Writer};
 use crate::checks::engine::{self, Client, Disk, Engine, NamedBy, NoEngine, System};
 use crate::checks::project::{CACHE_IN_IMAGE, Project};
-use crate::checks::{Check, Fact, Facts, NotRun, caches};
+use crate::checks::{Check, Fact, Facts, NotRun, caches, live};
 use crate::cli::{Doctor, Selection};
 use crate::docker::endpoint::Source;
 use crate::docker::{Cause, Container, Docker, DockerError, Info, Overview};
@@ -22,16 +23,20 @@ use crate::{image, ownership, place};
 const DAEMON_JSON: &str = "/etc/docker/daemon.json";
 
 /// Asks docker and this host for everything that the rules want to know of them.
-pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, project: Fact<Project>) -> Facts {
+pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, mut project: Fact<Project>) -> Facts {
     let client = client(context);
     let docker = match &context.docker {
         Ok(docker) => docker,
-        Err(_) => return Facts { engine: without_docker(client), caches: caches::Facts::default(), project },
+        Err(error) => {
+            let live = Err(NotRun::Skipped(error.to_string()));
+            return Facts { engine: without_docker(client), caches: caches::Facts::default(), live, project };
+        }
     };
     let wants = |name| checks.iter().any(|check| check.name == name);
     let wants_owners = wants(caches::VOLUME_OWNER);
+    let wants_containers = live::WANTED_BY.iter().copied().any(wants);
     let locks = project.as_ref().ok().map(|project| project.files.locks);
-    let (engine, caches) = thread::scope(|scope| {
+    let (engine, caches, live) = thread::scope(|scope| {
         let held = wants(caches::OVER_BUDGET).then(|| scope.spawn(|| held(docker, context, options, locks)));
         let image = options.image.as_deref().filter(|_| wants(CACHE_IN_IMAGE));
         let image = image.map(|image| scope.spawn(|| image_of(docker, image, options)));
@@ -49,6 +54,11 @@ pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, project: F
         let of_overview = |known: fn(&Overview) -> Vec<String>| match &overview {
             Ok(overview) => Ok(known(overview)),
             Err(error) => Err(NotRun::Failed(error.to_string())),
+        };
+        let live = match &overview {
+            Ok(overview) if wants_containers => containers::ask(docker, overview, options, project.as_mut().ok()),
+            Ok(_) => Err(NotRun::Skipped("it was not asked for".into())),
+            Err(_) => Err(NotRun::Skipped("no engine answers".into())),
         };
         let owned = match &overview {
             Ok(overview) if wants_owners => {
@@ -85,17 +95,21 @@ pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, project: F
                 Err(error) => Err(no_engine(&error)),
             },
         };
+        let of_named = |owned: &OwnedVolume| {
+            let is_named = |writer: &Writer| live.iter().flatten().any(|container| container.name == writer.container);
+            options.container.is_empty() || owned.writers.iter().any(is_named)
+        };
         let caches = caches::Facts {
-            volumes: owned.map(|found| found.into_iter().map(|(_, owned)| owned).collect()),
+            volumes: owned.map(|found| found.into_iter().map(|(_, owned)| owned).filter(of_named).collect()),
             held: match held {
                 None => Err(NotRun::Skipped("it was not asked for".into())),
                 Some(held) => joined(held),
             },
             image: image.map(joined),
         };
-        (engine, caches)
+        (engine, caches, live)
     });
-    Facts { engine, caches, project }
+    Facts { engine, caches, live, project }
 }
 
 /// Measures what counts against the budget: that of the user, else that of the project.
