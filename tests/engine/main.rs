@@ -11,6 +11,7 @@ mod complete;
 mod doctor;
 mod doctor_project;
 mod owner;
+mod registry;
 mod size;
 #[path = "../support/mod.rs"]
 mod support;
