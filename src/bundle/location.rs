@@ -61,7 +61,11 @@ impl FromStr for Reference {
     fn from_str(text: &str) -> Result<Reference, String> {
         let (first, rest) = text.split_once('/').unwrap_or((text, ""));
         let is_host = !rest.is_empty() && (first.contains(['.', ':']) || first == "localhost");
-        let (host, path) = if is_host { (first, rest) } else { ("docker.io", text) };
+        let (host, path) = match first {
+            "index.docker.io" | "registry-1.docker.io" => ("docker.io", rest),
+            _ if is_host => (first, rest),
+            _ => ("docker.io", text),
+        };
         if path.contains('@') {
             return Err(format!("{text:?} names a digest, and a tag is needed: HOST/NAME:TAG"));
         }
@@ -74,7 +78,7 @@ impl FromStr for Reference {
         if !(host.chars().all(in_host) && named && name.chars().all(in_name) && tagged && tag.chars().all(in_tag)) {
             return Err(format!("{text:?} is no reference: HOST/NAME:TAG is one, its name in lower case"));
         }
-        let name = if is_host || name.contains('/') { name.into() } else { format!("library/{name}") };
+        let name = if host != "docker.io" || name.contains('/') { name.into() } else { format!("library/{name}") };
         Ok(Reference { host: host.into(), name, tag: tag.into(), insecure: false })
     }
 }
@@ -125,6 +129,7 @@ mod tests {
         );
         assert_eq!(registry("type=registry,ref=localhost/c"), parts("localhost", "c", "latest", false));
         assert_eq!(registry("type=registry,ref=me/c:1"), parts("docker.io", "me/c", "1", false));
+        assert_eq!(registry("type=registry,ref=index.docker.io/c"), parts("docker.io", "library/c", "latest", false));
         assert_eq!(registry("type=registry,ref=c"), parts("docker.io", "library/c", "latest", false));
         let insecure = "type=registry,ref=reg:5000/c:v1,registry.insecure=true";
         assert_eq!(registry(insecure), parts("reg:5000", "c", "v1", true));

@@ -192,7 +192,7 @@ impl Registry {
             }
             let mut file = File::create(to)?;
             let mut from = Counted { from: answer.into_body().into_reader().take(blob.size + 1), progress };
-            io::copy(&mut from, &mut file).map_err(broken(&self.reference))?;
+            io::copy(&mut from, &mut file).map_err(|error| unreachable(&self.reference, &error))?;
             file.flush()?;
             ensure!(digest(&mut File::open(to)?)? == *blob, "{} did not arrive as it should", blob.digest);
             Ok(())
@@ -249,10 +249,7 @@ impl Registry {
                 self.agent.run(request.header(header::CONTENT_LENGTH, *size).body(body)?)
             }
         };
-        answer.map_err(|error| match error {
-            ureq::Error::Io(error) => broken(&self.reference)(error),
-            error => unreachable(&self.reference, &error),
-        })
+        answer.map_err(|error| unreachable(&self.reference, &error))
     }
 
     fn authorization(&self) -> MutexGuard<'_, Option<String>> {
@@ -339,6 +336,9 @@ impl Registry {
                 anyhow!("{host} refuses the stored login: it is wrong or has expired\nhint: `{login}`")
             }
             StatusCode::UNAUTHORIZED => anyhow!("{host} wants a login, and none is stored\nhint: `{login}`"),
+            StatusCode::FORBIDDEN if !known => {
+                anyhow!("{} is closed to those who are not logged in: {said}\nhint: `{login}`", self.reference)
+            }
             StatusCode::FORBIDDEN => {
                 let verb = if self.push { "write to" } else { "read" };
                 anyhow!("this login may not {verb} {}: {said}\nhint: `{login}` as a user who may", self.reference)
@@ -373,24 +373,20 @@ fn patiently<T>(mut run: impl FnMut() -> Result<T>) -> Result<T> {
     run()
 }
 
-/// Returns an error for a line that broke off.
-fn broken(reference: &Reference) -> impl Fn(io::Error) -> anyhow::Error {
-    move |error| match cancel::requested() {
-        true => anyhow!("cancelled"),
-        false => anyhow!(Passing(format!("cannot reach {}: {error}", reference.host))),
+/// Returns the error of a call that had no answer. What the library says of TLS comes as an error of input and output.
+fn unreachable(reference: &Reference, error: &(impl std::error::Error + ?Sized)) -> anyhow::Error {
+    let (host, why) = (&reference.host, error.to_string());
+    let why = why.trim_start_matches("io: ");
+    if cancel::requested() {
+        return anyhow!("cancelled");
     }
-}
-
-fn unreachable(reference: &Reference, error: &ureq::Error) -> anyhow::Error {
-    let host = &reference.host;
-    match error {
-        ureq::Error::HostNotFound => anyhow!("there is no host {host}\nhint: look at the name, and at the network"),
-        ureq::Error::Rustls(_) => anyhow!(
-            "cannot reach {host}: {error}\nhint: let this machine trust its certificate, or say \
-             `registry.insecure=true` after the reference"
-        ),
-        error => anyhow!("cannot reach {host}: {error}"),
+    if why.contains("certificate") || why.contains("corrupt message") {
+        return anyhow!(
+            "cannot reach {host} safely: {why}\nhint: let this machine trust its certificate, or write \
+             `type=registry,ref={reference},registry.insecure=true`"
+        );
     }
+    anyhow!(Passing(format!("cannot reach {host}: {why}")))
 }
 
 /// Returns the words of an error as registries give it.
@@ -455,5 +451,76 @@ impl<R: Read> Read for Counted<'_, R> {
         let read = self.from.read(buffer)?;
         (self.progress)(read as u64);
         Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// A registry that wants a token, which is good for two calls, and has nothing. Returns its address.
+    fn with_tokens() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let host = address.clone();
+        thread::spawn(move || {
+            let (mut token, mut used) = (0, 0);
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                let reader = BufReader::new(stream.try_clone().unwrap());
+                let head: Vec<String> =
+                    reader.lines().map_while(|line| line.ok().filter(|line| !line.is_empty())).collect();
+                let Some(call) = head.first().filter(|call| call.is_ascii()) else { continue };
+                let has = |text: &str| head.iter().any(|line| line.contains(text));
+                let answer = if call.contains("/token?") {
+                    // me:secret
+                    assert!(has("Basic bWU6c2VjcmV0") && call.contains("service=team%20s"), "{head:?}");
+                    assert!(call.contains("scope=repository%3Aa%2Fb%3Apull%2Cpush"), "{head:?}");
+                    (token, used) = (token + 1, 0);
+                    let body = format!(r#"{{"token":"t{token}"}}"#);
+                    format!("200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
+                } else if has(&format!("Bearer t{token}")) && used < 2 {
+                    used += 1;
+                    "404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".into()
+                } else {
+                    let challenge = format!(r#"Bearer realm="http://{host}/token",service="team s",scope="x,y""#);
+                    format!(
+                        "401 Unauthorized\r\nWWW-Authenticate: {challenge}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                    )
+                };
+                let _ = stream.write_all(format!("HTTP/1.1 {answer}").as_bytes());
+            }
+        });
+        address
+    }
+
+    #[test]
+    fn tokens_are_fetched_and_renewed() {
+        let reference: Reference = format!("{}/a/b:c", with_tokens()).parse().unwrap();
+        let login = Credentials { user: "me".into(), password: "secret".into(), ..Credentials::default() };
+        let registry = Registry::connect(&reference, login, true).unwrap();
+        for _ in 0..5 {
+            assert!(!registry.has("blobs", "sha256:0").unwrap());
+        }
+        assert_eq!(registry.authorization().as_deref(), Some("Bearer t3"));
+    }
+
+    #[test]
+    fn challenges_are_read() {
+        let read = fields(r#"realm="https://a/t",Scope="repository:x:pull,push", service=s"#);
+        let expected = [("realm", "https://a/t"), ("scope", "repository:x:pull,push"), ("service", "s")];
+        assert_eq!(read, expected.map(|(key, value)| (key.to_string(), value.to_string())));
+    }
+
+    #[test]
+    fn loopback_is_what_docker_takes_for_it() {
+        for host in ["localhost", "localhost:5000", "127.0.0.1:5000", "127.9.9.9", "[::1]:5000"] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in ["localhost.example.com", "10.0.0.1:5000", "[2001:db8::1]:5000", "ghcr.io"] {
+            assert!(!is_loopback(host), "{host}");
+        }
     }
 }

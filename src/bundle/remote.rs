@@ -15,9 +15,9 @@ use serde_json::{Map, Value};
 use super::location::Reference;
 use super::registry::{INDEX, Registry};
 use super::verify::MAX_MANIFESTS;
-use super::{Descriptor, Index, Layout, Manifest, REF_NAME, TreeConfig, Writer};
+use super::{Descriptor, Index, Layout, Manifest, NAMES, REF_NAME, TreeConfig, Writer};
 use crate::docker::Credentials;
-use crate::inside::pack::Blob;
+use crate::inside::pack::{Blob, digest};
 
 /// What a tag is that holds a bundle.
 const BUNDLE: &str = "application/vnd.docker-cache.bundle.v1";
@@ -30,8 +30,10 @@ const LINES: usize = 4;
 pub struct Remote {
     registry: Registry,
     index: Index,
-    /// Digest of the tag's index; none if there is no tag.
-    digest: Option<String>,
+    /// False if there is no such tag yet.
+    exists: bool,
+    /// Digests of manifests that the index lists and the registry does not have any more.
+    gone: HashSet<String>,
 }
 
 /// Is told of files and bytes.
@@ -44,26 +46,20 @@ impl Remote {
     /// When the registry does not answer or refuses, or the tag is something else.
     pub fn open(reference: &Reference, credentials: Credentials, push: bool) -> Result<Remote> {
         let registry = Registry::connect(reference, credentials, push)?;
-        let (index, digest) = read(&registry)?;
-        Ok(Remote { registry, index, digest })
-    }
-
-    /// Returns true if the tag is there.
-    pub fn exists(&self) -> bool {
-        self.digest.is_some()
+        let (index, exists) = read(&registry)?;
+        Ok(Remote { registry, index, exists, gone: HashSet::new() })
     }
 
     /// Lets an export begin where the last one ended: fetches what the bundle knows of these entries, but no archive.
     ///
     /// # Errors
     /// When the registry does not answer or refuses.
-    pub fn prepare(&self, writer: &mut Writer, names: &[String]) -> Result<()> {
+    pub fn prepare(&mut self, writer: &mut Writer, names: &[String]) -> Result<()> {
         writer.index = self.index.clone();
-        let mut gone = HashSet::new();
         for descriptor in &self.index.manifests {
             let blob = descriptor.blob()?;
             let Some((_, bytes)) = self.registry.manifest(&blob.digest)? else {
-                gone.insert(blob.digest);
+                self.gone.insert(blob.digest);
                 continue;
             };
             let manifest = serde_json::from_slice::<Manifest>(&bytes);
@@ -72,8 +68,6 @@ impl Remote {
                 self.prepare_entry(writer, &manifest)?;
             }
         }
-        // The registry refuses an index that refers to what is not there.
-        writer.index.manifests.retain(|descriptor| !gone.contains(&descriptor.digest));
         Ok(())
     }
 
@@ -95,35 +89,41 @@ impl Remote {
         })
     }
 
-    /// Returns where buildx shall push layers of this name: `HOST/NAME:TAG-layers-…`, and whether it may be insecure.
-    pub fn layers(&self, name: &str) -> Reference {
-        let Reference { tag, .. } = &self.registry.reference;
-        // Tags have at most 128 characters; the end of the name is its hash.
-        let begin = &tag[..tag.len().min(127_usize.saturating_sub(name.len()))];
-        Reference { tag: format!("{begin}-{name}"), ..self.registry.reference.clone() }
+    /// Returns the tag of one entry beside the bundle's: `main-layers-web-1b2c3d4e`. Registries that remove what has no tag
+    /// do not all look into an index.
+    pub fn beside(&self, name: &str) -> Reference {
+        let reference = &self.registry.reference;
+        let in_tag = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+        let name: String = name.strip_prefix(NAMES).unwrap_or(name).chars().map(in_tag).collect();
+        let mut tag = format!("{}-{name}", reference.tag);
+        if tag.len() > MAX_TAG {
+            let hash = digest(&mut tag.as_bytes()).unwrap_or_default();
+            tag.replace_range(MAX_TAG - 8.., &hash.file()[..8]);
+        }
+        Reference { tag, ..reference.clone() }
     }
 
     /// Puts layers that buildx has pushed into the index, under this name. Returns their bytes.
     ///
     /// # Errors
     /// When they did not arrive.
-    pub fn take_layers(&self, writer: &mut Writer, name: &str, pushed: &str) -> Result<(Descriptor, u64)> {
+    pub fn take_layers(&mut self, writer: &mut Writer, name: &str, pushed: &str) -> Result<(Descriptor, u64)> {
         let (mut descriptor, bytes) =
             self.registry.manifest(pushed)?.with_context(|| format!("{pushed} did not arrive in the registry"))?;
         let manifest: Manifest = serde_json::from_slice(&bytes).context("what buildx pushed is no manifest")?;
         descriptor.annotations.insert(REF_NAME.into(), name.into());
+        self.gone.remove(&descriptor.digest);
         writer.put(descriptor.clone());
         Ok((descriptor, manifest.layers.iter().map(|layer| layer.size).sum()))
     }
 
-    /// Sends what the registry does not have, the tag last. Returns the bytes of the blobs that went over the line.
+    /// Sends what the registry does not have, the tag last. Returns the bytes of the entries that went over the line.
     ///
     /// # Errors
     /// When the registry does not answer or refuses; the tag is then what it was.
     pub fn push(&self, writer: Writer, progress: Progress<'_>) -> Result<u64> {
-        let entries: Vec<&Descriptor> =
-            writer.index.manifests.iter().filter(|entry| !self.index.manifests.contains(entry)).collect();
-        let trees = entries.iter().filter(|entry| entry.is_tree());
+        let trees =
+            writer.index.manifests.iter().filter(|entry| entry.is_tree() && writer.used.contains(&entry.digest));
         let (mut blobs, mut manifests, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
         for entry in trees {
             let blob = entry.blob()?;
@@ -134,7 +134,7 @@ impl Remote {
                     blobs.push(inner.blob()?);
                 }
             }
-            manifests.push((blob, bytes));
+            manifests.push((blob, self.beside(entry.ref_name()).tag, bytes));
         }
         let sent = AtomicU64::new(0);
         let told = Telling::new(progress);
@@ -144,22 +144,25 @@ impl Remote {
             told.more(u64::from(bytes > 0), 0);
             Ok(())
         })?;
-        for (blob, bytes) in manifests {
-            if !self.registry.has("manifests", &blob.digest)? {
-                self.registry.put_manifest(&blob.digest, super::MANIFEST, &bytes)?;
+        for (blob, tag, bytes) in manifests {
+            if self.registry.manifest(&tag)?.is_none_or(|(there, _)| there.digest != blob.digest) {
+                self.registry.put_manifest(&tag, super::MANIFEST, &bytes)?;
+                sent.fetch_add(blob.size, Relaxed);
             }
         }
-        self.tag(&writer.index)?;
+        self.tag(&writer)?;
         Ok(sent.into_inner())
     }
 
     /// Makes the tag name the new index. What others have pushed meanwhile is kept: registries have no way to replace a tag
     /// only if it is still what it was, so it is read right before, and again a moment after.
-    fn tag(&self, new: &Index) -> Result<()> {
+    fn tag(&self, writer: &Writer) -> Result<()> {
         for round in 0..ROUNDS {
-            let (latest, digest) = read(&self.registry)?;
-            let merged = merged(&latest, &self.index, new, round == 0);
-            if digest.is_some() && merged.manifests == latest.manifests {
+            let (latest, exists) = read(&self.registry)?;
+            let mut merged = merged(&latest, &self.index, &writer.index, round == 0);
+            // The registry refuses an index that refers to what is not there.
+            merged.manifests.retain(|entry| !self.gone.contains(&entry.digest) || writer.used.contains(&entry.digest));
+            if exists && merged.manifests == latest.manifests {
                 return Ok(());
             }
             self.registry.put_manifest(&self.registry.reference.tag, INDEX, &serde_json::to_vec(&merged)?)?;
@@ -181,7 +184,7 @@ impl Remote {
     ) -> Result<()> {
         let reference = &self.registry.reference;
         ensure!(
-            self.exists(),
+            self.exists,
             "there is no {reference}\nhint: `docker cache export --dest type=registry,ref={reference}` makes it"
         );
         let layout = Layout { dir: dir.into() };
@@ -237,6 +240,8 @@ impl Remote {
     }
 }
 
+/// Characters that a tag may have.
+const MAX_TAG: usize = 128;
 /// How often the tag is written, should others write it all the time.
 const ROUNDS: usize = 8;
 /// In this time others see what was written, who read the tag before.
@@ -251,13 +256,13 @@ pub(super) fn gone(reference: &Reference, digest: &str) -> String {
     format!("{reference} refers to {digest}, which the registry does not have any more\nhint: export again")
 }
 
-/// Reads the tag.
-fn read(registry: &Registry) -> Result<(Index, Option<String>)> {
+/// Reads the tag; an empty index if there is none.
+fn read(registry: &Registry) -> Result<(Index, bool)> {
     let reference = &registry.reference;
     let Some((descriptor, bytes)) = registry.manifest(&reference.tag)? else {
         let others = [("mediaType", INDEX), ("artifactType", BUNDLE)];
         let others = others.map(|(key, value)| (key.to_string(), Value::from(value)));
-        return Ok((Index { schema_version: 2, manifests: Vec::new(), others: Map::from_iter(others) }, None));
+        return Ok((Index { schema_version: 2, manifests: Vec::new(), others: Map::from_iter(others) }, false));
     };
     let index = serde_json::from_slice::<Index>(&bytes)
         .ok()
@@ -266,7 +271,7 @@ fn read(registry: &Registry) -> Result<(Index, Option<String>)> {
         format!("{reference} is something else than a bundle\nhint: name another tag, such as {}-cache", reference.tag)
     })?;
     ensure!(index.manifests.len() <= MAX_MANIFESTS, "{reference} lists {} manifests", index.manifests.len());
-    Ok((index, Some(descriptor.digest)))
+    Ok((index, true))
 }
 
 /// Returns the latest index with what this run has changed in the former one; the rest is of others. Afterwards, what
@@ -320,4 +325,34 @@ fn side_by_side<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<()> + Sync) ->
         }
     });
     failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn index(entries: &[(&str, &str)]) -> Index {
+        let manifests = entries.iter().map(|(name, digest)| {
+            let mut entry = Descriptor { digest: (*digest).into(), ..Descriptor::default() };
+            entry.annotations.insert(REF_NAME.into(), (*name).into());
+            entry
+        });
+        Index { schema_version: 2, manifests: manifests.collect(), others: Map::new() }
+    }
+
+    #[test]
+    fn what_others_push_meanwhile_is_kept_and_the_last_of_one_name_wins() {
+        let former = index(&[("a", "1"), ("b", "1")]);
+        let new = index(&[("a", "2"), ("b", "1"), ("c", "1")]);
+        let result = |latest: &[(&str, &str)], first| merged(&index(latest), &former, &new, first).manifests;
+        // Another run has changed b and added d.
+        let expected = index(&[("a", "2"), ("b", "9"), ("d", "1"), ("c", "1")]).manifests;
+        assert_eq!(result(&[("a", "1"), ("b", "9"), ("d", "1")], true), expected);
+        // Another run has put its own a, then, or over this one's.
+        assert_eq!(result(&[("a", "9"), ("b", "1"), ("c", "1")], true), new.manifests);
+        let theirs = [("a", "9"), ("b", "1"), ("c", "1")];
+        assert_eq!(result(&theirs, false), index(&theirs).manifests);
+        // Another run did not know of this one.
+        assert_eq!(result(&[("a", "1"), ("b", "1")], false), new.manifests);
+    }
 }

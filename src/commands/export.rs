@@ -139,17 +139,17 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
     }
     let wait = || report::note("another export writes this bundle; waiting for it");
     let stage = super::bundles::stage()?;
-    let (dir, remote) = match &options.dest {
+    let (dir, mut remote) = match &options.dest {
         Location::Directory(dir) => (dir.as_path(), None),
         Location::Registry(reference) => (stage.path(), Some(super::bundles::remote(&settings, reference, true)?)),
     };
     let mut writer = Writer::open(dir, wait)?;
-    if let Some(remote) = &remote {
+    if let Some(remote) = &mut remote {
         remote.prepare(&mut writer, &plan.items.iter().map(|item| item.config.ref_name()).collect::<Vec<_>>())?;
     }
     let mut answer = Answer { version: 1, left_out: std::mem::take(&mut plan.left_out), ..Answer::default() };
     if let Layers::Of(export) = &layers {
-        answer.entries.push(match &remote {
+        answer.entries.push(match &mut remote {
             Some(remote) => export.push(remote, &mut writer)?,
             None => export.run(&mut writer)?,
         });

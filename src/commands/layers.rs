@@ -149,8 +149,8 @@ impl LayersExport {
     ///
     /// # Errors
     /// When the build fails, or its cache does not arrive.
-    pub fn push(&self, remote: &Remote, writer: &mut Writer) -> Result<AnswerEntry> {
-        let reference = remote.layers(&self.name);
+    pub fn push(&self, remote: &mut Remote, writer: &mut Writer) -> Result<AnswerEntry> {
+        let reference = remote.beside(&self.name);
         let pushed = self.builder.push_layers(&reference.to_string(), reference.insecure, &self.args)?;
         let (descriptor, bytes) =
             remote.take_layers(writer, &self.name, pushed.as_deref().unwrap_or(&reference.tag))?;

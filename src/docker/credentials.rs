@@ -149,7 +149,7 @@ mod tests {
             assert_eq!((found.user.as_str(), found.password.as_str()), ("me", "secret"), "{host}");
         }
         assert_eq!(found("h.io:5000", config).identity, "t");
-        for host in ["none.io", "h.io", "index.docker.io"] {
+        for host in ["none.io", "h.io"] {
             assert_eq!(found(host, config), Credentials::default(), "{host}");
         }
         assert!(!format!("{:?}", found("old.io", config)).contains("secret"));

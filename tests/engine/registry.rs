@@ -56,13 +56,16 @@ fn what_is_pushed_comes_back_elsewhere_and_unchanged_content_does_not_move() {
 
     let moved = || (registry.count("POST", "/blobs/"), registry.count("PUT", "/blobs/"), registry.count("PATCH", "/"));
     let (before, tags) = (moved(), registry.count("PUT", "/manifests/main "));
+    assert!(before.0 > 3 && tags == 1, "{before:?}");
     let second = export();
     assert_eq!((second["bytes_written"].as_u64(), &second["entries"]), (Some(0), &first["entries"]), "{second}");
     assert_eq!(moved(), before, "a push of unchanged content moves no blobs");
     assert_eq!(registry.count("PUT", "/manifests/main "), tags);
     fs::write(root.join("npm/_cacache/index-v5/x"), "y").unwrap();
     settle();
-    assert!(export()["bytes_written"].as_u64() < Some(10_000));
+    let third = export();
+    assert!(third["bytes_written"].as_u64() < Some(100_000), "{third}");
+    registry.collect();
     registry.cache(&engine, &["verify", &place]).ok();
 
     // Another machine of another generation, in the engine's network only for the registry.

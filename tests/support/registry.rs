@@ -83,6 +83,13 @@ impl Registry {
         log.lines().filter(done).count()
     }
 
+    /// Removes what no tag leads to, as the registry sees it.
+    pub fn collect(&self) {
+        let program = Suite::Bookworm.root().join("usr/bin/docker-registry");
+        let mut collect = Command::new(program);
+        Run::of(collect.args(["garbage-collect", "--delete-untagged"]).arg(self.folder.join("config.yml"))).ok();
+    }
+
     /// Runs `docker cache …` for an engine where it reaches the registry.
     pub fn cache(&self, engine: &Engine, arguments: &[&str]) -> Run {
         Run::of(&mut self.cache_command(engine, arguments))
