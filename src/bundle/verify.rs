@@ -55,7 +55,7 @@ pub fn all(layout: &Layout, wanted: impl Fn(&Descriptor) -> bool) -> Result<Vec<
 }
 
 /// Manifests that an index may list.
-const MAX_MANIFESTS: usize = 10_000;
+pub(super) const MAX_MANIFESTS: usize = 10_000;
 
 /// The blobs that were read, and what was wrong with them.
 type Known = HashMap<String, Option<String>>;
