@@ -19,7 +19,7 @@ use std::time::Duration;
 use duct::Handle;
 use rustix::process::{Pid, Signal, kill_process_group};
 
-pub use self::api::{Container, ContainerConfig, ContainerMount, Info, Volume};
+pub use self::api::{Container, ContainerConfig, ContainerMount, Info, Overview, Volume};
 pub use self::builder::BuilderRef;
 pub use self::credentials::Credentials;
 pub use self::error::{Cause, DockerError};

@@ -9,6 +9,7 @@ mod carry;
 mod clear;
 mod complete;
 mod doctor;
+mod doctor_containers;
 mod doctor_project;
 mod owner;
 mod registry;
