@@ -341,11 +341,15 @@ Examples:
   docker cache export --dest /tmp/cache --lang python
   docker cache export --dest type=registry,ref=ghcr.io/team/cache:main .
   docker cache export --dest /tmp/cache --volume tools --include-installs
-  docker cache export --dest /tmp/cache . -- --build-arg VERSION=3")]
+  docker cache export --dest /tmp/cache . -- --build-arg VERSION=3
+  docker cache export --builder default --to-builder big --mount pip")]
 pub struct Export {
     /// Directory of the bundle, or type=registry,ref=HOST/NAME:TAG[,registry.insecure=true]; only what changed is written
-    #[arg(long, value_name = "DEST")]
-    pub dest: Location,
+    #[arg(long, value_name = "DEST", required_unless_present = "to_builder")]
+    pub dest: Option<Location>,
+    /// Copy cache mounts to this builder instead, straight from the other one, without a bundle
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["dest", "volume", "all_builders"])]
+    pub to_builder: Option<String>,
     #[command(flatten)]
     pub build: Build,
     /// Also take programs and libraries that lie in cache volumes

@@ -1,11 +1,14 @@
 //! `docker cache export`: saves layers, mounts and volumes to one bundle. What is not surely a cache is left out and
 //! named.
 
+mod between;
+
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
+use self::between::to_builder;
 use super::layers::{Layers, Steps};
 use super::{Context, layers};
 use crate::builders::Builders;
@@ -96,6 +99,7 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
     let quiet = options.output.quiet;
     let mut plan = Plan::default();
     let builders = Builders::ask(&docker, &settings)?;
+    let Some(dest) = &options.dest else { return to_builder(&builders, options) };
     if wants(&options.selection, Kind::Volume) {
         let mut progress = Progress::new("Measuring", quiet);
         plan_volumes(&docker, options, &mut plan, &mut |files, bytes| progress.update(files, bytes))?;
@@ -139,7 +143,7 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
     }
     let wait = || report::note("another export writes this bundle; waiting for it");
     let stage = super::bundles::stage()?;
-    let (dir, mut remote) = match &options.dest {
+    let (dir, mut remote) = match dest {
         Location::Directory(dir) => (dir.as_path(), None),
         Location::Registry(reference) => (stage.path(), Some(super::bundles::remote(&settings, reference, true)?)),
     };

@@ -1,7 +1,7 @@
 //! Calls about one builder, whichever of docker's two command families reaches it.
 
 use std::ffi::OsString;
-use std::io::{PipeWriter, pipe};
+use std::io::{PipeReader, PipeWriter, pipe};
 use std::path::Path;
 use std::thread;
 
@@ -136,17 +136,7 @@ impl BuilderRef {
         namespace: &str,
         told: &mut dyn FnMut(&str),
     ) -> Result<()> {
-        let mut args: Vec<OsString> = match self.has_buildx {
-            true => vec!["buildx".into(), "build".into(), format!("--builder={}", self.name).into()],
-            false => vec!["build".into()],
-        };
-        let dest = format!("--output=type=local,{}", field("dest", &out.to_string_lossy()));
-        args.extend(["--network=none".into(), "--progress=plain".into(), dest.into()]);
-        if !namespace.is_empty() {
-            args.push(format!("--build-arg=BUILDKIT_CACHE_MOUNT_NS={namespace}").into());
-        }
-        args.push("-".into());
-        let call = self.build_call(args);
+        let call = self.carrier_call(&format!("type=local,{}", field("dest", &out.to_string_lossy())), namespace);
         let words = call.words();
         let failed = |error: std::io::Error| DockerError::new(&words, Cause::Refused(error.to_string()));
         let (reader, writer) = pipe().map_err(failed)?;
@@ -155,6 +145,42 @@ impl BuilderRef {
             call.run_telling(Input::Pipe(reader), told)?;
             crate::parallel::join(sender).map_err(failed)
         })
+    }
+
+    /// `docker buildx build --network=none --output type=tar,dest=- -`: the same, with the output as a tar archive that `read`
+    /// gets while it comes.
+    ///
+    /// # Errors
+    /// See [`BuilderRef::carrier_build`].
+    pub fn carrier_stream<T>(
+        &self,
+        send: impl FnOnce(PipeWriter) -> std::io::Result<()> + Send,
+        namespace: &str,
+        read: impl FnOnce(PipeReader) -> T,
+    ) -> Result<T> {
+        let call = self.carrier_call("type=tar,dest=-", namespace);
+        let words = call.words();
+        let failed = |error: std::io::Error| DockerError::new(&words, Cause::Refused(error.to_string()));
+        let (reader, writer) = pipe().map_err(failed)?;
+        thread::scope(|scope| {
+            let sender = scope.spawn(|| send(writer));
+            let value = call.stream(Input::Pipe(reader), read)?;
+            crate::parallel::join(sender).map_err(failed)?;
+            Ok(value)
+        })
+    }
+
+    fn carrier_call(&self, output: &str, namespace: &str) -> Call<'_> {
+        let mut args: Vec<OsString> = match self.has_buildx {
+            true => vec!["buildx".into(), "build".into(), format!("--builder={}", self.name).into()],
+            false => vec!["build".into()],
+        };
+        args.extend(["--network=none".into(), "--progress=plain".into(), format!("--output={output}").into()]);
+        if !namespace.is_empty() {
+            args.push(format!("--build-arg=BUILDKIT_CACHE_MOUNT_NS={namespace}").into());
+        }
+        args.push("-".into());
+        self.build_call(args)
     }
 
     /// `docker buildx build --cache-to type=local,dest=DIR,mode=max ARGS…`: builds and writes the cache of all steps.

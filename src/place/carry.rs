@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, PipeWriter, Read};
+use std::io::{self, BufRead, BufReader, PipeWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -48,7 +48,7 @@ impl Mount {
     }
 
     /// Returns where a helper build has it: the target, if that is a plain path.
-    fn root(&self, at: usize) -> PathBuf {
+    pub(super) fn root(&self, at: usize) -> PathBuf {
         let names = self.target.split('/').skip(1).collect::<Vec<_>>();
         let plain = |name: &&str| {
             !matches!(*name, "" | "." | ".." | "proc" | "sys" | "dev")
@@ -222,7 +222,7 @@ impl Carrier<'_> {
     }
 }
 
-fn lines(output: impl Read, each: &mut (dyn FnMut(Line) + Send)) -> Result<()> {
+pub(super) fn lines(output: impl Read, each: &mut (dyn FnMut(Line) + Send)) -> Result<()> {
     for line in BufReader::new(output).lines() {
         let line = line.context("reading the helper's answer")?;
         each(serde_json::from_str(&line).with_context(|| format!("the helper said {line:?}"))?);
@@ -243,28 +243,17 @@ fn build(
 ) -> Result<()> {
     let name = unique_name();
     let binary = helper::binary(&builder.architecture)?;
-    let dir = PathBuf::from(format!("/{name}"));
-    let job = serde_json::to_vec(&job(&dir))?;
-    let dockerfile = dockerfile(mounts, &name, files);
+    let job = job(Path::new(&format!("/{name}")));
     let namespace = mounts.first().map(|mount| mount.namespace.as_str()).unwrap_or_default();
     let before = builder.records()?.into_iter().map(|record| record.id).collect();
     let _cleaner = Cleaner { builder, name: &name, before, imports };
     let send = |pipe: PipeWriter| -> io::Result<()> {
         let mut context = tar::Builder::new(io::BufWriter::with_capacity(1 << 17, pipe));
-        let mut add = |name: &str, mode: u32, size: u64, data: &mut dyn Read| {
-            let mut header = tar::Header::new_ustar();
-            header.set_size(size);
-            header.set_mode(mode);
-            context.append_data(&mut header, name, data)
-        };
-        add("Dockerfile", 0o644, dockerfile.len() as u64, &mut dockerfile.as_bytes())?;
-        add("job", 0o644, job.len() as u64, &mut &job[..])?;
-        let mut file = File::open(&binary)?;
-        add(&name, 0o755, file.metadata()?.len(), &mut file)?;
         for (name, path) in files {
             let mut file = File::open(path)?;
-            add(name, 0o644, file.metadata()?.len(), &mut file)?;
+            add(&mut context, name, 0o644, file.metadata()?.len(), &mut file)?;
         }
+        add_helper(&mut context, &binary, &dockerfile(mounts, &name, files), &name, &job)?;
         context.finish()
     };
     builder.carrier_build(send, output, namespace, &mut |told| {
@@ -278,9 +267,38 @@ fn build(
     Ok(())
 }
 
+/// Adds a file to a build context.
+pub(super) fn add(
+    context: &mut tar::Builder<impl Write>,
+    name: &str,
+    mode: u32,
+    size: u64,
+    data: &mut dyn Read,
+) -> io::Result<()> {
+    let mut header = tar::Header::new_ustar();
+    header.set_size(size);
+    header.set_mode(mode);
+    context.append_data(&mut header, name, data)
+}
+
+/// Adds the Dockerfile, the job and the program of a helper build to its context.
+pub(super) fn add_helper(
+    context: &mut tar::Builder<impl Write>,
+    binary: &Path,
+    dockerfile: &str,
+    name: &str,
+    job: &Job,
+) -> io::Result<()> {
+    let job = serde_json::to_vec(job)?;
+    add(context, "Dockerfile", 0o644, dockerfile.len() as u64, &mut dockerfile.as_bytes())?;
+    add(context, "job", 0o644, job.len() as u64, &mut &job[..])?;
+    let mut file = File::open(binary)?;
+    add(context, name, 0o755, file.metadata()?.len(), &mut file)
+}
+
 /// Every word of this Dockerfile is ours but ids, targets and options, and those are known to be plain. `out/answer` is
 /// made by the build, so that a build that did nothing has none.
-fn dockerfile(mounts: &[Mount], name: &str, files: &[(String, PathBuf)]) -> String {
+pub(super) fn dockerfile(mounts: &[Mount], name: &str, files: &[(String, PathBuf)]) -> String {
     let mount = |(at, mount): (usize, &Mount)| {
         let Mount { id, options, .. } = mount;
         let options = if options.is_empty() { String::new() } else { format!(",{options}") };
@@ -302,12 +320,12 @@ fn dockerfile(mounts: &[Mount], name: &str, files: &[(String, PathBuf)]) -> Stri
 
 /// Prunes what a helper build leaves: its steps by its name, and the context that it alone had; and what a killed run
 /// left.
-struct Cleaner<'a> {
-    builder: &'a BuilderRef,
-    name: &'a str,
-    before: HashSet<String>,
+pub(super) struct Cleaner<'a> {
+    pub(super) builder: &'a BuilderRef,
+    pub(super) name: &'a str,
+    pub(super) before: HashSet<String>,
     /// Mounts that the build itself made are then what it was for.
-    imports: bool,
+    pub(super) imports: bool,
 }
 
 impl Drop for Cleaner<'_> {

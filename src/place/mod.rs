@@ -1,6 +1,7 @@
 //! Reaches the inside of volumes and cache mounts the cheapest way that is right: by path, by container, by build.
 //! Commands run a job on a place and do not know which way it was.
 
+pub mod between;
 mod build;
 pub mod carry;
 mod container;

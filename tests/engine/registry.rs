@@ -192,3 +192,28 @@ fn a_registry_that_dies_leaves_the_last_tag_and_two_pushers_lose_nothing() {
     let run = engine.cache(&["export", "--dest", &sound.replace(":main", ":image"), "--volume", "pip-cache"]);
     assert!(run.code == 1 && run.stderr.contains("something else than a bundle"), "{run}");
 }
+
+#[test]
+fn mounts_go_from_builder_to_builder_without_a_bundle() {
+    let engine = Engine::start(Generation::V28);
+    let other = Engine::start(Generation::V26);
+    engine.docker(&["context", "create", "far", "--docker", &format!("host={}", other.host())]);
+    let fill = "RUN --mount=type=cache,id=pip,target=/root/.cache/pip --mount=type=cache,target=/root/.npm \
+        echo wheel > /root/.cache/pip/w && chown 1000:1001 /root/.cache/pip/w && touch -d @86400 /root/.cache/pip/w && \
+        head -c 3000000 /dev/urandom > /root/.npm/large && md5sum < /root/.npm/large";
+    let filled = engine.build(fill, &[]).stderr;
+    let sum =
+        filled.lines().find_map(|line| line.strip_suffix("  -")).and_then(|line| line.rsplit(' ').next()).unwrap();
+    let count = engine.records().len();
+    let copied = json(engine.cache(&["export", "--to-builder", "far", "--format", "json"]));
+    assert_eq!((copied["entries"].as_array().unwrap().len(), &copied["bytes_written"]), (2, &Value::from(3_000_006)));
+    assert_eq!(engine.records().len(), count, "{:?}", engine.records());
+    assert!(other.records().iter().all(|record| record["Type"] == "exec.cachemount"), "{:?}", other.records());
+    assert_eq!(fs::read_dir(engine.folder().join("tmp")).unwrap().count(), 0);
+    let read = "RUN --mount=type=cache,id=pip,target=/p --mount=type=cache,target=/root/.npm \
+        echo found $(cat /p/w) $(stat -c %u:%g:%Y /p/w) $(md5sum < /root/.npm/large)";
+    let run = other.build(read, &[]);
+    assert!(run.stderr.contains(&format!("found wheel 1000:1001:86400 {sum}")), "{run}");
+    let run = engine.cache(&["export", "--to-builder", "default"]);
+    assert!(run.code == 1 && run.stderr.contains("is where the mounts are"), "{run}");
+}
