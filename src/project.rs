@@ -8,6 +8,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use crate::budget;
 use crate::checks::steps::Around;
 
 /// Files larger than this are told, not read, in bytes.
@@ -73,6 +74,8 @@ pub struct Unread {
 pub struct Project {
     pub files: Vec<File>,
     pub unread: Vec<Unread>,
+    /// Number of files that say which packages the project needs.
+    pub locks: usize,
 }
 
 /// Tells whether a directory looks like a project of images: one of the files lies right in it, or where they use to.
@@ -94,7 +97,7 @@ pub fn read(root: &Path) -> Project {
     if root.is_dir() {
         let mut paths = Vec::new();
         let mut seen = 0;
-        walk(root, 0, &mut seen, &mut paths, &mut project.unread);
+        walk(root, 0, &mut seen, &mut paths, &mut project);
         if seen > MOST {
             let why = format!("only the first {MOST} files and directories were looked at");
             project.unread.push(Unread { path: shown(root), why });
@@ -121,12 +124,12 @@ impl Project {
     }
 }
 
-fn walk(directory: &Path, depth: usize, seen: &mut usize, paths: &mut Vec<(PathBuf, Kind)>, unread: &mut Vec<Unread>) {
+fn walk(directory: &Path, depth: usize, seen: &mut usize, paths: &mut Vec<(PathBuf, Kind)>, project: &mut Project) {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) => {
             let why = format!("the directory cannot be read: {error}");
-            return unread.push(Unread { path: shown(directory), why });
+            return project.unread.push(Unread { path: shown(directory), why });
         }
     };
     for entry in entries.flatten() {
@@ -140,12 +143,14 @@ fn walk(directory: &Path, depth: usize, seen: &mut usize, paths: &mut Vec<(PathB
         if file_type.is_dir() {
             let name = entry.file_name();
             if depth < DEEPEST && !SKIPPED.iter().any(|skipped| name == *skipped) {
-                walk(&path, depth + 1, seen, paths, unread);
+                walk(&path, depth + 1, seen, paths, project);
             }
         } else if let Some(kind) = kind(&path)
             && (file_type.is_file() || fs::metadata(&path).is_ok_and(|metadata| metadata.is_file()))
         {
             paths.push((path, kind));
+        } else if entry.file_name().to_str().is_some_and(budget::is_lock) {
+            project.locks += 1;
         }
     }
 }
@@ -338,6 +343,9 @@ mod tests {
             "Makefile",
             "node_modules/x/Dockerfile",
             "other.yml",
+            "a/Cargo.lock",
+            "uv.lock",
+            "node_modules/x/yarn.lock",
         ] {
             fs::write(at(path), "FROM a\n").unwrap();
         }
@@ -372,6 +380,7 @@ mod tests {
         let unread: Vec<String> =
             project.unread.iter().map(|unread| name(&unread.path)).filter(|name| name != "dark").collect();
         assert_eq!(unread, ["Dockerfile.binary", "Dockerfile.huge", "Dockerfile.latin"]);
+        assert_eq!(project.locks, 2);
         assert!(is_one(root.path()) && !is_one(&at("node_modules")));
     }
 }

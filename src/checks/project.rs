@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use super::dockerfile::{self, Found, UsedId};
 use super::steps::Facts as Steps;
-use super::{Check, Facts, Finding, Fix, NotRun, Severity, containers, edits, scripts};
+use super::{Check, Facts, Finding, Fix, NotRun, Severity, caches, containers, edits, scripts};
 use crate::dockerfile::Dockerfile;
 use crate::project::container::{self, Containers};
 use crate::project::{self, Kind};
@@ -77,7 +77,7 @@ pub fn diff(path: &str, before: &str, after: &str) -> String {
 }
 
 macro_rules! checks {
-    ($($name:literal: $promise:literal,)*) => {
+    ($($name:tt: $promise:literal,)*) => {
         pub const CHECKS: &[Check] = &[$(Check { name: $name, promise: $promise, run: |facts| of(facts, $name) }),*];
     };
 }
@@ -94,12 +94,20 @@ checks! {
     "mount-id-clash": "no two systems or tools share a cache mount",
     "copy-before-install": "steps that download do not run again without need",
     "no-cache-flag": "nothing builds without the cache by habit",
-    "cache-in-image": "images carry no package caches",
+    CACHE_IN_IMAGE: "images carry no package caches",
     "cache-export-grows": "local cache exports do not grow for ever",
     "secret-in-cache": "cache mounts hold no credentials",
 }
 
+/// The check that looks into an image as well.
+pub const CACHE_IN_IMAGE: &str = "cache-in-image";
+
 fn of(facts: &Facts, name: &str) -> Result<Vec<Finding>, NotRun> {
+    if let Some(image) = facts.caches.image.as_ref().filter(|_| name == CACHE_IN_IMAGE) {
+        let mut found = caches::cache_in_image(image.as_ref().map_err(Clone::clone)?);
+        found.extend(facts.project.iter().flat_map(Project::found).filter(|finding| finding.check == name).cloned());
+        return Ok(found);
+    }
     let project = facts.project.as_ref().map_err(Clone::clone)?;
     Ok(project.found().iter().filter(|finding| finding.check == name).cloned().collect())
 }

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::Context;
 use crate::cancel;
-use crate::checks::project::Project;
+use crate::checks::project::{CACHE_IN_IMAGE, Project};
 use crate::checks::{self, Check, Finding, Fix, Outcome, Severity};
 use crate::checks::{NotRun, caches, live};
 use crate::cli::{Doctor, DoctorFormat, FailOn};
@@ -46,9 +46,14 @@ struct Listed {
 type Results = [(&'static Check, Outcome)];
 
 pub fn run(context: Context, options: &Doctor) -> Result<u8> {
-    let aimed = !options.container.is_empty();
+    // What is named is all that is looked at, unless checks are named too.
+    let aimed = options.image.is_some() || !options.container.is_empty();
+    let at_aim = |name| {
+        options.image.is_some() && name == CACHE_IN_IMAGE
+            || !options.container.is_empty() && live::WANTED_BY.contains(&name)
+    };
     let chosen = |check: &&Check| match options.check.as_slice() {
-        [] => !aimed || live::WANTED_BY.contains(&check.name),
+        [] => !aimed || at_aim(check.name),
         names => names.iter().any(|name| name == check.name),
     };
     let checks: Vec<&'static Check> = checks::all().filter(chosen).collect();
@@ -58,7 +63,7 @@ pub fn run(context: Context, options: &Doctor) -> Result<u8> {
     if options.fix && options.check == [caches::VOLUME_OWNER] {
         return own::run(&context.into_docker()?.0, options);
     }
-    let files = if aimed { None } else { files(options.path.as_deref())? };
+    let files = if aimed && options.path.is_none() { None } else { files(options.path.as_deref())? };
     if options.fix {
         let Some(files) = files else { bail!("there is no project here\nhint: docker cache doctor --fix PATH") };
         return fix::run(&files, &checks, options).map(|()| 0);
