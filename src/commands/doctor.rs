@@ -1,5 +1,6 @@
 //! `docker cache doctor`: asks everything at once, lets the rules judge, and tells it.
 
+mod explain;
 mod facts;
 mod fix;
 mod own;
@@ -45,6 +46,9 @@ struct Listed {
 type Results = [(&'static Check, Outcome)];
 
 pub fn run(context: Context, options: &Doctor) -> Result<u8> {
+    if options.explain {
+        return explain::run(context, options);
+    }
     // An image that is named is all that is looked at, unless other checks are named too.
     let aimed = options.image.is_some() && options.check.is_empty();
     let chosen = |check: &&Check| match aimed {

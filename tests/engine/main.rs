@@ -10,6 +10,7 @@ mod clear;
 mod complete;
 mod doctor;
 mod doctor_project;
+mod explain;
 mod owner;
 mod size;
 #[path = "../support/mod.rs"]
