@@ -2,6 +2,8 @@
 
 use std::sync::OnceLock;
 
+use rayon::prelude::*;
+
 use super::dockerfile::{self, Found};
 use super::steps::Facts as Steps;
 use super::{Check, Facts, Finding, Fix, NotRun, Severity, caches, edits, scripts};
@@ -28,7 +30,8 @@ impl Project {
                 file: Some(unread.path.clone()),
                 ..Finding::new(Severity::Warning, unread.why.clone())
             });
-            unread.chain(self.files.files.iter().flat_map(of_file)).collect()
+            let found: Vec<Vec<Finding>> = self.files.files.par_iter().map(of_file).collect();
+            unread.chain(found.into_iter().flatten()).collect()
         })
     }
 }
