@@ -231,15 +231,21 @@ fn around(dockerfile: &Path, root: &Path) -> Around {
         Some(text.lines().take(5).any(|line| line.contains("yarn lockfile v1")))
     };
     let settings = [".npmrc", "poetry.toml", ".yarnrc.yml"];
-    let mut ignore_file = dockerfile.as_os_str().to_owned();
-    ignore_file.push(".dockerignore");
-    let not_ignored = if has(".dockerignore") || Path::new(&ignore_file).exists() {
-        Vec::new()
-    } else {
-        let candidates = [".git", "node_modules", ".venv", "target"];
-        let made =
-            |name: &&&str| beside.join(name).exists() && (**name != "target" || beside.join("Cargo.toml").exists());
-        candidates.iter().filter(made).map(|name| (*name).to_owned()).collect()
+    let own_name = format!("{}.dockerignore", dockerfile.file_name().unwrap_or_default().to_string_lossy());
+    let ignore_file = [own_name.as_str(), ".dockerignore"].into_iter().find(|name| beside.join(name).exists());
+    let patterns = ignore_file.map(|name| text(&beside.join(name)));
+    let not_ignored = match patterns {
+        // One at the root says that the root is the context, and then nothing here is.
+        None if has(".dockerignore") => Vec::new(),
+        Some(Err(_)) => Vec::new(),
+        patterns => {
+            let patterns = patterns.and_then(Result::ok).unwrap_or_default();
+            let candidates = [".git", "node_modules", ".venv", "target"];
+            let made =
+                |name: &&&str| beside.join(name).exists() && (**name != "target" || beside.join("Cargo.toml").exists());
+            let kept_out = |name: &&&str| !is_ignored(&patterns, name);
+            candidates.iter().filter(made).filter(kept_out).map(|name| (*name).to_owned()).collect()
+        }
     };
     Around {
         yarn_classic: places.iter().find_map(starts_as_yarn_1),
@@ -247,7 +253,45 @@ fn around(dockerfile: &Path, root: &Path) -> Around {
         go_without_dependencies: has("go.mod") && !has("go.sum"),
         settings: settings.iter().filter(|name| has(name)).map(|name| (*name).to_owned()).collect(),
         not_ignored,
+        ignore_file: ignore_file.map(str::to_owned),
     }
+}
+
+/// Tells whether a `.dockerignore` keeps out a directory of the context, or all that is in it. The last pattern that
+/// fits decides; one that cannot be judged is taken for one that keeps it out.
+fn is_ignored(patterns: &str, name: &str) -> bool {
+    let patterns = patterns.trim_start_matches('\u{feff}').lines().map(str::trim);
+    patterns.filter(|line| !line.is_empty() && !line.starts_with('#')).fold(false, |ignored, line| {
+        let (taken_back, pattern) = line.strip_prefix('!').map_or((false, line), |rest| (true, rest.trim()));
+        let mut pattern = pattern.trim_start_matches("./").trim_matches('/');
+        while let Some(rest) = pattern.strip_prefix("**/") {
+            pattern = rest;
+        }
+        let pattern = pattern.trim_end_matches("/**").trim_end_matches("/*").trim_end_matches('/');
+        if pattern.contains('[') || fits(pattern.as_bytes(), name.as_bytes()) { !taken_back } else { ignored }
+    })
+}
+
+/// Tells whether a name fits a pattern with `*` and `?`.
+fn fits(pattern: &[u8], name: &[u8]) -> bool {
+    let (mut at, mut seen) = (0, 0);
+    // The last `*`, and where what follows it was tried.
+    let mut star = None;
+    while seen < name.len() {
+        match pattern.get(at) {
+            Some(b'*') => {
+                star = Some((at, seen));
+                at += 1;
+            }
+            Some(byte) if *byte == b'?' || *byte == name[seen] => (at, seen) = (at + 1, seen + 1),
+            _ => {
+                let Some((back, tried)) = star else { return false };
+                star = Some((back, tried + 1));
+                (at, seen) = (back + 1, tried + 1);
+            }
+        }
+    }
+    pattern[at..].iter().all(|byte| *byte == b'*')
 }
 
 #[cfg(test)]
@@ -255,6 +299,29 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
+
+    #[test]
+    fn a_dockerignore_is_read_as_docker_reads_it() {
+        let kept_out = |patterns: &[&str]| is_ignored(&patterns.join("\n"), ".git");
+        for patterns in [
+            &[".git"][..],
+            &["/.git/"],
+            &["**/.git"],
+            &["./.git/**"],
+            &["**"],
+            &["*", "!src"],
+            &[".*"],
+            &["# x", "", "  .g?t  "],
+            &[".[a-z]*"],
+            &["!.git", ".git"],
+        ] {
+            assert!(kept_out(patterns), "{patterns:?}");
+        }
+        for patterns in [&[""][..], &["#.git"], &["git", ".github"], &["*.git.x"], &["a/.git"], &[".git", "!.git"]] {
+            assert!(!kept_out(patterns), "{patterns:?}");
+        }
+        assert!(is_ignored(&"*".repeat(1 << 20), ".git") && !is_ignored(&"*x".repeat(1 << 19), ".git"));
+    }
 
     #[test]
     fn a_project_is_read_whatever_lies_in_it() {

@@ -10,14 +10,14 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::inside::dirs;
 use crate::inside::pack::{Blob, Layer, digest};
 use crate::inside::rules::Rule;
 use crate::inventory::Kind;
@@ -438,7 +438,7 @@ impl Writer {
     /// When it is damaged or incomplete.
     pub fn take_layers(&mut self, stage: &Layout, names: &[&str]) -> Result<(Descriptor, u64)> {
         let mut index = stage.index()?;
-        let found = verify::all(stage, |_| true)?.into_iter().find_map(|found| found.broken);
+        let found = verify::digests(stage)?.into_iter().find_map(|found| found.broken);
         if let Some(why) = found {
             bail!("what buildx exported is broken: {why}");
         }
@@ -532,21 +532,8 @@ impl Drop for Writer {
 /// Takes a lock on a directory; `waiting` is called once if there is something to wait for.
 fn lock(dir: &Path, how: FlockOperation, waiting: impl FnOnce()) -> Result<File> {
     let lock = File::open(dir)?;
-    let mut waiting = Some(waiting);
-    loop {
-        match flock(&lock, how) {
-            Ok(()) => return Ok(lock),
-            Err(Errno::WOULDBLOCK) => {}
-            Err(error) => return Err(error).with_context(|| format!("cannot lock {}", dir.display())),
-        }
-        if let Some(waiting) = waiting.take() {
-            waiting();
-        }
-        if crate::cancel::requested() {
-            bail!("cancelled");
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    dirs::lock(&lock, how, waiting).with_context(|| format!("cannot lock {}", dir.display()))?;
+    Ok(lock)
 }
 
 /// Begins the names of directories in `ingest` that are ours.

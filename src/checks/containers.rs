@@ -1,6 +1,7 @@
 //! Doctor's rules for the containers that a project describes: facts in, findings out. Pure; when not sure, a rule is
 //! silent.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::project::diff;
@@ -513,26 +514,41 @@ fn volume_owner(workload: &Workload<'_>) -> Option<Finding> {
 
 /// A volume that containers of different users share.
 fn several_owners(workloads: &[Workload<'_>]) -> Vec<Finding> {
-    let mut users: BTreeMap<(&str, &str), Vec<(u32, &Workload<'_>, &Mount)>> = BTreeMap::new();
-    for workload in workloads.iter().filter(|workload| workload.described.service.is_some()) {
-        let Some(uid) = workload.scope.uid().filter(|uid| *uid != 0) else { continue };
-        for (name, mount) in workload.volumes().filter(|(_, mount)| catalogue::is_cache_path(&mount.target)) {
-            users.entry((&workload.described.directory, name)).or_default().push((uid, workload, mount));
+    struct User<'a> {
+        uid: u32,
+        volume: &'a str,
+        workload: &'a Workload<'a>,
+        mount: &'a Mount,
+    }
+    let of_service = |workload: &&Workload<'_>| workload.described.service.is_some();
+    let users = workloads.iter().filter(of_service).flat_map(|workload| {
+        let uid = workload.scope.uid().filter(|uid| *uid != 0);
+        let caches = workload.volumes().filter(|(_, mount)| catalogue::is_cache_path(&mount.target));
+        caches.filter_map(move |(volume, mount)| Some(User { uid: uid?, volume, workload, mount }))
+    });
+    let mut first: BTreeMap<(&str, &str), User<'_>> = BTreeMap::new();
+    let mut found = Vec::new();
+    for user in users {
+        match first.entry((&user.workload.described.directory, user.volume)) {
+            Entry::Vacant(entry) => drop(entry.insert(user)),
+            Entry::Occupied(entry) => {
+                let one = entry.get();
+                if one.uid == user.uid || one.workload.is_same(user.workload) {
+                    continue;
+                }
+                let message = format!(
+                    "{} writes to volume {} as user {}, {} as user {}: what one makes the other cannot change; give both the same `user:`",
+                    one.workload.described.name(),
+                    user.volume,
+                    one.uid,
+                    user.workload.described.name(),
+                    user.uid
+                );
+                found.push(at("volume-owner", Severity::Warning, &user.mount.place, message));
+            }
         }
     }
-    let clash = |((_, name), users): ((&str, &str), Vec<(u32, &Workload<'_>, &Mount)>)| {
-        let first = users.first()?;
-        let other = users.iter().find(|other| other.0 != first.0 && !other.1.is_same(first.1))?;
-        let message = format!(
-            "{} writes to volume {name} as user {}, {} as user {}: what one makes the other cannot change; give both the same `user:`",
-            first.1.described.name(),
-            first.0,
-            other.1.described.name(),
-            other.0
-        );
-        Some(at("volume-owner", Severity::Warning, &other.2.place, message))
-    };
-    users.into_iter().filter_map(clash).collect()
+    found
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-use super::dockerfile::{self, Found};
+use super::dockerfile::{self, Found, UsedId};
 use super::steps::Facts as Steps;
 use super::{Check, Facts, Finding, Fix, NotRun, Severity, caches, containers, edits, scripts};
 use crate::dockerfile::Dockerfile;
@@ -35,19 +35,29 @@ impl Project {
                 ..Finding::new(Severity::Warning, unread.why.clone())
             });
             let described = containers::check(&self.files.files, &self.containers, &self.images);
-            unread.chain(self.files.files.iter().flat_map(of_file)).chain(described).collect()
+            let mut used = Vec::new();
+            let mut found: Vec<Finding> = unread.collect();
+            found.extend(self.files.files.iter().flat_map(|file| of_file(file, &mut used)));
+            found.extend(dockerfile::clashes(&used, false).into_iter().filter_map(|(path, clash)| {
+                let file = self.files.files.iter().find(|file| file.path == path)?;
+                Some(with_diff(file, clash, !Dockerfile::parse(&file.text).problems.is_empty()))
+            }));
+            found.extend(described);
+            found
         })
     }
 }
 
-fn of_file(file: &project::File) -> Vec<Finding> {
+/// Returns what is found in one file, and notes the caches that its mounts name.
+fn of_file(file: &project::File, used: &mut Vec<UsedId>) -> Vec<Finding> {
     if file.kind != Kind::Dockerfile {
         return scripts::check(file);
     }
     let read = Dockerfile::parse(&file.text);
-    let found = dockerfile::check(&Steps::new(&file.path, &read, &file.around));
+    let steps = Steps::new(&file.path, &read, &file.around);
+    used.extend(dockerfile::used_ids(&steps));
     let broken = !read.problems.is_empty();
-    found.into_iter().map(|found| with_diff(file, found, broken)).collect()
+    dockerfile::check(&steps).into_iter().map(|found| with_diff(file, found, broken)).collect()
 }
 
 /// Adds the diff of a finding's own edits. A file that does not parse is not changed.

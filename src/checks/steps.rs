@@ -20,6 +20,8 @@ pub struct Around {
     pub settings: Vec<String>,
     /// Directories that `COPY . .` takes in for nothing, and that no `.dockerignore` keeps out.
     pub not_ignored: Vec<String>,
+    /// Name of the `.dockerignore` that counts.
+    pub ignore_file: Option<String>,
 }
 
 /// A Dockerfile with everything that the rules look at.

@@ -23,7 +23,7 @@ use crate::inside::rules::Rule;
 use crate::inventory::{self, Cache, Kind, Wanted};
 use crate::model::{Bytes, CacheVolume};
 use crate::place::carry::{self, Mount, Site};
-use crate::place::{Access, Place};
+use crate::place::{self, Access, Place};
 use crate::report::{self, Progress};
 
 /// The JSON contract of export and import.
@@ -151,6 +151,7 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
     if let Some(remote) = &mut remote {
         remote.prepare(&mut writer, &plan.items.iter().map(|item| item.config.ref_name()).collect::<Vec<_>>())?;
     }
+    place::sweep(&docker);
     let mut answer = Answer { version: 1, left_out: std::mem::take(&mut plan.left_out), ..Answer::default() };
     if let Layers::Of(export) = &layers {
         answer.entries.push(match &mut remote {
@@ -158,7 +159,11 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
             None => export.run(&mut writer)?,
         });
     }
-    let mut progress = Progress::new("Exporting", quiet);
+    let (files, bytes) = plan
+        .items
+        .iter()
+        .fold((0, 0), |(files, bytes), item| (files + item.estimate.1.unwrap_or_default(), bytes + item.estimate.0));
+    let mut progress = Progress::new("Exporting", quiet).of(files, bytes);
     act(&docker, plan, &mut writer, &mut answer, &mut |files, bytes| progress.update(files, bytes))?;
     drop(progress);
     (answer.bytes_written, answer.bytes_reused) = (writer.bytes_written, writer.bytes_reused);

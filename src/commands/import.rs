@@ -18,7 +18,7 @@ use crate::docker::{Docker, Volume, endpoint};
 use crate::inside::unpack::Target;
 use crate::inventory::{self, Kind, Names};
 use crate::place::carry::{self, Mount, Site};
-use crate::place::{Access, Place};
+use crate::place::{self, Access, Place};
 use crate::report::{self, Progress};
 
 /// Where an entry goes.
@@ -57,7 +57,11 @@ pub fn run(context: Context, options: &Import) -> Result<u8> {
         show(&answer, options.output.format, options.output.quiet)?;
         return Ok(0);
     }
-    let mut progress = Progress::new("Importing", options.output.quiet);
+    place::sweep(&docker);
+    let (files, bytes) = steps
+        .iter()
+        .fold((0, 0), |(files, bytes), Step { entry, .. }| (files + entry.config.files, bytes + entry.config.bytes));
+    let mut progress = Progress::new("Importing", options.output.quiet).of(files, bytes);
     let answer = act(&docker, &settings, layout, steps, options, answer, &mut |files, bytes| {
         progress.update(files, bytes);
     })?;
@@ -84,7 +88,7 @@ fn answer(entry: &Entry) -> AnswerEntry {
 
 /// Proves the bundle and says what goes where.
 fn plan(layout: &Layout, options: &Import, names: &Names) -> Result<Vec<Step>> {
-    let found = verify::all(layout, |_| true)?;
+    let found = verify::digests(layout)?;
     let broken = |found: &&Verified| found.broken.is_some();
     if let Some(Verified { kind, name, broken: Some(why), .. }) = found.iter().find(broken) {
         bail!(

@@ -125,7 +125,7 @@ impl BuilderRef {
     }
 
     /// `docker buildx build --network=none --output type=local,dest=OUT -`: a build of the context that `send` writes as
-    /// a tar archive, which cannot reach anything.
+    /// a tar archive, which cannot reach anything. `told` gets the lines that it tells.
     ///
     /// # Errors
     /// When the build fails; docker's last line says why.
@@ -134,6 +134,7 @@ impl BuilderRef {
         send: impl FnOnce(PipeWriter) -> std::io::Result<()> + Send,
         out: &Path,
         namespace: &str,
+        told: &mut dyn FnMut(&str),
     ) -> Result<()> {
         let call = self.carrier_call(&format!("type=local,{}", field("dest", &out.to_string_lossy())), namespace);
         let words = call.words();
@@ -141,7 +142,7 @@ impl BuilderRef {
         let (reader, writer) = pipe().map_err(failed)?;
         thread::scope(|scope| {
             let sender = scope.spawn(|| send(writer));
-            call.run_with(Input::Pipe(reader))?;
+            call.run_telling(Input::Pipe(reader), told)?;
             crate::parallel::join(sender).map_err(failed)
         })
     }

@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::{Place, container, helper, is_here};
-use crate::docker::{BLOBS, BuilderRef, Docker, Info, unique_name};
+use crate::docker::{BLOBS, BuilderRef, Docker, Info, abandoned, unique_name};
 use crate::inside::pack::{self, Pack, Packed};
 use crate::inside::unpack::{Target, Unpack, Unpacked};
 use crate::inside::{self, Job, Line, perform};
+use crate::model::CacheRecord;
 
 /// What is packed from, or unpacked to.
 #[derive(Debug)]
@@ -255,7 +256,11 @@ fn build(
         add_helper(&mut context, &binary, &dockerfile(mounts, &name, files), &name, &job)?;
         context.finish()
     };
-    builder.carrier_build(send, output, namespace)?;
+    builder.carrier_build(send, output, namespace, &mut |told| {
+        if let Some(line) = told.find(inside::PROGRESS).and_then(|at| serde_json::from_str(&told[at..]).ok()) {
+            each(line);
+        }
+    })?;
     let answer = output.join("answer");
     lines(File::open(&answer).context("the helper build left no answer")?, each)?;
     fs::remove_file(answer)?;
@@ -313,7 +318,8 @@ pub(super) fn dockerfile(mounts: &[Mount], name: &str, files: &[(String, PathBuf
     )
 }
 
-/// Prunes what a helper build leaves: its steps by its name, and the context that it alone had.
+/// Prunes what a helper build leaves: its steps by its name, and the context that it alone had; and what a killed run
+/// left.
 pub(super) struct Cleaner<'a> {
     pub(super) builder: &'a BuilderRef,
     pub(super) name: &'a str,
@@ -327,14 +333,25 @@ impl Drop for Cleaner<'_> {
         let records = self.builder.records_cleanup().unwrap_or_default();
         // The last two are the steps by which BuildKit takes a context from standard input.
         let context = |told: &str| told.contains("buildkit-session") || told == "copy /context /";
+        let is_own = |record: &CacheRecord| match record.mount() {
+            _ if self.before.contains(&record.id) => false,
+            Some(_) => !self.imports && record.description.contains(self.name),
+            None => record.description.contains(self.name) || context(&record.description),
+        };
+        // A mount that a killed run made may hold what it had imported.
+        let is_left = |record: &CacheRecord| record.mount().is_none() && abandoned(&record.description).is_some();
+        let (left, others): (Vec<&CacheRecord>, Vec<&CacheRecord>) = records.iter().partition(|record| is_left(record));
+        // Its context bears no name; it is what nothing but those steps came from.
+        let is_of = |record: &CacheRecord, child: &&CacheRecord| child.parents.contains(&record.id);
+        let is_left_context = |record: &CacheRecord| {
+            context(&record.description)
+                && left.iter().any(|child| is_of(record, child))
+                && !others.iter().any(|child| is_of(record, child))
+        };
         let ids: Vec<String> = records
-            .into_iter()
-            .filter(|record| !self.before.contains(&record.id))
-            .filter(|record| match record.mount() {
-                Some(_) => !self.imports && record.description.contains(self.name),
-                None => record.description.contains(self.name) || context(&record.description),
-            })
-            .map(|record| record.id)
+            .iter()
+            .filter(|record| is_own(record) || is_left(record) || is_left_context(record))
+            .map(|record| record.id.clone())
             .collect();
         if !ids.is_empty() {
             let _ = self.builder.prune(&ids);

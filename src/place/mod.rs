@@ -73,6 +73,14 @@ impl Place {
     }
 }
 
+/// Removes the helper containers and images that killed runs of this program left in an engine.
+pub fn sweep(docker: &Docker) {
+    // What cannot be asked or removed now, the next run removes.
+    for name in docker.abandoned_helpers().unwrap_or_default() {
+        drop(container::Cleaner { docker, name: &name });
+    }
+}
+
 /// Returns true if the engine runs on this host, and sees the same files: the socket is local, and the engine's own id
 /// file (Engine 24 and later) holds the id that the engine tells.
 pub fn is_here(docker: &Docker, info: &Info) -> bool {

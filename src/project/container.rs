@@ -488,7 +488,7 @@ fn devcontainer(
     let args: Vec<&str> =
         root.get("runArgs").map(Node::elements).unwrap_or_default().into_iter().filter_map(Node::text).collect();
     let mounts_by_flag = |arg: &&str| ["-v", "--volume", "--mount"].iter().any(|flag| arg.starts_with(flag));
-    made.has_unknown_mount |= args.iter().any(|arg| mounts_by_flag(arg));
+    made.has_unknown_mount |= args.iter().any(mounts_by_flag);
     for key in ["onCreateCommand", "updateContentCommand", "postCreateCommand", "postStartCommand"] {
         let Some(entry) = root.entry(key) else { continue };
         // An object has several commands by name.
