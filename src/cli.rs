@@ -181,6 +181,7 @@ Examples:
   docker cache doctor --fix --dry-run web    what would change in Dockerfiles
   docker cache doctor --check builder-split,gc-policy
   docker cache doctor --image app:latest     which caches does it carry?
+  docker cache doctor --container web        what does it keep in itself?
   docker cache doctor --fail-on error        exit 1 not for warnings
   docker cache doctor --fix --check volume-owner
   docker cache doctor --format json | jq '.findings[].fix.command'")]
