@@ -7,6 +7,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::budget::Budget;
+use crate::bundle::location::Location;
 use crate::checks;
 
 /// Layout of docker's own help pages.
@@ -333,18 +334,23 @@ pub struct Clear {
     pub output: Output,
 }
 
-/// Save layers, cache mounts and cache volumes to one directory
+/// Save layers, cache mounts and cache volumes to a directory or a registry
 #[derive(Debug, Args)]
 #[command(help_template = HELP, after_help = "\
 Examples:
   docker cache export --dest /tmp/cache .     layers, all mounts and volumes
   docker cache export --dest /tmp/cache --lang python
+  docker cache export --dest type=registry,ref=ghcr.io/team/cache:main .
   docker cache export --dest /tmp/cache --volume tools --include-installs
-  docker cache export --dest /tmp/cache . -- --build-arg VERSION=3")]
+  docker cache export --dest /tmp/cache . -- --build-arg VERSION=3
+  docker cache export --builder default --to-builder big --mount pip")]
 pub struct Export {
-    /// Directory of the bundle; made if missing, and only what changed is written
-    #[arg(long, value_name = "DIR")]
-    pub dest: PathBuf,
+    /// Directory of the bundle, or type=registry,ref=HOST/NAME:TAG[,registry.insecure=true]; only what changed is written
+    #[arg(long, value_name = "DEST", required_unless_present = "to_builder")]
+    pub dest: Option<Location>,
+    /// Copy cache mounts to this builder instead, straight from the other one, without a bundle
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["dest", "volume", "all_builders"])]
+    pub to_builder: Option<String>,
     #[command(flatten)]
     pub build: Build,
     /// Also take programs and libraries that lie in cache volumes
@@ -374,13 +380,14 @@ pub enum CacheKind {
 #[command(help_template = HELP, after_help = "\
 Examples:
   docker cache import --src /tmp/cache .      all of it, layers too
+  docker cache import --src type=registry,ref=ghcr.io/team/cache:main .
   docker cache import --src /tmp/cache --volume project-cache --replace
   docker cache import --src /tmp/cache --mount pip --to-volume project-cache
   docker cache import --src /tmp/cache --owner 1000:1000")]
 pub struct Import {
-    /// Directory of the bundle
-    #[arg(long, value_name = "DIR")]
-    pub src: PathBuf,
+    /// Directory of the bundle, or type=registry,ref=HOST/NAME:TAG
+    #[arg(long, value_name = "SRC")]
+    pub src: Location,
     #[command(flatten)]
     pub build: Build,
     /// Make mounts and volumes equal to the bundle, instead of adding to them
@@ -447,11 +454,12 @@ fn owner(text: &str) -> Result<(u32, u32), String> {
 #[command(help_template = HELP, after_help = "\
 Examples:
   docker cache verify /tmp/cache
+  docker cache verify type=registry,ref=ghcr.io/team/cache:main
   docker cache verify /tmp/cache --format json | jq '.entries[].name'")]
 pub struct Verify {
-    /// Directory of the bundle
-    #[arg(value_name = "DIR")]
-    pub dir: PathBuf,
+    /// Directory of the bundle, or type=registry,ref=HOST/NAME:TAG
+    #[arg(value_name = "SRC")]
+    pub src: Location,
     #[command(flatten)]
     pub output: Output,
 }

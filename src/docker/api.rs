@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{Cause, Docker, DockerError, Input, Result};
+use super::{Cause, Docker, DockerError, Input, Result, abandoned};
 use crate::docker::parse;
 use crate::model::CacheRecord;
 
@@ -145,6 +145,36 @@ impl Docker {
     /// See [`Docker::info`].
     pub fn containers(&self) -> Result<Vec<Container>> {
         self.get("/containers/json?all=1")
+    }
+
+    /// `GET /containers/json?all=1` and `GET /images/json`: the names of helpers that a killed run of this program left.
+    /// One that still runs is left alone: it ends by itself.
+    ///
+    /// # Errors
+    /// See [`Docker::info`].
+    pub fn abandoned_helpers(&self) -> Result<Vec<String>> {
+        #[derive(Deserialize)]
+        struct Image {
+            #[serde(rename = "RepoTags", default)]
+            tags: Option<Vec<String>>,
+        }
+        let paths = [
+            "/containers/json?all=1",
+            "/images/json?filters=%7B%22reference%22%3A%5B%22docker-cache-helper-*%22%5D%7D",
+        ];
+        let mut answers = self.requests(&paths)?.into_iter();
+        let mut next = |path| answers.next().unwrap_or_else(|| Err(garbage(path, "no answer")));
+        let containers: Vec<Container> = read(paths[0], next(paths[0])?)?;
+        let images: Vec<Image> = read(paths[1], next(paths[1])?)?;
+        let (running, ended): (Vec<_>, Vec<_>) =
+            containers.into_iter().partition(|container| ["running", "paused"].contains(&container.state.as_str()));
+        let images = images.into_iter().flat_map(|image| image.tags.unwrap_or_default());
+        let names = ended.into_iter().flat_map(|container| container.names).chain(images);
+        let mut names: Vec<String> = names.filter_map(|name| abandoned(&name).map(String::from)).collect();
+        names.retain(|name| !running.iter().any(|container| container.image.starts_with(name)));
+        names.sort();
+        names.dedup();
+        Ok(names)
     }
 
     /// `GET /volumes`: all volumes, without their sizes (docker would have to walk them).

@@ -12,6 +12,7 @@ mod doctor;
 mod doctor_containers;
 mod doctor_project;
 mod owner;
+mod registry;
 mod size;
 #[path = "../support/mod.rs"]
 mod support;
