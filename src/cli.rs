@@ -184,6 +184,7 @@ Examples:
   docker cache doctor --image app:latest     which caches does it carry?
   docker cache doctor --explain . -- --build-arg VERSION=3
                                              why did steps of this build run?
+  docker cache doctor --container web        what does it keep in itself?
   docker cache doctor --fail-on error        exit 1 not for warnings
   docker cache doctor --fix --check volume-owner
   docker cache doctor --format json | jq '.findings[].fix.command'")]
