@@ -1,10 +1,14 @@
-//! Finds and reads the files of a project that say how its images are built: Dockerfiles, compose and bake files, CI
-//! workflows, scripts. Follows no link to a directory, reads nothing large, and judges nothing.
+//! Finds and reads the files of a project that say how its images are built: Dockerfiles, compose and bake files, dev
+//! containers, CI workflows, scripts. Follows no link to a directory, reads nothing large, and judges nothing.
+
+pub mod container;
+pub mod tree;
 
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use crate::budget;
 use crate::checks::steps::Around;
 
 /// Files larger than this are told, not read, in bytes.
@@ -35,6 +39,9 @@ const SKIPPED: &[&str] = &[
 pub enum Kind {
     Dockerfile,
     Compose,
+    Devcontainer,
+    /// Variables of compose files: `.env`.
+    Env,
     Bake,
     /// Of GitHub, GitLab and others.
     Ci,
@@ -67,6 +74,8 @@ pub struct Unread {
 pub struct Project {
     pub files: Vec<File>,
     pub unread: Vec<Unread>,
+    /// Number of files that say which packages the project needs.
+    pub locks: usize,
 }
 
 /// Tells whether a directory looks like a project of images: one of the files lies right in it, or where they use to.
@@ -76,7 +85,7 @@ pub fn is_one(directory: &Path) -> bool {
         fs::read_dir(directory.join(below)).is_ok_and(|entries| {
             entries.flatten().any(|entry| {
                 let kind = kind(&entry.path());
-                matches!(kind, Some(Kind::Dockerfile | Kind::Compose | Kind::Bake))
+                matches!(kind, Some(Kind::Dockerfile | Kind::Compose | Kind::Devcontainer | Kind::Bake))
             })
         })
     })
@@ -88,7 +97,7 @@ pub fn read(root: &Path) -> Project {
     if root.is_dir() {
         let mut paths = Vec::new();
         let mut seen = 0;
-        walk(root, 0, &mut seen, &mut paths, &mut project.unread);
+        walk(root, 0, &mut seen, &mut paths, &mut project);
         if seen > MOST {
             let why = format!("only the first {MOST} files and directories were looked at");
             project.unread.push(Unread { path: shown(root), why });
@@ -115,12 +124,12 @@ impl Project {
     }
 }
 
-fn walk(directory: &Path, depth: usize, seen: &mut usize, paths: &mut Vec<(PathBuf, Kind)>, unread: &mut Vec<Unread>) {
+fn walk(directory: &Path, depth: usize, seen: &mut usize, paths: &mut Vec<(PathBuf, Kind)>, project: &mut Project) {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) => {
             let why = format!("the directory cannot be read: {error}");
-            return unread.push(Unread { path: shown(directory), why });
+            return project.unread.push(Unread { path: shown(directory), why });
         }
     };
     for entry in entries.flatten() {
@@ -134,12 +143,14 @@ fn walk(directory: &Path, depth: usize, seen: &mut usize, paths: &mut Vec<(PathB
         if file_type.is_dir() {
             let name = entry.file_name();
             if depth < DEEPEST && !SKIPPED.iter().any(|skipped| name == *skipped) {
-                walk(&path, depth + 1, seen, paths, unread);
+                walk(&path, depth + 1, seen, paths, project);
             }
         } else if let Some(kind) = kind(&path)
             && (file_type.is_file() || fs::metadata(&path).is_ok_and(|metadata| metadata.is_file()))
         {
             paths.push((path, kind));
+        } else if entry.file_name().to_str().is_some_and(budget::is_lock) {
+            project.locks += 1;
         }
     }
 }
@@ -159,6 +170,10 @@ fn kind(path: &Path) -> Option<Kind> {
         (!is_made).then_some(Kind::Dockerfile)
     } else if yaml && ["docker-compose", "compose"].iter().any(|word| name.starts_with(word)) {
         Some(Kind::Compose)
+    } else if matches!(name.as_str(), "devcontainer.json" | ".devcontainer.json") {
+        Some(Kind::Devcontainer)
+    } else if name == ".env" {
+        Some(Kind::Env)
     } else if base("docker-bake") {
         Some(Kind::Bake)
     } else if name == "jenkinsfile"
@@ -261,6 +276,9 @@ mod tests {
             "Makefile",
             "node_modules/x/Dockerfile",
             "other.yml",
+            "a/Cargo.lock",
+            "uv.lock",
+            "node_modules/x/yarn.lock",
         ] {
             fs::write(at(path), "FROM a\n").unwrap();
         }
@@ -295,6 +313,7 @@ mod tests {
         let unread: Vec<String> =
             project.unread.iter().map(|unread| name(&unread.path)).filter(|name| name != "dark").collect();
         assert_eq!(unread, ["Dockerfile.binary", "Dockerfile.huge", "Dockerfile.latin"]);
+        assert_eq!(project.locks, 2);
         assert!(is_one(root.path()) && !is_one(&at("node_modules")));
     }
 }

@@ -68,7 +68,7 @@ fn prove(layout: &Layout, wanted: impl Fn(&Descriptor) -> bool, deep: bool) -> R
 }
 
 /// Manifests that an index may list.
-const MAX_MANIFESTS: usize = 10_000;
+pub(super) const MAX_MANIFESTS: usize = 10_000;
 
 /// The blobs that were read, and what was wrong with them.
 type Known = HashMap<String, Option<String>>;

@@ -117,7 +117,8 @@ fn missing_cache_mount(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
             ),
         };
         let mut missing = warning(facts, "missing-cache-mount", line_of(facts, uses[0].command), message);
-        if let Some(places) = places.filter(|_| uses.iter().all(|used| used.places.is_some())) {
+        // What `sudo` runs, the user's own mounts and the preparations of a root shell do not fit.
+        if let Some(places) = places.filter(|_| uses.iter().all(|used| used.places.is_some() && !used.command.sudo)) {
             missing.edits = add(facts, run, row, &with_lists(facts, run, row, places.to_vec())).unwrap_or_default();
         }
         found.push(missing);

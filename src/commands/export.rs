@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::layers::{Layers, Steps};
 use super::{Context, layers};
 use crate::builders::Builders;
+use crate::bundle::location::Location;
 use crate::bundle::{Entry, TreeConfig, Writer};
 use crate::catalogue::{self, Class};
 use crate::cli::{Export, Format, Selection};
@@ -137,11 +138,22 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
         return Ok(0);
     }
     let wait = || report::note("another export writes this bundle; waiting for it");
-    let mut writer = Writer::open(&options.dest, wait)?;
+    let stage = super::bundles::stage()?;
+    let (dir, mut remote) = match &options.dest {
+        Location::Directory(dir) => (dir.as_path(), None),
+        Location::Registry(reference) => (stage.path(), Some(super::bundles::remote(&settings, reference, true)?)),
+    };
+    let mut writer = Writer::open(dir, wait)?;
+    if let Some(remote) = &mut remote {
+        remote.prepare(&mut writer, &plan.items.iter().map(|item| item.config.ref_name()).collect::<Vec<_>>())?;
+    }
     place::sweep(&docker);
     let mut answer = Answer { version: 1, left_out: std::mem::take(&mut plan.left_out), ..Answer::default() };
     if let Layers::Of(export) = &layers {
-        answer.entries.push(export.run(&mut writer)?);
+        answer.entries.push(match &mut remote {
+            Some(remote) => export.push(remote, &mut writer)?,
+            None => export.run(&mut writer)?,
+        });
     }
     let (files, bytes) = plan
         .items
@@ -151,7 +163,15 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
     act(&docker, plan, &mut writer, &mut answer, &mut |files, bytes| progress.update(files, bytes))?;
     drop(progress);
     (answer.bytes_written, answer.bytes_reused) = (writer.bytes_written, writer.bytes_reused);
-    writer.commit()?;
+    match &remote {
+        Some(remote) => {
+            let mut progress = Progress::new("Pushing", quiet);
+            let pushed = remote.push(writer, &mut |files, bytes| progress.update(files, bytes))?;
+            answer.bytes_reused += answer.bytes_written.saturating_sub(pushed);
+            answer.bytes_written = pushed;
+        }
+        None => writer.commit()?,
+    }
     show(&answer, options.output.format, quiet)?;
     Ok(if failed { exit::FAILED } else { 0 })
 }

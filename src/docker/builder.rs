@@ -5,6 +5,8 @@ use std::io::{PipeWriter, pipe};
 use std::path::Path;
 use std::thread;
 
+use serde_json::Value;
+
 use super::{Call, Cause, Docker, DockerError, Input, Result, field};
 use crate::model::{Builder, CacheRecord};
 
@@ -162,6 +164,28 @@ impl BuilderRef {
     pub fn export_layers(&self, dest: &Path, args: &[OsString]) -> Result<()> {
         let to = format!("--cache-to=type=local,{},mode=max", field("dest", &dest.to_string_lossy()));
         self.layers_build(&[to], args).map(drop)
+    }
+
+    /// `docker buildx build --cache-to type=registry,ref=REF,mode=max --metadata-file FILE ARGS…`: builds, and the builder
+    /// pushes the cache of all steps that the registry does not have. Returns the digest of its manifest, if told. As an
+    /// image manifest (BuildKit 0.12 and later) any registry takes it, and sees what it refers to.
+    ///
+    /// # Errors
+    /// When the build fails, or the builder cannot export its cache.
+    pub fn push_layers(&self, reference: &str, insecure: bool, args: &[OsString]) -> Result<Option<String>> {
+        let insecure = if insecure { ",registry.insecure=true" } else { "" };
+        let to = format!(
+            "--cache-to=type=registry,ref={reference},mode=max,image-manifest=true,oci-mediatypes=true{insecure}"
+        );
+        let failed = |error: std::io::Error| DockerError::new("docker buildx build", Cause::Refused(error.to_string()));
+        let dir = tempfile::tempdir().map_err(failed)?;
+        let file = dir.path().join("metadata.json");
+        self.layers_build(&[to, format!("--metadata-file={}", file.display())], args)?;
+        let told: Value = serde_json::from_slice(&std::fs::read(file).unwrap_or_default()).unwrap_or_default();
+        // A descriptor, as JSON in a JSON string.
+        let manifest: Value =
+            serde_json::from_str(told["cache.manifest"].as_str().unwrap_or_default()).unwrap_or_default();
+        Ok(manifest["digest"].as_str().map(ToString::to_string))
     }
 
     /// `docker buildx build --cache-from type=local,src=DIR,digest=DIGEST ARGS…`: builds with what a bundle has, and

@@ -126,6 +126,24 @@ impl Docker {
         self.call(["start", "--attach", "--interactive", name]).unlimited().stream(Input::Held(job), read)
     }
 
+    /// `docker create … IMAGE`: a container to read the image's files from; it is never started.
+    ///
+    /// # Errors
+    /// When there is no such image.
+    pub fn create_container(&self, name: &str, image: &str) -> Result<()> {
+        let name = format!("--name={name}");
+        // An image may have no command, and docker wants one.
+        self.call(["create", "--pull=never", "--network=none", &name, "--", image, "/none"]).whole()?.run().map(drop)
+    }
+
+    /// `docker export NAME`: the files of a container as a tar archive, which `read` must read to its end.
+    ///
+    /// # Errors
+    /// When docker refuses.
+    pub fn export_container<T>(&self, name: &str, read: impl FnOnce(PipeReader) -> T) -> Result<T> {
+        self.call(["export", name]).unlimited().stream(Input::Nothing, read)
+    }
+
     /// `docker cp FROM TO`: between a directory and [`BLOBS`] of a carrier. Faster than its standard streams.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 mod api;
 mod builder;
 mod buildx;
+mod credentials;
 pub mod endpoint;
 mod error;
 mod helper;
@@ -18,8 +19,9 @@ use std::time::Duration;
 use duct::Handle;
 use rustix::process::{Pid, Signal, kill_process_group};
 
-pub use self::api::{Container, ContainerConfig, ContainerMount, Info, Volume};
+pub use self::api::{Container, ContainerConfig, ContainerMount, Info, Overview, Volume};
 pub use self::builder::BuilderRef;
+pub use self::credentials::Credentials;
 pub use self::error::{Cause, DockerError};
 pub use self::helper::{BLOBS, abandoned, field, unique_name};
 use crate::cancel;

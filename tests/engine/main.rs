@@ -10,8 +10,10 @@ mod carry_debian;
 mod clear;
 mod complete;
 mod doctor;
+mod doctor_containers;
 mod doctor_project;
 mod owner;
+mod registry;
 mod size;
 #[path = "../support/mod.rs"]
 mod support;
