@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::versions::NamedVolume;
 use super::{Check, Fact, Facts as AllFacts, Finding, NotRun, Severity};
 use crate::inside::own::Owner;
 use crate::report::quote;
@@ -11,11 +12,14 @@ use crate::report::quote;
 pub struct Facts {
     /// The cache volumes that containers have mounted.
     pub volumes: Fact<Vec<OwnedVolume>>,
+    /// Names in cache volumes that tell versions.
+    pub names: Fact<Vec<NamedVolume>>,
 }
 
 impl Default for Facts {
     fn default() -> Self {
-        Facts { volumes: Err(NotRun::Skipped("nobody looked into the volumes".into())) }
+        let none = || NotRun::Skipped("nobody looked into the volumes".into());
+        Facts { volumes: Err(none()), names: Err(none()) }
     }
 }
 

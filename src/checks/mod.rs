@@ -7,6 +7,7 @@ pub mod engine;
 pub mod project;
 pub mod scripts;
 pub mod steps;
+pub mod versions;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -43,7 +44,7 @@ pub enum NotRun {
 
 /// Returns all checks in the order in which they are told: what breaks others comes first.
 pub fn all() -> impl Iterator<Item = &'static Check> {
-    engine::CHECKS.iter().chain(caches::CHECKS).chain(project::CHECKS)
+    engine::CHECKS.iter().chain(caches::CHECKS).chain(versions::CHECKS).chain(project::CHECKS)
 }
 
 /// Returns the names of all checks.

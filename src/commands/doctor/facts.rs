@@ -1,7 +1,7 @@
 //! Gathers what doctor's rules judge: every docker call once, all side by side. It judges nothing.
 
 use std::path::Path;
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 
 use serde_json::{Map, Value};
 
@@ -9,7 +9,7 @@ use super::super::Context;
 use crate::builders::Builders;
 use crate::checks::engine::{self, Client, Disk, Engine, NamedBy, NoEngine, System};
 use crate::checks::project::Project;
-use crate::checks::{Check, Fact, Facts, NotRun, caches};
+use crate::checks::{Check, Fact, Facts, NotRun, caches, versions};
 use crate::cli::Doctor;
 use crate::docker::endpoint::Source;
 use crate::docker::{Cause, Container, Docker, DockerError, Info, Overview};
@@ -24,7 +24,7 @@ pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, project: F
         Ok(docker) => docker,
         Err(_) => return Facts { engine: without_docker(client), caches: caches::Facts::default(), project },
     };
-    let wants_owners = checks.iter().any(|check| check.name == caches::VOLUME_OWNER);
+    let wants = |name| checks.iter().any(|check| check.name == name);
     let (engine, caches) = thread::scope(|scope| {
         // The advice counts for older docker commands only.
         let client_facts = scope.spawn(|| {
@@ -41,16 +41,22 @@ pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, project: F
             Ok(overview) => Ok(known(overview)),
             Err(error) => Err(NotRun::Failed(error.to_string())),
         };
-        let owned = match &overview {
-            Ok(overview) if wants_owners => {
-                // A thread of its own: if it panics, the others go on.
-                let ask = || ownership::ask(docker, overview, &options.volume);
-                let owned = thread::scope(|scope| scope.spawn(ask).join());
-                owned.unwrap_or_else(|_| Err(crashed().into())).map_err(|error| NotRun::Failed(format!("{error:#}")))
-            }
-            Ok(_) => Err(NotRun::Skipped("it was not asked for".into())),
-            Err(error) => Err(NotRun::Failed(error.to_string())),
-        };
+        let used = project.as_ref().map(versions::used).unwrap_or_default();
+        // Threads of their own: if one panics, the others go on.
+        let (owned, told) = thread::scope(|scope| {
+            let owned = overview
+                .as_ref()
+                .ok()
+                .filter(|_| wants(caches::VOLUME_OWNER))
+                .map(|overview| scope.spawn(|| ownership::ask(docker, overview, &options.volume)));
+            let told = overview
+                .as_ref()
+                .ok()
+                .filter(|_| wants(versions::STALE_VERSIONS) && !used.is_empty())
+                .map(|overview| scope.spawn(|| super::versions::ask(docker, overview, &options.volume, &used)));
+            (owned.map(ScopedJoinHandle::join), told.map(ScopedJoinHandle::join))
+        });
+        let (owned, told) = (looked(owned, &overview), looked(told, &overview));
         let (client_version, advised_builder) =
             client_facts.join().unwrap_or_else(|_| (fact(Err(crashed())), fact(Err(crashed()))));
         let engine = engine::Facts {
@@ -76,7 +82,10 @@ pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, project: F
                 Err(error) => Err(no_engine(&error)),
             },
         };
-        let caches = caches::Facts { volumes: owned.map(|found| found.into_iter().map(|(_, owned)| owned).collect()) };
+        let caches = caches::Facts {
+            volumes: owned.map(|found| found.into_iter().map(|(_, owned)| owned).collect()),
+            names: told,
+        };
         (engine, caches)
     });
     Facts { engine, caches, project }
@@ -88,6 +97,17 @@ fn names(container: &Container) -> impl Iterator<Item = String> {
 
 fn fact<T>(answer: Result<T, DockerError>) -> Fact<T> {
     answer.map_err(|error| NotRun::Failed(error.to_string()))
+}
+
+/// Returns what a look into volumes came to, if there was one.
+fn looked<T>(answer: Option<thread::Result<anyhow::Result<T>>>, overview: &Result<Overview, DockerError>) -> Fact<T> {
+    match (answer, overview) {
+        (Some(answer), _) => {
+            answer.unwrap_or_else(|_| Err(crashed().into())).map_err(|error| NotRun::Failed(format!("{error:#}")))
+        }
+        (None, Err(error)) => Err(NotRun::Failed(error.to_string())),
+        (None, Ok(_)) => Err(NotRun::Skipped("it was not asked for".into())),
+    }
 }
 
 fn crashed() -> DockerError {
