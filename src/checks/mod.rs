@@ -1,9 +1,11 @@
 //! Doctor's rules: facts in, findings out. Pure: a rule never asks docker and never reads a file.
 
 pub mod caches;
+pub mod containers;
 pub mod dockerfile;
 pub mod edits;
 pub mod engine;
+pub mod live;
 pub mod project;
 pub mod scripts;
 pub mod steps;
@@ -27,6 +29,7 @@ pub struct Check {
 pub struct Facts {
     pub engine: engine::Facts,
     pub caches: caches::Facts,
+    pub live: Fact<Vec<live::Container>>,
     pub project: Fact<project::Project>,
 }
 
@@ -44,7 +47,8 @@ pub enum NotRun {
 
 /// Returns all checks in the order in which they are told: what breaks others comes first.
 pub fn all() -> impl Iterator<Item = &'static Check> {
-    engine::CHECKS.iter().chain(caches::CHECKS).chain(versions::CHECKS).chain(project::CHECKS)
+    let caches = caches::CHECKS.iter().chain(versions::CHECKS);
+    engine::CHECKS.iter().chain(caches).chain(live::CHECKS).chain(project::CHECKS)
 }
 
 /// Returns the names of all checks.

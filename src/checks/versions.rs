@@ -230,7 +230,7 @@ mod tests {
             text: dockerfile.into(),
             around: Default::default(),
         };
-        used(&Project::new(project::Project { files: vec![file], unread: Vec::new() }))
+        used(&Project::new(project::Project { files: vec![file], ..Default::default() }))
     }
 
     fn commands(mounted_at: &str, names: &[&str], dockerfile: &str) -> Vec<String> {

@@ -6,26 +6,40 @@ use std::thread::{self, ScopedJoinHandle};
 use serde_json::{Map, Value};
 
 use super::super::Context;
+use super::containers;
+use crate::budget::Budget;
 use crate::builders::Builders;
+use crate::checks::caches::{Held, Image, OwnedVolume, Writer};
 use crate::checks::engine::{self, Client, Disk, Engine, NamedBy, NoEngine, System};
-use crate::checks::project::Project;
-use crate::checks::{Check, Fact, Facts, NotRun, caches, versions};
-use crate::cli::Doctor;
+use crate::checks::project::{CACHE_IN_IMAGE, Project};
+use crate::checks::{Check, Fact, Facts, NotRun, caches, live, versions};
+use crate::cli::{Doctor, Selection};
 use crate::docker::endpoint::Source;
 use crate::docker::{Cause, Container, Docker, DockerError, Info, Overview};
-use crate::{ownership, place};
+use crate::inventory::{self, Look, Wanted};
+use crate::report::Progress;
+use crate::{image, ownership, place};
 
 const DAEMON_JSON: &str = "/etc/docker/daemon.json";
 
 /// Asks docker and this host for everything that the rules want to know of them.
-pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, project: Fact<Project>) -> Facts {
+pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, mut project: Fact<Project>) -> Facts {
     let client = client(context);
     let docker = match &context.docker {
         Ok(docker) => docker,
-        Err(_) => return Facts { engine: without_docker(client), caches: caches::Facts::default(), project },
+        Err(error) => {
+            let live = Err(NotRun::Skipped(error.to_string()));
+            return Facts { engine: without_docker(client), caches: caches::Facts::default(), live, project };
+        }
     };
     let wants = |name| checks.iter().any(|check| check.name == name);
-    let (engine, caches) = thread::scope(|scope| {
+    let wants_containers = live::WANTED_BY.iter().copied().any(wants);
+    let locks = project.as_ref().ok().map(|project| project.files.locks);
+    let used = project.as_ref().map(versions::used).unwrap_or_default();
+    let (engine, caches, live) = thread::scope(|scope| {
+        let held = wants(caches::OVER_BUDGET).then(|| scope.spawn(|| held(docker, context, options, locks)));
+        let image = options.image.as_deref().filter(|_| wants(CACHE_IN_IMAGE));
+        let image = image.map(|image| scope.spawn(|| image_of(docker, image, options)));
         // The advice counts for older docker commands only.
         let client_facts = scope.spawn(|| {
             let version = docker.client_version();
@@ -41,18 +55,18 @@ pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, project: F
             Ok(overview) => Ok(known(overview)),
             Err(error) => Err(NotRun::Failed(error.to_string())),
         };
-        let used = project.as_ref().map(versions::used).unwrap_or_default();
+        let live = match &overview {
+            Ok(overview) if wants_containers => containers::ask(docker, overview, options, project.as_mut().ok()),
+            Ok(_) => Err(NotRun::Skipped("it was not asked for".into())),
+            Err(_) => Err(NotRun::Skipped("no engine answers".into())),
+        };
         // Threads of their own: if one panics, the others go on.
         let (owned, told) = thread::scope(|scope| {
-            let owned = overview
-                .as_ref()
-                .ok()
-                .filter(|_| wants(caches::VOLUME_OWNER))
+            let asked = |name| overview.as_ref().ok().filter(|_| wants(name));
+            let owned = asked(caches::VOLUME_OWNER)
                 .map(|overview| scope.spawn(|| ownership::ask(docker, overview, &options.volume)));
-            let told = overview
-                .as_ref()
-                .ok()
-                .filter(|_| wants(versions::STALE_VERSIONS) && !used.is_empty())
+            let told = asked(versions::STALE_VERSIONS)
+                .filter(|_| !used.is_empty())
                 .map(|overview| scope.spawn(|| super::versions::ask(docker, overview, &options.volume, &used)));
             (owned.map(ScopedJoinHandle::join), told.map(ScopedJoinHandle::join))
         });
@@ -82,17 +96,63 @@ pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, project: F
                 Err(error) => Err(no_engine(&error)),
             },
         };
-        let caches = caches::Facts {
-            volumes: owned.map(|found| found.into_iter().map(|(_, owned)| owned).collect()),
-            names: told,
+        let of_named = |owned: &OwnedVolume| {
+            let is_named = |writer: &Writer| live.iter().flatten().any(|container| container.name == writer.container);
+            options.container.is_empty() || owned.writers.iter().any(is_named)
         };
-        (engine, caches)
+        let caches = caches::Facts {
+            volumes: owned.map(|found| found.into_iter().map(|(_, owned)| owned).filter(of_named).collect()),
+            names: told,
+            held: match held {
+                None => Err(NotRun::Skipped("it was not asked for".into())),
+                Some(held) => joined(held),
+            },
+            image: image.map(joined),
+        };
+        (engine, caches, live)
     });
-    Facts { engine, caches, project }
+    Facts { engine, caches, live, project }
+}
+
+/// Measures what counts against the budget: that of the user, else that of the project.
+fn held(docker: &Docker, context: &Context, options: &Doctor, locks: Option<usize>) -> Fact<Held> {
+    let (budget, locks) = match (options.budget, locks) {
+        (Some(budget), _) => (budget, None),
+        (None, Some(locks)) => (Budget::of_project(locks), Some(locks)),
+        (None, None) => {
+            return Err(NotRun::Skipped(
+                "there is no project here to tell a budget from; give one with `--budget`".into(),
+            ));
+        }
+    };
+    let volumes = options.volume.clone();
+    let look = Look {
+        volumes: true,
+        mounts: volumes.is_empty(),
+        layers: volumes.is_empty() && locks.is_none(),
+        ..Look::default()
+    };
+    let builder = std::env::var("BUILDX_BUILDER").ok().filter(|name| !name.is_empty());
+    let selection = Selection { volume: volumes.clone(), builder, ..Selection::default() };
+    let wanted = Wanted { selection: &selection, paths: &[], exact: false };
+    let found = inventory::collect_in(docker, &context.settings, wanted, look, &mut |_, _| ());
+    let caches = found.map_err(|error| NotRun::Failed(format!("{error:#}")))?.caches;
+    Ok(Held { caches, budget, locks, volumes })
+}
+
+fn image_of(docker: &Docker, name: &str, options: &Doctor) -> Fact<Image> {
+    let mut progress = Progress::new("Reading the image", options.quiet);
+    let read = image::read(docker, name, &mut |files, bytes| progress.update(files, bytes));
+    read.map_err(|error| NotRun::Failed(format!("{error:#}")))
 }
 
 fn names(container: &Container) -> impl Iterator<Item = String> {
     container.names.iter().map(|name| name.trim_start_matches('/').to_string())
+}
+
+/// Returns what a thread found out. One that panicked has failed, and the others go on.
+fn joined<T>(thread: ScopedJoinHandle<'_, Fact<T>>) -> Fact<T> {
+    thread.join().unwrap_or_else(|_| Err(NotRun::Failed(crashed().to_string())))
 }
 
 fn fact<T>(answer: Result<T, DockerError>) -> Fact<T> {
