@@ -61,7 +61,7 @@ pub fn carry(
     let (mut packed, mut there) = (None, Ok(()));
     let here = from.carrier_stream(send, &mount.namespace, |stream| {
         let forward = |pipe| unpacking.forward(stream, pipe).map(|found| packed = Some(found));
-        there = to.carrier_build(forward, answer.path(), &mount.namespace);
+        there = to.carrier_build(forward, answer.path(), &mount.namespace, &mut |_| ());
     });
     // Each build fails when the other does; what failed first says why.
     let (first, second) = if cut_off.into_inner() { (here, there) } else { (there, here) };
