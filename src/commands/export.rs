@@ -204,8 +204,12 @@ fn plan_volumes(
 ) -> Result<()> {
     let selection = &options.selection;
     let names = inventory::names(selection)?;
-    let measured =
-        inventory::of_volumes(docker, Wanted { selection, exact: false }, inventory::Look::default(), progress)?;
+    let measured = inventory::of_volumes(
+        docker,
+        Wanted { selection, paths: &[], exact: false },
+        inventory::Look::default(),
+        progress,
+    )?;
     plan.left_out.extend(measured.gaps);
     plan.volumes = measured.volumes.into_iter().map(|found| found.cache).collect();
     for (at, volume) in plan.volumes.iter().enumerate() {
