@@ -226,7 +226,6 @@ pub static ROWS: &[Row] = &[
             command: &["pip", "wheel", "--wheel-dir={cache}/wheelhouse", "--requirement={lock}"],
             ..WARM
         },
-        ..ROW
     },
     // checked: uv 0.13.9
     Row {
@@ -815,12 +814,7 @@ pub static ROWS: &[Row] = &[
             read_later: true,
             ..BUILD
         },
-        warm: Warm {
-            locks: &["go.sum"],
-            reads: &["go.mod"],
-            command: &["go", "mod", "download"],
-            ..WARM
-        },
+        warm: Warm { locks: &["go.sum"], reads: &["go.mod"], command: &["go", "mod", "download"], ..WARM },
         ..ROW
     },
     // checked: go 1.19.8

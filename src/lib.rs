@@ -16,6 +16,7 @@ pub mod dockerfile;
 pub mod exit;
 pub mod inside;
 pub mod inventory;
+pub mod lockfiles;
 pub mod model;
 pub mod ownership;
 pub mod parallel;

@@ -8,6 +8,7 @@ mod error;
 mod helper;
 pub mod parse;
 mod volume;
+mod warm;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{PipeReader, PipeWriter, Write, pipe};
@@ -22,6 +23,7 @@ pub use self::api::{Container, ContainerConfig, ContainerMount, Info, Volume};
 pub use self::builder::BuilderRef;
 pub use self::error::{Cause, DockerError};
 pub use self::helper::{BLOBS, field, unique_name};
+pub use self::warm::Warmer;
 use crate::cancel;
 pub use crate::report::quote;
 
@@ -80,6 +82,7 @@ impl Docker {
             dir: None,
             limit: Some(self.limit),
             survives_cancel: self.survives_cancel,
+            merged: false,
         }
     }
 }
@@ -97,6 +100,8 @@ struct Call<'a> {
     dir: Option<PathBuf>,
     limit: Option<Duration>,
     survives_cancel: bool,
+    /// What it writes to standard error goes where its output goes.
+    merged: bool,
 }
 
 /// What a call reads from its standard input.
@@ -111,6 +116,12 @@ impl Call<'_> {
     /// Lets the call take as long as it needs.
     fn unlimited(mut self) -> Self {
         self.limit = None;
+        self
+    }
+
+    /// Sends standard error where the output goes, in the order in which both were written.
+    fn merged(mut self) -> Self {
+        self.merged = true;
         self
     }
 
@@ -178,7 +189,6 @@ impl Call<'_> {
         #[expect(clippy::disallowed_methods, reason = "this is the door")]
         let mut command = duct::cmd(&self.docker.program, self.docker.globals.iter().chain(&self.args))
             .unchecked()
-            .stderr_capture()
             // They are about this plugin, not about the child's plugins.
             .env_remove("DOCKER_CLI_PLUGIN_SOCKET")
             .env_remove("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND")
@@ -186,6 +196,7 @@ impl Call<'_> {
                 command.process_group(0);
                 Ok(())
             });
+        command = if self.merged { command.stderr_to_stdout() } else { command.stderr_capture() };
         command = match output {
             Some(pipe) => command.stdout_file(pipe),
             None => command.stdout_capture(),

@@ -14,3 +14,4 @@ mod owner;
 mod size;
 #[path = "../support/mod.rs"]
 mod support;
+mod warm;

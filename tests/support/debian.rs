@@ -228,7 +228,7 @@ fn in_rootfs(root: &Path, call: &[&str]) {
 }
 
 /// Returns this machine's proxy settings as `name=value`.
-fn proxies() -> impl Iterator<Item = String> {
+pub fn proxies() -> impl Iterator<Item = String> {
     let names = ["http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
     names.into_iter().filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?)))
 }
