@@ -2,7 +2,8 @@
 //! `cargo bench` runs all; `cargo bench -- size` only the pairs whose name has that word. Below 1.00 we are faster.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use support::world::big_tree;
@@ -14,6 +15,9 @@ mod support;
 const FILES: u64 = 224_000;
 const BYTES: u64 = 1_470_000_000;
 const ROUNDS: usize = 5;
+const CARRY_ROUNDS: usize = 3;
+/// Directories of the volume.
+const TOOLS: [&str; 4] = ["pip", "npm", "cargo/registry", "go-mod"];
 
 /// Docker commands, one after the other.
 type Calls<'a> = &'a [&'a [&'a str]];
@@ -24,7 +28,7 @@ fn main() {
     engine.build("RUN busybox --install -s /bin", &["--tag", "busybox"]);
     engine.cache(&["--help"]);
     let root = engine.volume("project-cache", &[]);
-    for name in ["pip", "npm", "cargo/registry", "go-mod"] {
+    for name in TOOLS {
         big_tree(&root.join(name), FILES / 4, BYTES / 4);
     }
     println!("{FILES} files, {:.2} GB in a volume; median of {ROUNDS} alternating rounds\n", BYTES as f64 / 1e9);
@@ -39,8 +43,9 @@ fn main() {
         ("doctor / docker buildx ls", &[&["cache", "doctor"]], &[&["buildx", "ls"]]),
         ("start / docker version", &[&["cache", "--version"]], &[&["version"]]),
     ];
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str()));
     for (name, ours, theirs) in pairs {
-        if !wanted.is_empty() && !wanted.iter().any(|word| name.contains(word.as_str())) {
+        if !is_wanted(name) {
             continue;
         }
         let (mut our_times, mut their_times) = (Vec::new(), Vec::new());
@@ -48,9 +53,62 @@ fn main() {
             our_times.push(time(&engine, ours));
             their_times.push(time(&engine, theirs));
         }
-        let (ours, theirs) = (median(our_times), median(their_times));
-        println!("{name:58} {:>6.0} ms {:>6.0} ms {:>7.2}", ms(ours), ms(theirs), ms(ours) / ms(theirs));
+        tell(name, our_times, their_times);
     }
+    if is_wanted("export import") {
+        carry(&engine, &root);
+    }
+}
+
+/// Pairs export and import with tar. Nothing is removed between the rounds: ext4 takes minutes to hand out the inodes of
+/// deleted files again. Our bundles are synced to the disk, and their archives are not.
+fn carry(engine: &Engine, root: &Path) {
+    let at = |name: String| engine.folder().join(name).display().to_string();
+    let box_ = |words: &str, volume: &str| {
+        let mounts = ["-v".into(), format!("{volume}:/cache"), "-v".into(), format!("{}:/out", at("out".into()))];
+        let mut command = engine.command(engine.docker_program());
+        command.args(["run", "--rm"]).args(mounts).args(["busybox", "/bin/sh", "-c", words]);
+        command
+    };
+    let (mut export, mut again, mut import) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut gzip, mut zstd, mut gunzip) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..CARRY_ROUNDS {
+        let (bundle, volume, theirs) =
+            (at(format!("bundle-{round}")), format!("ours-{round}"), format!("theirs-{round}"));
+        let first = ["export", "--dest", &bundle, "--volume", "project-cache"];
+        export.push(run(&mut engine.cache_command(&first)));
+        let pipe = format!("tar -C {} -c . | zstd -q -T0 -o {}", root.display(), at(format!("{round}.tar.zst")));
+        zstd.push(run(Command::new("sh").args(["-c", &pipe])));
+        gzip.push(run(&mut box_(&format!("tar czf /out/{round}.tar.gz -C /cache ."), "project-cache")));
+        import.push(run(&mut engine.cache_command(&["import", "--src", &bundle, "--to-volume", &volume])));
+        engine.docker(&["volume", "create", &theirs]);
+        gunzip.push(run(&mut box_(&format!("tar xzf /out/{round}.tar.gz -C /cache"), &theirs)));
+        let changed =
+            (0..FILES / 4).step_by(100).map(|file| format!("{:02x}/{:06}/{file:08}", file / 500 % 256, file / 500));
+        changed.for_each(|path| {
+            for tool in TOOLS {
+                std::fs::write(root.join(tool).join(&path), format!("{round}").repeat(5000)).unwrap();
+            }
+        });
+        again.push(run(&mut engine.cache_command(&first)));
+    }
+    tell("export of the volume / tar | zstd -T0", export.clone(), zstd);
+    tell("export of the volume / tar czf in a container", export.clone(), gzip);
+    tell("import into a volume / tar xzf in a container", import, gunzip);
+    tell("export after 1 % of the files changed / the first", again, export);
+}
+
+/// Returns how long a command takes that must succeed.
+fn run(command: &mut Command) -> Duration {
+    let started = Instant::now();
+    let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status().expect("it starts");
+    assert!(status.success(), "{command:?}");
+    started.elapsed()
+}
+
+fn tell(name: &str, our_times: Vec<Duration>, their_times: Vec<Duration>) {
+    let (ours, theirs) = (median(our_times), median(their_times));
+    println!("{name:58} {:>6.0} ms {:>6.0} ms {:>7.2}", ms(ours), ms(theirs), ms(ours) / ms(theirs));
 }
 
 /// Returns how long these docker commands take one after the other.

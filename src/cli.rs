@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use clap::builder::PossibleValuesParser;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use crate::budget::Budget;
+use crate::bundle::location::Location;
 use crate::checks;
-use crate::model::Bytes;
 
 /// Layout of docker's own help pages.
 const HELP: &str = "Usage:  {usage}\n\n{about-with-newline}\n{all-args}{after-help}\n";
@@ -182,12 +183,16 @@ Examples:
   docker cache doctor                        all checks, of this project too
   docker cache doctor --fix --dry-run web    what would change in Dockerfiles
   docker cache doctor --check builder-split,gc-policy
+  docker cache doctor --image app:latest     which caches does it carry?
   docker cache doctor --fail-on error        exit 1 not for warnings
   docker cache doctor --fix --check volume-owner
   docker cache doctor --format json | jq '.findings[].fix.command'")]
 pub struct Doctor {
     /// Directory or file to look at [default: the working directory, if it has Dockerfiles]
     pub path: Option<PathBuf>,
+    /// Look into this image: which package caches does it carry?
+    #[arg(long, value_name = "IMAGE")]
+    pub image: Option<String>,
     /// Put right what can be in Dockerfiles, and show it as a diff; with --check volume-owner, the owners in cache volumes
     #[arg(long)]
     pub fix: bool,
@@ -204,12 +209,18 @@ pub struct Doctor {
     /// List the checks and exit
     #[arg(long)]
     pub list_checks: bool,
+    /// How much the caches may hold: small (2GB), medium (5GB), large (10GB) or a size [default: as the project's lock files tell, for mounts and volumes]
+    #[arg(long, value_name = "BUDGET")]
+    pub budget: Option<Budget>,
     /// Lowest severity that makes the exit status 1; a check that could not be finished makes it 1 too
     #[arg(long, value_enum, value_name = "SEVERITY", default_value = "warning")]
     pub fail_on: FailOn,
     /// Look only into these volumes
     #[arg(long, value_name = "NAME")]
     pub volume: Vec<String>,
+    /// Look only at these containers, whatever project they belong to
+    #[arg(long, value_name = "NAME")]
+    pub container: Vec<String>,
     /// Do not prompt for confirmation before --fix changes volumes
     #[arg(long, short, requires = "fix")]
     pub force: bool,
@@ -247,6 +258,7 @@ Examples:
   docker cache size project-cache pip       volumes, mounts or tools by name
   docker cache size --lang python --by directory
   docker cache size --all-builders --exact  of all builders, measured anew
+  docker cache size --budget 5GB            exit 1 if there is more
   docker cache size --format json | jq .total_bytes")]
 pub struct Size {
     /// Volumes, mounts, tools, languages or builders to show
@@ -258,6 +270,9 @@ pub struct Size {
     /// Measure cache mounts inside, by a build that uses them: docker's own sizes may be out of date
     #[arg(long)]
     pub exact: bool,
+    /// Exit with 1 if the caches hold more than small (2GB), medium (5GB), large (10GB) or a size
+    #[arg(long, value_name = "BUDGET")]
+    pub budget: Option<Budget>,
     #[command(flatten)]
     pub selection: Selection,
     #[command(flatten)]
@@ -295,9 +310,9 @@ pub struct Clear {
     /// Clear only what was not used for this time, as `30d` or `12h`
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub older_than: Option<std::time::Duration>,
-    /// Clear the least recently used, until this size remains
-    #[arg(long, value_name = "SIZE")]
-    pub keep: Option<Bytes>,
+    /// Clear the least recently used, until this size remains; small is 2GB, medium 5GB, large 10GB
+    #[arg(long, value_name = "SIZE", visible_alias = "to-budget")]
+    pub keep: Option<Budget>,
     /// Clear every cache
     #[arg(long)]
     pub all: bool,
@@ -320,18 +335,23 @@ pub struct Clear {
     pub output: Output,
 }
 
-/// Save layers, cache mounts and cache volumes to one directory
+/// Save layers, cache mounts and cache volumes to a directory or a registry
 #[derive(Debug, Args)]
 #[command(help_template = HELP, after_help = "\
 Examples:
   docker cache export --dest /tmp/cache .     layers, all mounts and volumes
   docker cache export --dest /tmp/cache --lang python
+  docker cache export --dest type=registry,ref=ghcr.io/team/cache:main .
   docker cache export --dest /tmp/cache --volume tools --include-installs
-  docker cache export --dest /tmp/cache . -- --build-arg VERSION=3")]
+  docker cache export --dest /tmp/cache . -- --build-arg VERSION=3
+  docker cache export --builder default --to-builder big --mount pip")]
 pub struct Export {
-    /// Directory of the bundle; made if missing, and only what changed is written
-    #[arg(long, value_name = "DIR")]
-    pub dest: PathBuf,
+    /// Directory of the bundle, or type=registry,ref=HOST/NAME:TAG[,registry.insecure=true]; only what changed is written
+    #[arg(long, value_name = "DEST", required_unless_present = "to_builder")]
+    pub dest: Option<Location>,
+    /// Copy cache mounts to this builder instead, straight from the other one, without a bundle
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["dest", "volume", "all_builders"])]
+    pub to_builder: Option<String>,
     #[command(flatten)]
     pub build: Build,
     /// Also take programs and libraries that lie in cache volumes
@@ -361,13 +381,14 @@ pub enum CacheKind {
 #[command(help_template = HELP, after_help = "\
 Examples:
   docker cache import --src /tmp/cache .      all of it, layers too
+  docker cache import --src type=registry,ref=ghcr.io/team/cache:main .
   docker cache import --src /tmp/cache --volume project-cache --replace
   docker cache import --src /tmp/cache --mount pip --to-volume project-cache
   docker cache import --src /tmp/cache --owner 1000:1000")]
 pub struct Import {
-    /// Directory of the bundle
-    #[arg(long, value_name = "DIR")]
-    pub src: PathBuf,
+    /// Directory of the bundle, or type=registry,ref=HOST/NAME:TAG
+    #[arg(long, value_name = "SRC")]
+    pub src: Location,
     #[command(flatten)]
     pub build: Build,
     /// Make mounts and volumes equal to the bundle, instead of adding to them
@@ -434,11 +455,12 @@ fn owner(text: &str) -> Result<(u32, u32), String> {
 #[command(help_template = HELP, after_help = "\
 Examples:
   docker cache verify /tmp/cache
+  docker cache verify type=registry,ref=ghcr.io/team/cache:main
   docker cache verify /tmp/cache --format json | jq '.entries[].name'")]
 pub struct Verify {
-    /// Directory of the bundle
-    #[arg(value_name = "DIR")]
-    pub dir: PathBuf,
+    /// Directory of the bundle, or type=registry,ref=HOST/NAME:TAG
+    #[arg(value_name = "SRC")]
+    pub src: Location,
     #[command(flatten)]
     pub output: Output,
 }

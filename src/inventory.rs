@@ -10,7 +10,7 @@ use crate::builders::Builders;
 use crate::cancel;
 use crate::catalogue::{self, Class, Known, Unit};
 use crate::cli::Selection;
-use crate::docker::{BuilderRef, Container, Docker, Info, Volume, endpoint};
+use crate::docker::{BuilderRef, Container, Docker, Info, Overview, Volume, endpoint};
 use crate::inside::measure::{Measured, Sum, Tree};
 use crate::inside::{Job, Line};
 use crate::model::{Bytes, CacheRecord, CacheVolume, Moment, MountName, VolumeUser};
@@ -537,7 +537,7 @@ pub fn of_volumes(
     look: Look,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Inventory> {
-    let (info, containers, volumes) = docker.overview()?;
+    let Overview { info, containers, volumes } = docker.overview()?;
     let found = cache_volumes(&volumes, &containers, &wanted.selection.volume)?;
     let found = found.into_iter().filter_map(|cache| {
         let volume = volumes.iter().find(|volume| volume.name == cache.name)?.clone();

@@ -39,7 +39,7 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Size(options) => commands::size::run(context, &options),
         Command::Export(options) => commands::export::run(context, &options),
         Command::Import(options) => commands::import::run(context, &options),
-        Command::Verify(options) => commands::verify::run(&options),
+        Command::Verify(options) => commands::verify::run(&context, &options),
         Command::Warm(options) => commands::warm::run(context, &options),
         Command::Inside(_) => Ok(0),
     }

@@ -3,28 +3,21 @@
 use anyhow::{Result, bail};
 
 use crate::checks::caches::{OwnedPart, OwnedVolume, Writer};
-use crate::docker::{Container, Docker, Info};
+use crate::docker::{Container, Docker, Info, Overview};
 use crate::inside::measure::Tree;
 use crate::inside::{Job, Line};
 use crate::inventory::{self, FoundVolume, paths};
 use crate::place::{Access, Place};
 use crate::{cancel, catalogue, parallel};
 
-/// The cache volumes of an engine, with what the rules want to know of each.
-#[derive(Debug)]
-pub struct Ownership {
-    pub info: Info,
-    pub volumes: Vec<(FoundVolume, OwnedVolume)>,
-}
-
-/// Looks into the cache volumes that a container has mounted, or only into the named ones.
+/// Looks into the cache volumes of an engine that a container has mounted, or only into the named ones.
 ///
 /// # Errors
 /// When the engine cannot be asked, or a volume that was named does not exist.
-pub fn ask(docker: &Docker, named: &[String]) -> Result<Ownership> {
-    let (info, containers, volumes) = docker.overview()?;
+pub fn ask(docker: &Docker, overview: &Overview, named: &[String]) -> Result<Vec<(FoundVolume, OwnedVolume)>> {
+    let Overview { info, containers, volumes } = overview;
     let mut found: Vec<(FoundVolume, OwnedVolume)> = Vec::new();
-    for cache in inventory::cache_volumes(&volumes, &containers, named)? {
+    for cache in inventory::cache_volumes(volumes, containers, named)? {
         let Some(volume) = volumes.iter().find(|volume| volume.name == cache.name).cloned() else { continue };
         let mounts = |container: &&Container| {
             container.mounts.iter().any(|mount| mount.r#type == "volume" && mount.name == cache.name)
@@ -40,12 +33,12 @@ pub fn ask(docker: &Docker, named: &[String]) -> Result<Ownership> {
         found.push((FoundVolume { cache, volume, known }, owned));
     }
     if !found.is_empty() {
-        look_inside(docker, &info, &mut found)?;
+        look_inside(docker, info, &mut found)?;
     }
     if cancel::requested() {
         bail!("cancelled");
     }
-    Ok(Ownership { info, volumes: found })
+    Ok(found)
 }
 
 fn look_inside(docker: &Docker, info: &Info, found: &mut [(FoundVolume, OwnedVolume)]) -> Result<()> {

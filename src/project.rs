@@ -1,10 +1,14 @@
-//! Finds and reads the files of a project that say how its images are built: Dockerfiles, compose and bake files, CI
-//! workflows, scripts. Follows no link to a directory, reads nothing large, and judges nothing.
+//! Finds and reads the files of a project that say how its images are built: Dockerfiles, compose and bake files, dev
+//! containers, CI workflows, scripts. Follows no link to a directory, reads nothing large, and judges nothing.
+
+pub mod container;
+pub mod tree;
 
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use crate::budget;
 use crate::checks::steps::Around;
 
 /// Files larger than this are told, not read, in bytes.
@@ -35,6 +39,9 @@ pub(crate) const SKIPPED: &[&str] = &[
 pub enum Kind {
     Dockerfile,
     Compose,
+    Devcontainer,
+    /// Variables of compose files: `.env`.
+    Env,
     Bake,
     /// Of GitHub, GitLab and others.
     Ci,
@@ -67,6 +74,8 @@ pub struct Unread {
 pub struct Project {
     pub files: Vec<File>,
     pub unread: Vec<Unread>,
+    /// Number of files that say which packages the project needs.
+    pub locks: usize,
 }
 
 /// Tells whether a directory looks like a project of images: one of the files lies right in it, or where they use to.
@@ -76,7 +85,7 @@ pub fn is_one(directory: &Path) -> bool {
         fs::read_dir(directory.join(below)).is_ok_and(|entries| {
             entries.flatten().any(|entry| {
                 let kind = kind(&entry.path());
-                matches!(kind, Some(Kind::Dockerfile | Kind::Compose | Kind::Bake))
+                matches!(kind, Some(Kind::Dockerfile | Kind::Compose | Kind::Devcontainer | Kind::Bake))
             })
         })
     })
@@ -88,7 +97,7 @@ pub fn read(root: &Path) -> Project {
     if root.is_dir() {
         let mut paths = Vec::new();
         let mut seen = 0;
-        walk(root, 0, &mut seen, &mut paths, &mut project.unread);
+        walk(root, 0, &mut seen, &mut paths, &mut project);
         if seen > MOST {
             let why = format!("only the first {MOST} files and directories were looked at");
             project.unread.push(Unread { path: shown(root), why });
@@ -115,12 +124,12 @@ impl Project {
     }
 }
 
-fn walk(directory: &Path, depth: usize, seen: &mut usize, paths: &mut Vec<(PathBuf, Kind)>, unread: &mut Vec<Unread>) {
+fn walk(directory: &Path, depth: usize, seen: &mut usize, paths: &mut Vec<(PathBuf, Kind)>, project: &mut Project) {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) => {
             let why = format!("the directory cannot be read: {error}");
-            return unread.push(Unread { path: shown(directory), why });
+            return project.unread.push(Unread { path: shown(directory), why });
         }
     };
     for entry in entries.flatten() {
@@ -134,12 +143,14 @@ fn walk(directory: &Path, depth: usize, seen: &mut usize, paths: &mut Vec<(PathB
         if file_type.is_dir() {
             let name = entry.file_name();
             if depth < DEEPEST && !SKIPPED.iter().any(|skipped| name == *skipped) {
-                walk(&path, depth + 1, seen, paths, unread);
+                walk(&path, depth + 1, seen, paths, project);
             }
         } else if let Some(kind) = kind(&path)
             && (file_type.is_file() || fs::metadata(&path).is_ok_and(|metadata| metadata.is_file()))
         {
             paths.push((path, kind));
+        } else if entry.file_name().to_str().is_some_and(budget::is_lock) {
+            project.locks += 1;
         }
     }
 }
@@ -159,6 +170,10 @@ fn kind(path: &Path) -> Option<Kind> {
         (!is_made).then_some(Kind::Dockerfile)
     } else if yaml && ["docker-compose", "compose"].iter().any(|word| name.starts_with(word)) {
         Some(Kind::Compose)
+    } else if matches!(name.as_str(), "devcontainer.json" | ".devcontainer.json") {
+        Some(Kind::Devcontainer)
+    } else if name == ".env" {
+        Some(Kind::Env)
     } else if base("docker-bake") {
         Some(Kind::Bake)
     } else if name == "jenkinsfile"
@@ -216,15 +231,21 @@ fn around(dockerfile: &Path, root: &Path) -> Around {
         Some(text.lines().take(5).any(|line| line.contains("yarn lockfile v1")))
     };
     let settings = [".npmrc", "poetry.toml", ".yarnrc.yml"];
-    let mut ignore_file = dockerfile.as_os_str().to_owned();
-    ignore_file.push(".dockerignore");
-    let not_ignored = if has(".dockerignore") || Path::new(&ignore_file).exists() {
-        Vec::new()
-    } else {
-        let candidates = [".git", "node_modules", ".venv", "target"];
-        let made =
-            |name: &&&str| beside.join(name).exists() && (**name != "target" || beside.join("Cargo.toml").exists());
-        candidates.iter().filter(made).map(|name| (*name).to_owned()).collect()
+    let own_name = format!("{}.dockerignore", dockerfile.file_name().unwrap_or_default().to_string_lossy());
+    let ignore_file = [own_name.as_str(), ".dockerignore"].into_iter().find(|name| beside.join(name).exists());
+    let patterns = ignore_file.map(|name| text(&beside.join(name)));
+    let not_ignored = match patterns {
+        // One at the root says that the root is the context, and then nothing here is.
+        None if has(".dockerignore") => Vec::new(),
+        Some(Err(_)) => Vec::new(),
+        patterns => {
+            let patterns = patterns.and_then(Result::ok).unwrap_or_default();
+            let candidates = [".git", "node_modules", ".venv", "target"];
+            let made =
+                |name: &&&str| beside.join(name).exists() && (**name != "target" || beside.join("Cargo.toml").exists());
+            let kept_out = |name: &&&str| !is_ignored(&patterns, name);
+            candidates.iter().filter(made).filter(kept_out).map(|name| (*name).to_owned()).collect()
+        }
     };
     Around {
         yarn_classic: places.iter().find_map(starts_as_yarn_1),
@@ -232,7 +253,45 @@ fn around(dockerfile: &Path, root: &Path) -> Around {
         go_without_dependencies: has("go.mod") && !has("go.sum"),
         settings: settings.iter().filter(|name| has(name)).map(|name| (*name).to_owned()).collect(),
         not_ignored,
+        ignore_file: ignore_file.map(str::to_owned),
     }
+}
+
+/// Tells whether a `.dockerignore` keeps out a directory of the context, or all that is in it. The last pattern that
+/// fits decides; one that cannot be judged is taken for one that keeps it out.
+fn is_ignored(patterns: &str, name: &str) -> bool {
+    let patterns = patterns.trim_start_matches('\u{feff}').lines().map(str::trim);
+    patterns.filter(|line| !line.is_empty() && !line.starts_with('#')).fold(false, |ignored, line| {
+        let (taken_back, pattern) = line.strip_prefix('!').map_or((false, line), |rest| (true, rest.trim()));
+        let mut pattern = pattern.trim_start_matches("./").trim_matches('/');
+        while let Some(rest) = pattern.strip_prefix("**/") {
+            pattern = rest;
+        }
+        let pattern = pattern.trim_end_matches("/**").trim_end_matches("/*").trim_end_matches('/');
+        if pattern.contains('[') || fits(pattern.as_bytes(), name.as_bytes()) { !taken_back } else { ignored }
+    })
+}
+
+/// Tells whether a name fits a pattern with `*` and `?`.
+fn fits(pattern: &[u8], name: &[u8]) -> bool {
+    let (mut at, mut seen) = (0, 0);
+    // The last `*`, and where what follows it was tried.
+    let mut star = None;
+    while seen < name.len() {
+        match pattern.get(at) {
+            Some(b'*') => {
+                star = Some((at, seen));
+                at += 1;
+            }
+            Some(byte) if *byte == b'?' || *byte == name[seen] => (at, seen) = (at + 1, seen + 1),
+            _ => {
+                let Some((back, tried)) = star else { return false };
+                star = Some((back, tried + 1));
+                (at, seen) = (back + 1, tried + 1);
+            }
+        }
+    }
+    pattern[at..].iter().all(|byte| *byte == b'*')
 }
 
 #[cfg(test)]
@@ -240,6 +299,29 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
+
+    #[test]
+    fn a_dockerignore_is_read_as_docker_reads_it() {
+        let kept_out = |patterns: &[&str]| is_ignored(&patterns.join("\n"), ".git");
+        for patterns in [
+            &[".git"][..],
+            &["/.git/"],
+            &["**/.git"],
+            &["./.git/**"],
+            &["**"],
+            &["*", "!src"],
+            &[".*"],
+            &["# x", "", "  .g?t  "],
+            &[".[a-z]*"],
+            &["!.git", ".git"],
+        ] {
+            assert!(kept_out(patterns), "{patterns:?}");
+        }
+        for patterns in [&[""][..], &["#.git"], &["git", ".github"], &["*.git.x"], &["a/.git"], &[".git", "!.git"]] {
+            assert!(!kept_out(patterns), "{patterns:?}");
+        }
+        assert!(is_ignored(&"*".repeat(1 << 20), ".git") && !is_ignored(&"*x".repeat(1 << 19), ".git"));
+    }
 
     #[test]
     fn a_project_is_read_whatever_lies_in_it() {
@@ -261,6 +343,9 @@ mod tests {
             "Makefile",
             "node_modules/x/Dockerfile",
             "other.yml",
+            "a/Cargo.lock",
+            "uv.lock",
+            "node_modules/x/yarn.lock",
         ] {
             fs::write(at(path), "FROM a\n").unwrap();
         }
@@ -295,6 +380,7 @@ mod tests {
         let unread: Vec<String> =
             project.unread.iter().map(|unread| name(&unread.path)).filter(|name| name != "dark").collect();
         assert_eq!(unread, ["Dockerfile.binary", "Dockerfile.huge", "Dockerfile.latin"]);
+        assert_eq!(project.locks, 2);
         assert!(is_one(root.path()) && !is_one(&at("node_modules")));
     }
 }

@@ -182,6 +182,8 @@ pub fn bar(share: f64) -> String {
 #[derive(Debug)]
 pub struct Progress {
     what: &'static str,
+    /// Files and bytes that there will be, if that is known.
+    total: Option<(u64, u64)>,
     started: Instant,
     printed: Option<Instant>,
     mode: ProgressMode,
@@ -204,7 +206,12 @@ impl Progress {
             (false, true) => ProgressMode::Line,
             (false, false) => ProgressMode::Plain,
         };
-        Progress { what, started: Instant::now(), printed: None, mode }
+        Progress { what, total: None, started: Instant::now(), printed: None, mode }
+    }
+
+    /// Says how many files and bytes there will be, about.
+    pub fn of(self, files: u64, bytes: u64) -> Progress {
+        Progress { total: Some((files, bytes)), ..self }
     }
 
     /// Tells the state, if the last one is old enough.
@@ -223,10 +230,31 @@ impl Progress {
             return;
         }
         self.printed = Some(Instant::now());
-        let rate = files as f64 / spent.as_secs_f64();
         let start = if self.mode == ProgressMode::Line { "\r\x1b[K" } else { "" };
-        let text = format!("{start}{}  {files} files  {}  {rate:.0} files/s{end}", self.what, Bytes(bytes));
-        let _ = io::stderr().write_all(text.as_bytes());
+        let _ = io::stderr().write_all(format!("{start}{}{end}", self.state(files, bytes, spent)).as_bytes());
+    }
+}
+
+impl Progress {
+    /// Returns the state as one line: `Exporting  30%  1200 files  12MB  4MB/s  7s left`.
+    fn state(&self, files: u64, bytes: u64, spent: Duration) -> String {
+        // A small file takes as long as some bytes of a large one.
+        let work = |files: u64, bytes: u64| files as f64 * 16384.0 + bytes as f64;
+        let share = self.total.map(|(of_files, of_bytes)| work(files, bytes) / work(of_files, of_bytes).max(1.0));
+        let seconds = spent.as_secs_f64();
+        let rate = match self.total {
+            Some(_) => format!("{}/s", Bytes((bytes as f64 / seconds) as u64)),
+            None => format!("{:.0} files/s", files as f64 / seconds),
+        };
+        let (percent, left) = match share {
+            // Nothing is said of the rest before there is something to go by, or when there was more than was thought.
+            Some(share @ 0.01..1.0) => {
+                let left = Duration::from_secs((seconds * (1.0 - share) / share) as u64);
+                (format!("{:.0}%  ", share * 100.0), format!("  {} left", humantime::format_duration(left)))
+            }
+            _ => Default::default(),
+        };
+        format!("{}  {percent}{files} files  {}  {rate}{left}", self.what, Bytes(bytes))
     }
 }
 
@@ -316,6 +344,16 @@ mod tests {
         assert_eq!(table(&["TYPE", "TOTAL", "SIZE"], &rows), expected);
         assert_eq!(table(&["DRIVER", "VOLUME NAME"], &[]), "DRIVER    VOLUME NAME\n");
         assert!(!table(&["NAME"], &[vec!["a\x1b[31m\nb".into()]]).contains('\x1b'));
+    }
+
+    #[test]
+    fn progress_tells_rate_and_time_left() {
+        let second = Duration::from_secs(2);
+        let counting = Progress::new("Measuring", true);
+        assert_eq!(counting.state(10, 2_000_000, second), "Measuring  10 files  2MB  5 files/s");
+        let known = Progress::new("Exporting", true).of(40, 8_000_000);
+        assert_eq!(known.state(10, 2_000_000, second), "Exporting  25%  10 files  2MB  1MB/s  6s left");
+        assert_eq!(known.state(50, 9_000_000, second), "Exporting  50 files  9MB  4.5MB/s");
     }
 
     #[test]

@@ -148,3 +148,100 @@ fn a_project_in_the_working_directory_needs_no_name() {
     assert_eq!(world.json("--format json --check missing-cache-mount"), named);
     assert!(Path::new(named["findings"][0]["file"].as_str().unwrap()).is_relative());
 }
+
+#[test]
+fn one_cache_of_several_files_is_told_where_it_clashes() {
+    let mounted = |base: &str| {
+        format!(
+            "FROM {base}\nRUN --mount=type=cache,target=/var/cache/apt,sharing=locked \\\n    rm -f /etc/apt/apt.conf.d/docker-clean && apt-get update && apt-get install -y x\n"
+        )
+    };
+    let world = World::new(&[
+        ("a.Dockerfile", &mounted("debian:bookworm")),
+        ("b.Dockerfile", &mounted("ubuntu:24.04")),
+        ("c.Dockerfile", &mounted("debian:12-slim")),
+        ("d.Dockerfile", "FROM python\nRUN --mount=type=cache,id=c,target=/root/.cache/pip pip install x\n"),
+        ("e.Dockerfile", "FROM python\nRUN --mount=type=cache,id=c,target=/root/.cache/pip pip install y\n"),
+    ]);
+    let answer = world.json("--format json --check mount-id-clash");
+    let findings = answer["findings"].as_array().unwrap();
+    assert_eq!(findings.len(), 1, "{answer}");
+    assert_eq!((findings[0]["file"].as_str(), findings[0]["line"].as_u64()), (Some("b.Dockerfile"), Some(2)));
+    assert!(findings[0]["message"].as_str().unwrap().contains("with a.Dockerfile:2"), "{answer}");
+    assert!(findings[0]["fix"]["diff"].as_str().unwrap().contains(",id=var-cache-apt-ubuntu-24.04"), "{answer}");
+}
+
+#[test]
+fn what_a_dockerignore_lets_through_is_told_with_the_command_that_keeps_it_out() {
+    let copies = "FROM node\nCOPY . .\nRUN npm ci\n";
+    let world = World::new(&[
+        ("Dockerfile", copies),
+        (".dockerignore", "*.log\nnode_modules"),
+        (".git/HEAD", ""),
+        ("node_modules/x", ""),
+        ("with git/Dockerfile", &format!("{copies}RUN git describe > version\n")),
+        ("with git/.git", ""),
+        ("with git/.dockerignore", "*.log\n"),
+        ("sub/Dockerfile", copies),
+        ("sub/.git/HEAD", ""),
+    ]);
+    let ignored = || {
+        let answer = world.json("--format json --check copy-before-install .");
+        let findings = answer["findings"].as_array().unwrap().clone();
+        findings
+            .into_iter()
+            .filter(|found| found["message"].as_str().unwrap().contains("dockerignore"))
+            .collect::<Vec<_>>()
+    };
+    let found = ignored();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!((found[0]["file"].as_str(), found[0]["line"].as_u64()), (Some("Dockerfile"), Some(2)));
+    let remedy = found[0]["fix"]["command"].as_str().unwrap();
+    assert!(Command::new("sh").args(["-c", remedy]).current_dir(world.0.path()).status().unwrap().success());
+    assert_eq!(world.read(".dockerignore"), "*.log\nnode_modules\n.git");
+    assert_eq!(ignored(), Vec::<Value>::new());
+}
+
+#[test]
+fn what_doctor_proposes_for_containers_can_be_patched_in_and_is_then_enough() {
+    let world = World::new(&[
+        (
+            "compose.yaml",
+            "services:\r\n  api:\r\n    image: python:3.13\r\n    command: pip install -e .\r\n  go:\r\n    image: golang\r\n    command: go run .\r\n    volumes:\r\n      - .:/src\r\n",
+        ),
+        (
+            ".devcontainer/devcontainer.json",
+            "{\n\t// tabs\n\t\"image\": \"mcr.microsoft.com/devcontainers/rust\",\n}\n",
+        ),
+        ("docker-compose.test.yml", "services:\n  x: [\n"),
+        ("huge/compose.yaml", &"# x\n".repeat(3_000_000)),
+    ]);
+    fs::write(world.at("docker-compose.bin.yml"), [0, 1]).unwrap();
+    let check = "--check cache-not-mounted,volume-unused,volume-owner,file-unreadable";
+    for round in 0..2 {
+        // One diff may shift the lines of the next, so each round takes what still fits.
+        for (number, finding) in
+            world.json(&format!("--format json {check}"))["findings"].as_array().unwrap().iter().enumerate()
+        {
+            let Some(diff) = finding["fix"]["diff"].as_str() else { continue };
+            fs::write(world.at("fix.diff"), diff).unwrap();
+            let patch = Command::new("patch")
+                .args(["--binary", "-p1", "-i", "fix.diff"])
+                .current_dir(world.0.path())
+                .output()
+                .unwrap();
+            assert!(patch.status.success() || number > 0, "{round} {diff} {}", text(&patch.stdout));
+        }
+    }
+    let left = world.json(&format!("--format json {check}"));
+    let left: Vec<_> = left["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|found| (found["check"].as_str().unwrap().to_owned(), found["file"].as_str().unwrap().to_owned()))
+        .collect();
+    let unreadable = |file: &str| ("file-unreadable".to_owned(), file.to_owned());
+    assert_eq!(left, ["docker-compose.bin.yml", "huge/compose.yaml", "docker-compose.test.yml"].map(unreadable));
+    let dev = world.read(".devcontainer/devcontainer.json");
+    assert!(dev.contains("target=/usr/local/cargo/registry,type=volume") && dev.contains("sudo chown"), "{dev}");
+}

@@ -1,20 +1,23 @@
 //! A bundle: an OCI layout with layers, mounts and volumes. Blobs are named by digest and synced before the index, which
 //! is replaced by a rename at the very end: whatever is interrupted, the last index and all that it refers to stay.
 
+pub mod location;
+pub mod registry;
+pub mod remote;
 pub mod verify;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::inside::dirs;
 use crate::inside::pack::{Blob, Layer, digest};
 use crate::inside::rules::Rule;
 use crate::inventory::Kind;
@@ -284,6 +287,8 @@ pub struct Writer {
     pub ingest: PathBuf,
     /// The index as it was.
     pub index: Index,
+    /// Digests of archives that need not be here: a registry has them.
+    pub elsewhere: HashSet<String>,
     pub bytes_written: u64,
     pub bytes_reused: u64,
     started: SystemTime,
@@ -327,7 +332,8 @@ impl Writer {
         let started = ingest.path().metadata()?.modified()?;
         let used = HashSet::new();
         let (bytes_written, bytes_reused, ingest) = (0, 0, ingest.keep());
-        Ok(Writer { layout, ingest, index, bytes_written, bytes_reused, started, used, _lock: lock })
+        let elsewhere = HashSet::new();
+        Ok(Writer { layout, ingest, index, elsewhere, bytes_written, bytes_reused, started, used, _lock: lock })
     }
 
     /// Returns what the bundle has of a mount or volume, if that can still be used.
@@ -338,7 +344,8 @@ impl Writer {
         if !whole(&entry.config.table) {
             return None;
         }
-        entry.config.layers.iter_mut().for_each(|layer| layer.usable = whole(&layer.blob));
+        let there = |blob: &Blob| self.elsewhere.contains(&blob.digest) || whole(blob);
+        entry.config.layers.iter_mut().for_each(|layer| layer.usable = there(&layer.blob));
         Some(entry)
     }
 
@@ -352,14 +359,15 @@ impl Writer {
         if !self.used.insert(blob.digest.clone()) {
             return Ok(());
         }
-        let was_there = place.metadata().is_ok_and(|meta| meta.len() == blob.size);
+        let elsewhere = self.elsewhere.contains(&blob.digest);
+        let was_there = elsewhere || place.metadata().is_ok_and(|meta| meta.len() == blob.size);
         if new.exists() {
             let file = File::open(&new)?;
             ensure!(file.metadata()?.len() == blob.size, "{} did not arrive whole", blob.digest);
             file.sync_all()?;
             fs::rename(&new, &place)?;
         }
-        ensure!(place.exists(), "{} did not arrive", blob.digest);
+        ensure!(elsewhere || place.exists(), "{} did not arrive", blob.digest);
         match was_there {
             true => self.bytes_reused += blob.size,
             false => self.bytes_written += blob.size,
@@ -430,7 +438,7 @@ impl Writer {
     /// When it is damaged or incomplete.
     pub fn take_layers(&mut self, stage: &Layout, names: &[&str]) -> Result<(Descriptor, u64)> {
         let mut index = stage.index()?;
-        let found = verify::all(stage, |_| true)?.into_iter().find_map(|found| found.broken);
+        let found = verify::digests(stage)?.into_iter().find_map(|found| found.broken);
         if let Some(why) = found {
             bail!("what buildx exported is broken: {why}");
         }
@@ -524,21 +532,8 @@ impl Drop for Writer {
 /// Takes a lock on a directory; `waiting` is called once if there is something to wait for.
 fn lock(dir: &Path, how: FlockOperation, waiting: impl FnOnce()) -> Result<File> {
     let lock = File::open(dir)?;
-    let mut waiting = Some(waiting);
-    loop {
-        match flock(&lock, how) {
-            Ok(()) => return Ok(lock),
-            Err(Errno::WOULDBLOCK) => {}
-            Err(error) => return Err(error).with_context(|| format!("cannot lock {}", dir.display())),
-        }
-        if let Some(waiting) = waiting.take() {
-            waiting();
-        }
-        if crate::cancel::requested() {
-            bail!("cancelled");
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    dirs::lock(&lock, how, waiting).with_context(|| format!("cannot lock {}", dir.display()))?;
+    Ok(lock)
 }
 
 /// Begins the names of directories in `ingest` that are ours.

@@ -37,6 +37,19 @@ pub struct Verified {
 /// # Errors
 /// When the index itself cannot be read, or makes no sense.
 pub fn all(layout: &Layout, wanted: impl Fn(&Descriptor) -> bool) -> Result<Vec<Verified>> {
+    prove(layout, wanted, true)
+}
+
+/// Proves every digest and every table of a bundle, but not the members of archives: unpacking checks those, before it
+/// moves anything to its place.
+///
+/// # Errors
+/// See [`all`].
+pub fn digests(layout: &Layout) -> Result<Vec<Verified>> {
+    prove(layout, |_| true, false)
+}
+
+fn prove(layout: &Layout, wanted: impl Fn(&Descriptor) -> bool, deep: bool) -> Result<Vec<Verified>> {
     let index = layout.index()?;
     ensure!(index.manifests.len() <= MAX_MANIFESTS, "the index lists {} manifests", index.manifests.len());
     let mut names = HashMap::new();
@@ -50,17 +63,17 @@ pub fn all(layout: &Layout, wanted: impl Fn(&Descriptor) -> bool) -> Result<Vec<
         .manifests
         .iter()
         .filter(|descriptor| wanted(descriptor))
-        .map(|entry| one(layout, entry, &mut known))
+        .map(|entry| one(layout, entry, deep, &mut known))
         .collect())
 }
 
 /// Manifests that an index may list.
-const MAX_MANIFESTS: usize = 10_000;
+pub(super) const MAX_MANIFESTS: usize = 10_000;
 
 /// The blobs that were read, and what was wrong with them.
 type Known = HashMap<String, Option<String>>;
 
-fn one(layout: &Layout, descriptor: &Descriptor, known: &mut Known) -> Verified {
+fn one(layout: &Layout, descriptor: &Descriptor, deep: bool, known: &mut Known) -> Verified {
     let mut verified = Verified {
         kind: "layer".into(),
         name: descriptor.ref_name().into(),
@@ -72,7 +85,7 @@ fn one(layout: &Layout, descriptor: &Descriptor, known: &mut Known) -> Verified 
         entry: None,
     };
     let done = match descriptor.is_tree() {
-        true => tree(layout, descriptor, &mut verified),
+        true => tree(layout, descriptor, deep, &mut verified),
         false => foreign(layout, descriptor, 0, known, &mut 0).map(|bytes| verified.bytes = bytes),
     };
     verified.broken = done.err().map(|error| format!("{error:#}"));
@@ -124,7 +137,7 @@ fn whole(layout: &Layout, blob: &Blob) -> Result<()> {
     Ok(())
 }
 
-fn tree(layout: &Layout, descriptor: &Descriptor, verified: &mut Verified) -> Result<()> {
+fn tree(layout: &Layout, descriptor: &Descriptor, deep: bool, verified: &mut Verified) -> Result<()> {
     let entry = layout.entry(descriptor)?;
     let config = &entry.config;
     verified.kind = config.kind.as_str().into();
@@ -146,7 +159,10 @@ fn tree(layout: &Layout, descriptor: &Descriptor, verified: &mut Verified) -> Re
                     if crate::cancel::requested() {
                         return;
                     }
-                    let done = members(layout, layer, &rows[at], &config.base);
+                    let done = whole(layout, &layer.blob).and_then(|()| match deep {
+                        true => members(layout, layer, &rows[at], &config.base),
+                        false => Ok(()),
+                    });
                     if let Err(error) = done.with_context(|| layer.blob.digest.clone()) {
                         failure().get_or_insert(error);
                     }
@@ -198,7 +214,6 @@ fn rows(layout: &Layout, config: &super::TreeConfig) -> Result<Vec<Vec<Row>>> {
 
 /// Reads an archive to its end.
 fn members(layout: &Layout, layer: &Layer, rows: &[Row], base: &str) -> Result<()> {
-    whole(layout, &layer.blob)?;
     let mut rows = rows.iter().peekable();
     let file = File::open(layout.path(&layer.blob))?;
     archive::read(decoder(file)?, layer.raw, layer.entries.min(MAX_ENTRIES), |member, data| {

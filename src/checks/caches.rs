@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Check, Fact, Facts as AllFacts, Finding, NotRun, Severity};
+use crate::budget::Budget;
 use crate::inside::own::Owner;
+use crate::inventory::Cache;
+use crate::model::Bytes;
 use crate::report::quote;
 
 /// What is known of the insides of caches.
@@ -11,11 +14,44 @@ use crate::report::quote;
 pub struct Facts {
     /// The cache volumes that containers have mounted.
     pub volumes: Fact<Vec<OwnedVolume>>,
+    /// What counts against the budget.
+    pub held: Fact<Held>,
+    /// The image that was named, if one was.
+    pub image: Option<Fact<Image>>,
+}
+
+/// An image, and the caches in it.
+#[derive(Debug)]
+pub struct Image {
+    pub name: String,
+    pub carried: Vec<Carried>,
+}
+
+/// A cache directory in an image.
+#[derive(Debug)]
+pub struct Carried {
+    /// None for what else lies in `/cache`.
+    pub tool: Option<&'static str>,
+    pub path: String,
+    pub bytes: u64,
+}
+
+/// Some caches, and how much they may hold.
+#[derive(Debug)]
+pub struct Held {
+    pub caches: Vec<Cache>,
+    pub budget: Budget,
+    /// How many lock files the budget is told from; none if the user gave it. Then layers count as well: they belong to
+    /// the whole machine, not to one project.
+    pub locks: Option<usize>,
+    /// The volumes that doctor was narrowed to.
+    pub volumes: Vec<String>,
 }
 
 impl Default for Facts {
     fn default() -> Self {
-        Facts { volumes: Err(NotRun::Skipped("nobody looked into the volumes".into())) }
+        let none = || NotRun::Skipped("nobody looked into the caches".into());
+        Facts { volumes: Err(none()), held: Err(none()), image: None }
     }
 }
 
@@ -59,11 +95,17 @@ pub struct Gift {
 /// The check whose remedy `doctor --fix` carries out in volumes.
 pub const VOLUME_OWNER: &str = "volume-owner";
 
-pub const CHECKS: &[Check] = &[Check {
-    name: VOLUME_OWNER,
-    promise: "containers may write to the cache volumes that they have mounted",
-    run: volume_owner,
-}];
+/// The check that needs all caches measured.
+pub const OVER_BUDGET: &str = "cache-over-budget";
+
+pub const CHECKS: &[Check] = &[
+    Check {
+        name: VOLUME_OWNER,
+        promise: "containers may write to the cache volumes that they have mounted",
+        run: volume_owner,
+    },
+    Check { name: OVER_BUDGET, promise: "the caches are within their budget", run: cache_over_budget },
+];
 
 impl OwnedVolume {
     /// Returns whoever writes here without being root, by user and group.
@@ -96,12 +138,85 @@ fn fix_command(volume: &str) -> String {
     format!("docker cache doctor --fix --check {VOLUME_OWNER} --volume {}", quote(volume))
 }
 
-fn volume_owner(facts: &AllFacts) -> Result<Vec<Finding>, NotRun> {
+/// Bytes of one tool that are worth a word: every image has a few small files of its system's package manager.
+const WORTH_TELLING: u64 = 1_000_000;
+
+/// Returns what the named image carries for nothing, the largest first.
+pub fn cache_in_image(image: &Image) -> Vec<Finding> {
+    let mut by_tool: BTreeMap<Option<&str>, Vec<&Carried>> = BTreeMap::new();
+    for carried in &image.carried {
+        by_tool.entry(carried.tool).or_default().push(carried);
+    }
+    let sum = |carried: &[&Carried]| carried.iter().map(|carried| carried.bytes).sum::<u64>();
+    let mut found: Vec<_> = by_tool.into_iter().filter(|(_, carried)| sum(carried) >= WORTH_TELLING).collect();
+    found.sort_by_key(|(_, carried)| std::cmp::Reverse(sum(carried)));
+    let told = found.into_iter().map(|(tool, mut carried)| {
+        carried.sort_by_key(|carried| std::cmp::Reverse(carried.bytes));
+        let places: Vec<String> = carried.iter().map(|carried| format!("`{}`", carried.path)).collect();
+        let whose = tool.map(|tool| format!(" of {tool}")).unwrap_or_default();
+        let message = format!(
+            "image {} carries {}{whose} in {}: give the step that writes there a cache mount, or copy only what runs from \
+             that stage into a last one",
+            image.name,
+            Bytes(sum(&carried)),
+            places.join(", ")
+        );
+        Finding::new(Severity::Warning, message)
+    });
+    told.collect()
+}
+
+fn cache_over_budget(facts: &AllFacts) -> Result<Vec<Finding>, NotRun> {
     if facts.engine.engine.is_err() {
         return Err(NotRun::Skipped("no engine answers".into()));
     }
+    let held = facts.caches.held.as_ref().map_err(Clone::clone)?;
+    Ok(over_budget(held).into_iter().collect())
+}
+
+fn over_budget(Held { caches, budget, locks, volumes }: &Held) -> Option<Finding> {
+    let spent = budget.spent(caches);
+    if !spent.over {
+        return None;
+    }
+    let mut largest: Vec<&Cache> = caches.iter().filter(|cache| cache.class.is_deletable()).collect();
+    largest.sort_by_key(|cache| std::cmp::Reverse(cache.bytes));
+    let largest: Vec<String> = largest
+        .iter()
+        .take(3)
+        .map(|cache| {
+            let tool = cache.tool.map(|tool| format!("{tool} in ")).unwrap_or_default();
+            format!("{tool}{} {} ({})", cache.kind.as_str(), cache.name, Bytes(cache.bytes))
+        })
+        .collect();
+    let (used, over) = (Bytes(spent.used_bytes), Bytes(spent.used_bytes - spent.bytes));
+    let (severity, message) = match locks {
+        None => (Severity::Warning, format!("the caches hold {used}, {over} over the budget of {budget}")),
+        Some(locks) => {
+            let files = if *locks == 1 { "1 lock file".into() } else { format!("{locks} lock files") };
+            let message = format!(
+                "cache mounts and volumes hold {used}, and a project with {files} does with {budget}; `--budget` sets another"
+            );
+            (Severity::Note, message)
+        }
+    };
+    let mut narrowed: String = volumes.iter().map(|name| format!("--volume {} ", quote(name))).collect();
+    if locks.is_some() && volumes.is_empty() {
+        narrowed.push_str("--kind mount,volume ");
+    }
+    let finding = Finding::new(severity, format!("{message}; the largest: {}", largest.join(", ")));
+    Some(finding.command(format!("docker cache clear {narrowed}--to-budget {budget}")))
+}
+
+fn volume_owner(facts: &AllFacts) -> Result<Vec<Finding>, NotRun> {
+    let described = facts.project.iter().flat_map(|project| project.found());
+    let described = described.filter(|finding| finding.check == VOLUME_OWNER).cloned();
+    if facts.engine.engine.is_err() {
+        let found: Vec<Finding> = described.collect();
+        return if found.is_empty() { Err(NotRun::Skipped("no engine answers".into())) } else { Ok(found) };
+    }
     let volumes = facts.caches.volumes.as_ref().map_err(Clone::clone)?;
-    Ok(volumes.iter().filter_map(volume_findings).collect())
+    Ok(volumes.iter().filter_map(volume_findings).chain(described).collect())
 }
 
 fn volume_findings(volume: &OwnedVolume) -> Option<Finding> {
@@ -151,6 +266,8 @@ fn volume_findings(volume: &OwnedVolume) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalogue::Class;
+    use crate::inventory::{Kind, Source};
 
     fn owner(uid: u32, gid: u32) -> Owner {
         Owner { uid, gid, group_writes: false, all_write: false }
@@ -184,6 +301,68 @@ mod tests {
         ] {
             assert_eq!(volume_findings(&volume(writers, owners)), None, "{writers:?} {owners:?}");
         }
+    }
+
+    fn held(locks: Option<usize>, budget: u64) -> Held {
+        let cache = |kind, name: &str, tool, class, bytes| Cache {
+            kind,
+            name: name.into(),
+            builder: None,
+            volume: None,
+            path: None,
+            language: None,
+            tool,
+            class,
+            bytes,
+            files: None,
+            exact: true,
+            last_used: None,
+            source: Source::Records(Vec::new()),
+        };
+        let caches = vec![
+            cache(Kind::Mount, "/root/.npm", Some("npm"), Class::Cache, 20),
+            cache(Kind::Volume, "project-cache", Some("pip"), Class::Cache, 30),
+            cache(Kind::Volume, "project-cache", None, Class::State, 900),
+        ];
+        Held { caches, budget: Budget(Bytes(budget)), locks, volumes: Vec::new() }
+    }
+
+    #[test]
+    fn more_than_the_budget_is_found_with_the_largest_and_what_brings_it_under() {
+        let found = over_budget(&held(None, 49)).unwrap();
+        assert_eq!(found.severity, Severity::Warning);
+        assert!(found.message.contains("50B, 1B over"), "{}", found.message);
+        assert!(found.message.ends_with("pip in volume project-cache (30B), npm in mount /root/.npm (20B)"));
+        assert!(format!("{:?}", found.fix).contains("\"docker cache clear --to-budget 49B\""));
+        let told = over_budget(&held(Some(1), 49)).unwrap();
+        assert!(told.severity == Severity::Note && told.message.contains("with 1 lock file does with 49B"));
+        assert!(format!("{:?}", told.fix).contains("--kind mount,volume --to-budget 49B"));
+        let narrowed = over_budget(&Held { volumes: vec!["a b".into()], ..held(None, 49) }).unwrap();
+        assert!(format!("{:?}", narrowed.fix).contains("clear --volume 'a b' --to-budget 49B"));
+    }
+
+    #[test]
+    fn what_no_clear_takes_does_not_count_against_the_budget() {
+        assert_eq!(over_budget(&held(None, 50)), None);
+        assert_eq!(over_budget(&held(Some(9), 50)), None);
+    }
+
+    #[test]
+    fn an_image_is_told_by_tool_and_what_is_small_is_not() {
+        let carried = |tool, path: &str, bytes| Carried { tool, path: path.into(), bytes };
+        let image = Image {
+            name: "app".into(),
+            carried: vec![
+                carried(Some("apt"), "/var/cache/apt", 999_999),
+                carried(None, "/cache", 1_000_000),
+                carried(Some("pip"), "/a", 600_000),
+                carried(Some("pip"), "/b", 700_000),
+            ],
+        };
+        let found: Vec<String> = cache_in_image(&image).into_iter().map(|finding| finding.message).collect();
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].starts_with("image app carries 1.3MB of pip in `/b`, `/a`: "), "{found:?}");
+        assert!(found[1].starts_with("image app carries 1MB in `/cache`: "), "{found:?}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::dockerfile::bases::Os;
 use crate::dockerfile::mount::{Mount, clean, within};
 use crate::dockerfile::shell::Command;
 use crate::dockerfile::stage::Scope;
+use crate::report::quote;
 
 /// A finding, and the edits of its file that put it right; none if that is for the author to decide.
 #[derive(Clone, Debug, PartialEq)]
@@ -117,7 +118,8 @@ fn missing_cache_mount(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
             ),
         };
         let mut missing = warning(facts, "missing-cache-mount", line_of(facts, uses[0].command), message);
-        if let Some(places) = places.filter(|_| uses.iter().all(|used| used.places.is_some())) {
+        // What `sudo` runs, the user's own mounts and the preparations of a root shell do not fit.
+        if let Some(places) = places.filter(|_| uses.iter().all(|used| used.places.is_some() && !used.command.sudo)) {
             missing.edits = add(facts, run, row, &with_lists(facts, run, row, places.to_vec())).unwrap_or_default();
         }
         found.push(missing);
@@ -719,60 +721,88 @@ fn several_owners(facts: &Facts<'_>) -> Vec<Found> {
     found
 }
 
-fn mount_id_clash(facts: &Facts<'_>) -> Vec<Found> {
-    struct Seen<'a> {
-        id: &'a str,
-        row: &'static Row,
-        os: Option<&'a Os>,
-        platform: Option<&'a str>,
-        line: u32,
+/// A cache that a mount names, and who uses it.
+#[derive(Clone, Debug)]
+pub struct UsedId {
+    pub path: String,
+    id: String,
+    row: &'static Row,
+    os: Option<Os>,
+    platform: Option<String>,
+    line: u32,
+    /// Gives the mount an id of its own.
+    edit: Option<Edit>,
+}
+
+/// Returns the caches that the mounts of a file name, as far as it is known whose they are.
+pub fn used_ids(facts: &Facts<'_>) -> Vec<UsedId> {
+    let mounts = facts.runs.iter().flat_map(|run| caches(run).map(move |(mount, target)| (run, mount, target)));
+    let used = mounts.filter_map(|(run, mount, target)| {
+        let id = mount.id().filter(|id| !id.contains('$'))?;
+        let row = tool_of(mount)?;
+        let os = facts.scope(run).os.clone();
+        let base = facts.lineage(run.stage)[0];
+        let own = os.as_ref().filter(|_| row.language == "system" && mount.option(&["id"]).is_none());
+        Some(UsedId {
+            path: facts.path.to_owned(),
+            id: id.to_owned(),
+            row,
+            platform: facts.stages[base].platform.clone().filter(|platform| !platform.contains('$')),
+            line: mount.line,
+            edit: own.and_then(|os| append(facts, mount, &format!(",id={}", id_of(target, os)))),
+            os,
+        })
+    });
+    used.collect()
+}
+
+/// Returns the two that share an id and must not.
+fn clash(one: &UsedId, other: &UsedId) -> Option<String> {
+    let systems = one.os.as_ref().zip(other.os.as_ref()).filter(|(a, b)| {
+        a.family != b.family || (a.release.is_some() && b.release.is_some() && a.release != b.release)
+    });
+    let platforms = one.platform.as_ref().zip(other.platform.as_ref()).filter(|(a, b)| a != b);
+    if family(one.row.tool) != family(other.row.tool) {
+        Some(format!("{} and {}", one.row.tool, other.row.tool))
+    } else if other.row.language != "system" {
+        None
+    } else if let Some((a, b)) = systems {
+        Some(format!("{} and {}", os_name(a), os_name(b)))
+    } else {
+        platforms.map(|(a, b)| format!("{a} and {b}"))
     }
-    let mut seen: Vec<Seen<'_>> = Vec::new();
-    let mut found = Vec::new();
-    for run in &facts.runs {
-        for (mount, _) in caches(run) {
-            let Some(id) = mount.id().filter(|id| !id.contains('$')) else { continue };
-            let Some(row) = tool_of(mount) else { continue };
-            let base = facts.lineage(run.stage)[0];
-            let now = Seen {
-                id,
-                row,
-                os: facts.scope(run).os.as_ref(),
-                platform: facts.stages[base].platform.as_deref().filter(|platform| !platform.contains('$')),
-                line: mount.line,
-            };
-            let clash = seen.iter().find(|other| other.id == id).and_then(|other| {
-                let systems = other.os.zip(now.os).filter(|(a, b)| {
-                    a.family != b.family || (a.release.is_some() && b.release.is_some() && a.release != b.release)
-                });
-                let platforms = other.platform.zip(now.platform).filter(|(a, b)| a != b);
-                if family(other.row.tool) != family(row.tool) {
-                    Some((other.line, format!("{} and {}", other.row.tool, row.tool)))
-                } else if row.language == "system" && systems.is_some() {
-                    systems.map(|(a, b)| (other.line, format!("{} and {}", os_name(a), os_name(b))))
-                } else if row.language == "system" {
-                    platforms.map(|(a, b)| (other.line, format!("{a} and {b}")))
-                } else {
-                    None
-                }
-            });
-            match clash {
-                Some((line, who)) => {
-                    let message = format!(
-                        "{who} share the cache `{id}` with line {line} and overwrite each other's files; give each an `id` of its own"
-                    );
-                    let mut clash = warning(facts, "mount-id-clash", mount.line, message);
-                    if let (None, Some(target), Some(os), "system") =
-                        (mount.option(&["id"]), &mount.target, now.os, row.language)
-                    {
-                        clash.edits = append(facts, mount, &format!(",id={}", id_of(target, os))).into_iter().collect();
-                    }
-                    found.push(clash);
-                }
-                None if seen.iter().all(|other| other.id != id) => seen.push(now),
-                None => {}
-            }
-        }
+}
+
+fn mount_id_clash(facts: &Facts<'_>) -> Vec<Found> {
+    clashes(&used_ids(facts), true).into_iter().map(|(_, found)| found).collect()
+}
+
+/// Returns the clashes within files, or those between them, each with the path of its file.
+pub fn clashes(used: &[UsedId], within: bool) -> Vec<(String, Found)> {
+    let mut seen: Vec<&UsedId> = Vec::new();
+    let mut found: Vec<(String, Found)> = Vec::new();
+    for now in used {
+        let Some(other) = seen.iter().find(|other| other.id == now.id) else {
+            seen.push(now);
+            continue;
+        };
+        let told = |(path, _): &(String, Found)| !within && *path == now.path;
+        let Some(who) = clash(other, now).filter(|_| (other.path == now.path) == within && !found.iter().any(told))
+        else {
+            continue;
+        };
+        let place = if within { format!("line {}", other.line) } else { format!("{}:{}", other.path, other.line) };
+        let message = format!(
+            "{who} share the cache `{}` with {place} and overwrite each other's files; give each an `id` of its own",
+            now.id
+        );
+        let finding = Finding {
+            check: "mount-id-clash",
+            file: Some(now.path.clone()),
+            line: Some(now.line),
+            ..Finding::new(Severity::Warning, message)
+        };
+        found.push((now.path.clone(), Found { finding, edits: now.edit.iter().cloned().collect() }));
     }
     found
 }
@@ -788,6 +818,11 @@ fn copy_before_install(facts: &Facts<'_>) -> Vec<Found> {
     const CHECK: &str = "copy-before-install";
     let mut found = Vec::new();
     let mut ignored_told = false;
+    // A build that asks git for its version needs it.
+    let needs_git = [".git", "git describe", "git rev-parse", "git log", "scm"];
+    let needs_git = needs_git.iter().any(|word| facts.file.source.contains(word));
+    let names = facts.around.not_ignored.iter().map(String::as_str);
+    let ignored: Vec<&str> = names.filter(|name| !(needs_git && *name == ".git")).collect();
     for run in &facts.runs {
         let uses = facts.uses(run);
         let steps = &facts.stages[run.stage].steps[..run.step];
@@ -839,13 +874,23 @@ fn copy_before_install(facts: &Facts<'_>) -> Vec<Found> {
     for stage in &facts.stages {
         for step in &stage.steps {
             let instruction = &facts.file.instructions[step.instruction];
-            if copies_all(instruction) && !facts.around.not_ignored.is_empty() && !ignored_told {
+            if copies_all(instruction) && !ignored.is_empty() && !ignored_told {
                 ignored_told = true;
+                let lacks = match &facts.around.ignore_file {
+                    Some(file) => format!("`{file}` does not keep it out"),
+                    None => "there is no `.dockerignore`".into(),
+                };
                 let message = format!(
-                    "there is no `.dockerignore`, so `{}` is sent to the builder and any change in it makes the steps after this one run again",
-                    facts.around.not_ignored.join("`, `")
+                    "{lacks}, so `{}` is sent to the builder and any change in it makes the steps after this one run again",
+                    ignored.join("`, `")
                 );
-                found.push(warning(facts, CHECK, instruction.line, message));
+                let directory = facts.path.rfind('/').map_or("", |at| &facts.path[..=at]);
+                let name = facts.around.ignore_file.as_deref().unwrap_or(".dockerignore");
+                let lines: Vec<String> = ignored.iter().map(quote).collect();
+                let command = format!("printf '\\n%s' {} >> {}", lines.join(" "), quote(format!("{directory}{name}")));
+                let mut told = warning(facts, CHECK, instruction.line, message);
+                told.finding = told.finding.command(command);
+                found.push(told);
             }
         }
     }

@@ -687,7 +687,8 @@ mod tests {
     fn changed(change: impl FnOnce(&mut Facts)) -> AllFacts {
         let mut facts = healthy();
         change(&mut facts);
-        AllFacts { engine: facts, caches: Default::default(), project: Err(NotRun::Skipped("no project".into())) }
+        let none = || NotRun::Skipped("no project".into());
+        AllFacts { engine: facts, caches: Default::default(), live: Err(none()), project: Err(none()) }
     }
 
     fn list(facts: &mut Facts) -> &mut Builders {

@@ -1,9 +1,11 @@
 //! Doctor's rules: facts in, findings out. Pure: a rule never asks docker and never reads a file.
 
 pub mod caches;
+pub mod containers;
 pub mod dockerfile;
 pub mod edits;
 pub mod engine;
+pub mod live;
 pub mod project;
 pub mod scripts;
 pub mod steps;
@@ -26,6 +28,7 @@ pub struct Check {
 pub struct Facts {
     pub engine: engine::Facts,
     pub caches: caches::Facts,
+    pub live: Fact<Vec<live::Container>>,
     pub project: Fact<project::Project>,
 }
 
@@ -43,7 +46,7 @@ pub enum NotRun {
 
 /// Returns all checks in the order in which they are told: what breaks others comes first.
 pub fn all() -> impl Iterator<Item = &'static Check> {
-    engine::CHECKS.iter().chain(caches::CHECKS).chain(project::CHECKS)
+    engine::CHECKS.iter().chain(caches::CHECKS).chain(live::CHECKS).chain(project::CHECKS)
 }
 
 /// Returns the names of all checks.

@@ -1,23 +1,29 @@
 //! Doctor's checks of a project's files, by name. Each tells what the rules for its kind of file found.
 
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-use super::dockerfile::{self, Found};
+use super::dockerfile::{self, Found, UsedId};
 use super::steps::Facts as Steps;
-use super::{Check, Facts, Finding, Fix, NotRun, Severity, edits, scripts};
+use super::{Check, Facts, Finding, Fix, NotRun, Severity, caches, containers, edits, scripts};
 use crate::dockerfile::Dockerfile;
+use crate::project::container::{self, Containers};
 use crate::project::{self, Kind};
 
 /// A project's files, and what is found in them.
 #[derive(Debug, Default)]
 pub struct Project {
     pub files: project::Project,
+    pub containers: Containers,
+    /// What the engine's images give to the containers that are made of them, by the reference that the project uses.
+    pub images: BTreeMap<String, containers::Image>,
     found: OnceLock<Vec<Finding>>,
 }
 
 impl Project {
     pub fn new(files: project::Project) -> Project {
-        Project { files, found: OnceLock::new() }
+        let containers = container::read(&files.files);
+        Project { files, containers, images: BTreeMap::new(), found: OnceLock::new() }
     }
 
     /// Returns the findings of all checks, by file and line.
@@ -28,19 +34,30 @@ impl Project {
                 file: Some(unread.path.clone()),
                 ..Finding::new(Severity::Warning, unread.why.clone())
             });
-            unread.chain(self.files.files.iter().flat_map(of_file)).collect()
+            let described = containers::check(&self.files.files, &self.containers, &self.images);
+            let mut used = Vec::new();
+            let mut found: Vec<Finding> = unread.collect();
+            found.extend(self.files.files.iter().flat_map(|file| of_file(file, &mut used)));
+            found.extend(dockerfile::clashes(&used, false).into_iter().filter_map(|(path, clash)| {
+                let file = self.files.files.iter().find(|file| file.path == path)?;
+                Some(with_diff(file, clash, !Dockerfile::parse(&file.text).problems.is_empty()))
+            }));
+            found.extend(described);
+            found
         })
     }
 }
 
-fn of_file(file: &project::File) -> Vec<Finding> {
+/// Returns what is found in one file, and notes the caches that its mounts name.
+fn of_file(file: &project::File, used: &mut Vec<UsedId>) -> Vec<Finding> {
     if file.kind != Kind::Dockerfile {
         return scripts::check(file);
     }
     let read = Dockerfile::parse(&file.text);
-    let found = dockerfile::check(&Steps::new(&file.path, &read, &file.around));
+    let steps = Steps::new(&file.path, &read, &file.around);
+    used.extend(dockerfile::used_ids(&steps));
     let broken = !read.problems.is_empty();
-    found.into_iter().map(|found| with_diff(file, found, broken)).collect()
+    dockerfile::check(&steps).into_iter().map(|found| with_diff(file, found, broken)).collect()
 }
 
 /// Adds the diff of a finding's own edits. A file that does not parse is not changed.
@@ -60,7 +77,7 @@ pub fn diff(path: &str, before: &str, after: &str) -> String {
 }
 
 macro_rules! checks {
-    ($($name:literal: $promise:literal,)*) => {
+    ($($name:tt: $promise:literal,)*) => {
         pub const CHECKS: &[Check] = &[$(Check { name: $name, promise: $promise, run: |facts| of(facts, $name) }),*];
     };
 }
@@ -77,12 +94,20 @@ checks! {
     "mount-id-clash": "no two systems or tools share a cache mount",
     "copy-before-install": "steps that download do not run again without need",
     "no-cache-flag": "nothing builds without the cache by habit",
-    "cache-in-image": "images carry no package caches",
+    CACHE_IN_IMAGE: "images carry no package caches",
     "cache-export-grows": "local cache exports do not grow for ever",
     "secret-in-cache": "cache mounts hold no credentials",
 }
 
+/// The check that looks into an image as well.
+pub const CACHE_IN_IMAGE: &str = "cache-in-image";
+
 fn of(facts: &Facts, name: &str) -> Result<Vec<Finding>, NotRun> {
+    if let Some(image) = facts.caches.image.as_ref().filter(|_| name == CACHE_IN_IMAGE) {
+        let mut found = caches::cache_in_image(image.as_ref().map_err(Clone::clone)?);
+        found.extend(facts.project.iter().flat_map(Project::found).filter(|finding| finding.check == name).cloned());
+        return Ok(found);
+    }
     let project = facts.project.as_ref().map_err(Clone::clone)?;
     Ok(project.found().iter().filter(|finding| finding.check == name).cloned().collect())
 }

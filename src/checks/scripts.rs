@@ -1,4 +1,4 @@
-//! Doctor's rules for what starts builds: scripts, CI workflows, compose and bake files. Pure; works by lines, so a
+//! Doctor's rules for what starts builds: scripts, CI workflows and bake files. Pure; works by lines, so a
 //! file with errors is read as far as it goes.
 
 use super::steps::calls;
@@ -66,7 +66,7 @@ fn target(kind: Kind, line: &str) -> Option<String> {
 /// Returns the shell texts of a line.
 fn scripts(kind: Kind, line: &str) -> Vec<String> {
     match kind {
-        Kind::Dockerfile | Kind::Compose | Kind::Bake => Vec::new(),
+        Kind::Dockerfile | Kind::Compose | Kind::Devcontainer | Kind::Env | Kind::Bake => Vec::new(),
         Kind::Script => vec![line.to_owned()],
         Kind::Makefile => vec![line.trim_start_matches(['@', '-', '+', ' ']).to_owned()],
         Kind::Ci => {
@@ -141,18 +141,21 @@ fn flags(file: &File, command: &Command, line: u32, name: &str) -> Vec<Finding> 
     found
 }
 
-const NO_CACHE: &str = "`--no-cache` runs every step again and empties every cache mount that the build uses, so all packages are downloaded again";
+pub const NO_CACHE: &str = "`--no-cache` runs every step again and empties every cache mount that the build uses, so all packages are downloaded again";
 
 /// Returns what a setting in YAML or HCL says.
 fn setting(file: &File, line: &str, number: u32) -> Option<Finding> {
     let line = line.strip_prefix("- ").unwrap_or(line);
     let is_set = match file.kind {
-        Kind::Compose => matches!(line, "no_cache: true" | "no_cache: \"true\""),
         Kind::Ci => {
             matches!(line, "no-cache: true" | "no-cache: \"true\"" | "no-cache: 'true'")
                 && (file.text.contains("build-push-action") || file.text.contains("bake-action"))
         }
-        Kind::Bake => line.split_whitespace().collect::<String>() == "no-cache=true",
+        // HCL and JSON.
+        Kind::Bake => {
+            let line: String = line.split_whitespace().collect();
+            matches!(line.trim_end_matches(','), "no-cache=true" | "\"no-cache\":true")
+        }
         _ => false,
     };
     is_set.then(|| at(file, "no-cache-flag", Severity::Warning, number, NO_CACHE))
@@ -199,7 +202,7 @@ mod tests {
         assert_eq!(found(Kind::PackageJson, "{\"scripts\": {\n\"image\": \"docker build --no-cache .\",\n}}"), flag(2));
         assert_eq!(found(Kind::Ci, "steps:\n- run: docker build --no-cache .\n"), flag(2));
         assert_eq!(found(Kind::Ci, "uses: docker/build-push-action@v6\nwith:\n  no-cache: true\n"), flag(3));
-        assert_eq!(found(Kind::Compose, "services:\n  a:\n    build:\n      no_cache: true\n"), flag(4));
+        assert_eq!(found(Kind::Bake, "{\"target\": {\"x\": {\n\"no-cache\": true,\n}}}"), flag(2));
         assert_eq!(found(Kind::Bake, "target \"x\" {\n  no-cache = true\n}\n"), flag(2));
         assert_eq!(found(Kind::Script, "docker build --pull ."), flag(1));
     }
@@ -217,7 +220,6 @@ mod tests {
             (Kind::PackageJson, "\"docker:clean\": \"docker build --no-cache .\""),
             (Kind::Ci, "- run: docker build --pull ."),
             (Kind::Ci, "no-cache: true"),
-            (Kind::Compose, "no_cache: false"),
             (Kind::Script, "docker build"),
         ] {
             assert_eq!(found(kind, text), [], "{text}");

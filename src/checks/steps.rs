@@ -20,6 +20,8 @@ pub struct Around {
     pub settings: Vec<String>,
     /// Directories that `COPY . .` takes in for nothing, and that no `.dockerignore` keeps out.
     pub not_ignored: Vec<String>,
+    /// Name of the `.dockerignore` that counts.
+    pub ignore_file: Option<String>,
 }
 
 /// A Dockerfile with everything that the rules look at.
@@ -228,6 +230,39 @@ impl<'a> Facts<'a> {
             None => !self.mentioned(run, ".yarnrc.yml") && command.args().any(|arg| flags.contains(&arg)),
         }
     }
+}
+
+/// Returns what a command in a container fills: the tool, the call, and where it writes if that can be known. Where
+/// yarn and pnpm write depends on the project's settings and file systems, and a distribution's packages belong into
+/// the image, so these are left out.
+pub fn filled(
+    command: &Command,
+    commands: &[Command],
+    scope: &Scope,
+) -> Option<(&'static Row, &'static str, Option<Vec<String>>)> {
+    let rows = ROWS.iter().filter(|row| row.language != "system" && !matches!(row.tool, "yarn" | "pnpm"));
+    let (row, call) = rows.into_iter().find_map(|row| {
+        let call = row.build.commands.iter().find(|pattern| calls(command, pattern))?;
+        Some((row, call.trim_end_matches(" *")))
+    })?;
+    let offline = command.args().any(|arg| row.build.offline.contains(&arg));
+    let local = row.tool == "pip" && takes_local_files_only(command);
+    if offline || local || asks_for_help(command) || moved(row, command, scope) {
+        return None;
+    }
+    let defeated =
+        row.build.defeated_by.iter().any(|sign| {
+            command.args().any(|arg| arg == *sign) || scope.value(sign).is_some_and(|value| !value.is_empty())
+        });
+    let places = if command.sudo { None } else { places(row, command, commands, scope) };
+    (!defeated).then_some((row, call, places))
+}
+
+/// Returns the call of a tool of a language in a command, such as `pip install`.
+pub fn language_call(command: &Command) -> Option<&'static str> {
+    let rows = ROWS.iter().filter(|row| row.language != "system");
+    let call = rows.flat_map(|row| row.build.commands).find(|pattern| calls(command, pattern))?;
+    Some(call.trim_end_matches(" *"))
 }
 
 /// Returns the name by which the catalogue's commands go: `pip` for `python3 -m pip` and `pip3.12`, `mvn` for `./mvnw`.

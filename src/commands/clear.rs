@@ -138,7 +138,7 @@ fn look(options: &Clear) -> Look {
 fn rules(options: &Clear, now: Moment) -> Rules {
     Rules {
         before: options.older_than.map(|age| now.0.saturating_sub(age.as_secs())),
-        keep: options.keep,
+        keep: options.keep.map(|budget| budget.0),
         include_installs: options.include_installs,
         tools: options.selection.tool.iter().filter_map(|name| catalogue::tool(name)).collect(),
         mounts: options.selection.mount.clone(),

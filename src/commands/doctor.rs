@@ -1,5 +1,6 @@
 //! `docker cache doctor`: asks everything at once, lets the rules judge, and tells it.
 
+mod containers;
 mod facts;
 mod fix;
 mod own;
@@ -12,9 +13,9 @@ use serde::Serialize;
 
 use super::Context;
 use crate::cancel;
-use crate::checks::project::Project;
+use crate::checks::project::{CACHE_IN_IMAGE, Project};
 use crate::checks::{self, Check, Finding, Fix, Outcome, Severity};
-use crate::checks::{NotRun, caches};
+use crate::checks::{NotRun, caches, live};
 use crate::cli::{Doctor, DoctorFormat, FailOn};
 use crate::exit::FAILED;
 use crate::project;
@@ -45,7 +46,16 @@ struct Listed {
 type Results = [(&'static Check, Outcome)];
 
 pub fn run(context: Context, options: &Doctor) -> Result<u8> {
-    let chosen = |check: &&Check| options.check.is_empty() || options.check.iter().any(|name| name == check.name);
+    // What is named is all that is looked at, unless checks are named too.
+    let aimed = options.image.is_some() || !options.container.is_empty();
+    let at_aim = |name| {
+        options.image.is_some() && name == CACHE_IN_IMAGE
+            || !options.container.is_empty() && live::WANTED_BY.contains(&name)
+    };
+    let chosen = |check: &&Check| match options.check.as_slice() {
+        [] => !aimed || at_aim(check.name),
+        names => names.iter().any(|name| name == check.name),
+    };
     let checks: Vec<&'static Check> = checks::all().filter(chosen).collect();
     if options.list_checks {
         return list(&checks, options.format).map(|()| 0);
@@ -53,7 +63,7 @@ pub fn run(context: Context, options: &Doctor) -> Result<u8> {
     if options.fix && options.check == [caches::VOLUME_OWNER] {
         return own::run(&context.into_docker()?.0, options);
     }
-    let files = files(options.path.as_deref())?;
+    let files = if aimed && options.path.is_none() { None } else { files(options.path.as_deref())? };
     if options.fix {
         let Some(files) = files else { bail!("there is no project here\nhint: docker cache doctor --fix PATH") };
         return fix::run(&files, &checks, options).map(|()| 0);
@@ -196,7 +206,11 @@ fn shown(finding: &Finding, colour: bool) -> String {
         Some(Fix::Command { command }) => {
             text.push_str(&format!("    {}\n", paint(Paint::Bold, &plain(command), colour)))
         }
-        Some(Fix::Diff { diff, .. }) => diff.lines().for_each(|line| text.push_str(&format!("    {}\n", plain(line)))),
+        Some(Fix::Diff { diff, .. }) => {
+            // `patch` needs the tabs.
+            let kept = |line: &str| line.split('\t').map(plain).collect::<Vec<_>>().join("\t");
+            diff.lines().for_each(|line| text.push_str(&format!("    {}\n", kept(line))));
+        }
         None => {}
     }
     text

@@ -1,14 +1,18 @@
 //! `docker cache export`: saves layers, mounts and volumes to one bundle. What is not surely a cache is left out and
 //! named.
 
+mod between;
+
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
+use self::between::to_builder;
 use super::layers::{Layers, Steps};
 use super::{Context, layers};
 use crate::builders::Builders;
+use crate::bundle::location::Location;
 use crate::bundle::{Entry, TreeConfig, Writer};
 use crate::catalogue::{self, Class};
 use crate::cli::{Export, Format, Selection};
@@ -19,7 +23,7 @@ use crate::inside::rules::Rule;
 use crate::inventory::{self, Cache, Kind, Wanted};
 use crate::model::{Bytes, CacheVolume};
 use crate::place::carry::{self, Mount, Site};
-use crate::place::{Access, Place};
+use crate::place::{self, Access, Place};
 use crate::report::{self, Progress};
 
 /// The JSON contract of export and import.
@@ -95,6 +99,7 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
     let quiet = options.output.quiet;
     let mut plan = Plan::default();
     let builders = Builders::ask(&docker, &settings)?;
+    let Some(dest) = &options.dest else { return to_builder(&builders, options) };
     if wants(&options.selection, Kind::Volume) {
         let mut progress = Progress::new("Measuring", quiet);
         plan_volumes(&docker, options, &mut plan, &mut |files, bytes| progress.update(files, bytes))?;
@@ -137,16 +142,40 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
         return Ok(0);
     }
     let wait = || report::note("another export writes this bundle; waiting for it");
-    let mut writer = Writer::open(&options.dest, wait)?;
+    let stage = super::bundles::stage()?;
+    let (dir, mut remote) = match dest {
+        Location::Directory(dir) => (dir.as_path(), None),
+        Location::Registry(reference) => (stage.path(), Some(super::bundles::remote(&settings, reference, true)?)),
+    };
+    let mut writer = Writer::open(dir, wait)?;
+    if let Some(remote) = &mut remote {
+        remote.prepare(&mut writer, &plan.items.iter().map(|item| item.config.ref_name()).collect::<Vec<_>>())?;
+    }
+    place::sweep(&docker);
     let mut answer = Answer { version: 1, left_out: std::mem::take(&mut plan.left_out), ..Answer::default() };
     if let Layers::Of(export) = &layers {
-        answer.entries.push(export.run(&mut writer)?);
+        answer.entries.push(match &mut remote {
+            Some(remote) => export.push(remote, &mut writer)?,
+            None => export.run(&mut writer)?,
+        });
     }
-    let mut progress = Progress::new("Exporting", quiet);
+    let (files, bytes) = plan
+        .items
+        .iter()
+        .fold((0, 0), |(files, bytes), item| (files + item.estimate.1.unwrap_or_default(), bytes + item.estimate.0));
+    let mut progress = Progress::new("Exporting", quiet).of(files, bytes);
     act(&docker, plan, &mut writer, &mut answer, &mut |files, bytes| progress.update(files, bytes))?;
     drop(progress);
     (answer.bytes_written, answer.bytes_reused) = (writer.bytes_written, writer.bytes_reused);
-    writer.commit()?;
+    match &remote {
+        Some(remote) => {
+            let mut progress = Progress::new("Pushing", quiet);
+            let pushed = remote.push(writer, &mut |files, bytes| progress.update(files, bytes))?;
+            answer.bytes_reused += answer.bytes_written.saturating_sub(pushed);
+            answer.bytes_written = pushed;
+        }
+        None => writer.commit()?,
+    }
     show(&answer, options.output.format, quiet)?;
     Ok(if failed { exit::FAILED } else { 0 })
 }

@@ -5,18 +5,20 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, bail};
 
+use super::bundles::Source;
 use super::export::{Answer, AnswerEntry, show, wants};
 use super::{Context, layers};
 use crate::builders::Builders;
+use crate::bundle::location::Location;
 use crate::bundle::verify::{self, Verified};
 use crate::bundle::{Entry, Layout, TreeConfig};
 use crate::catalogue;
-use crate::cli::Import;
+use crate::cli::{Import, Selection};
 use crate::docker::{Docker, Volume, endpoint};
 use crate::inside::unpack::Target;
-use crate::inventory::{self, Kind};
+use crate::inventory::{self, Kind, Names};
 use crate::place::carry::{self, Mount, Site};
-use crate::place::{Access, Place};
+use crate::place::{self, Access, Place};
 use crate::report::{self, Progress};
 
 /// Where an entry goes.
@@ -35,24 +37,39 @@ enum To {
 
 pub fn run(context: Context, options: &Import) -> Result<u8> {
     let (docker, settings) = context.into_docker()?;
-    let layout = Layout::open(&options.src)?;
+    let names = inventory::names(&options.selection)?;
+    let mut with_layers =
+        wants(&options.selection, Kind::Layer) && options.to_volume.is_none() && options.to_mount.is_none();
+    if let (Location::Registry(_), true, Some(missing)) = (&options.src, with_layers, layers::missing(&options.build)) {
+        report::note(&format!("{missing}; the rest is imported"));
+        with_layers = false;
+    }
+    let source = Source::open(&settings, &options.src, options.output.quiet, |config| match config {
+        Some(config) => selects(&options.selection, &names, config).0,
+        None => with_layers,
+    })?;
+    let layout = &source.layout;
     let _lock = layout.lock(|| report::note("an export writes this bundle; waiting for it"))?;
-    let steps = plan(&layout, options)?;
+    let steps = plan(layout, options, &names)?;
     let answer =
         Answer { version: 1, entries: steps.iter().map(|step| answer(&step.entry)).collect(), ..Answer::default() };
     if options.dry_run {
         show(&answer, options.output.format, options.output.quiet)?;
         return Ok(0);
     }
-    let mut progress = Progress::new("Importing", options.output.quiet);
-    let answer = act(&docker, &settings, &layout, steps, options, answer, &mut |files, bytes| {
+    place::sweep(&docker);
+    let (files, bytes) = steps
+        .iter()
+        .fold((0, 0), |(files, bytes), Step { entry, .. }| (files + entry.config.files, bytes + entry.config.bytes));
+    let mut progress = Progress::new("Importing", options.output.quiet).of(files, bytes);
+    let answer = act(&docker, &settings, layout, steps, options, answer, &mut |files, bytes| {
         progress.update(files, bytes);
     })?;
     drop(progress);
     let mut answer = answer;
-    if wants(&options.selection, Kind::Layer) && options.to_volume.is_none() && options.to_mount.is_none() {
+    if with_layers {
         let builders = Builders::ask(&docker, &settings)?;
-        layers::import(&builders, &layout, options, &mut answer)?;
+        layers::import(&builders, layout, options, &mut answer)?;
     }
     show(&answer, options.output.format, options.output.quiet)?;
     Ok(0)
@@ -70,30 +87,21 @@ fn answer(entry: &Entry) -> AnswerEntry {
 }
 
 /// Proves the bundle and says what goes where.
-fn plan(layout: &Layout, options: &Import) -> Result<Vec<Step>> {
-    let found = verify::all(layout, |_| true)?;
+fn plan(layout: &Layout, options: &Import, names: &Names) -> Result<Vec<Step>> {
+    let found = verify::digests(layout)?;
     let broken = |found: &&Verified| found.broken.is_some();
     if let Some(Verified { kind, name, broken: Some(why), .. }) = found.iter().find(broken) {
         bail!(
             "nothing was imported: {kind} {name} is broken: {why}\nhint: `docker cache verify {}` tells all of it",
-            crate::docker::quote(&layout.dir)
+            crate::docker::quote(options.src.to_string())
         );
     }
     let selection = &options.selection;
-    let names = inventory::names(selection)?;
     let mut used: Vec<&str> = Vec::new();
     let mut steps = Vec::new();
     for entry in found.iter().filter_map(|found| found.entry.as_ref()) {
-        let config = &entry.config;
-        let named = match config.kind {
-            Kind::Volume => &selection.volume,
-            _ => &selection.mount,
-        };
-        let by_name = named.iter().find(|name| **name == config.name || **name == config.base);
-        used.extend(by_name.map(String::as_str));
-        let wanted = wants(selection, config.kind)
-            && (named.is_empty() || by_name.is_some())
-            && names.select(config.language.as_deref(), config.tool.as_deref());
+        let (wanted, by_name) = selects(selection, names, &entry.config);
+        used.extend(by_name);
         if wanted {
             steps.push(step(entry, options)?);
         }
@@ -101,10 +109,23 @@ fn plan(layout: &Layout, options: &Import) -> Result<Vec<Step>> {
     if let Some(name) = selection.volume.iter().chain(&selection.mount).find(|name| !used.contains(&name.as_str())) {
         bail!(
             "the bundle has no {name:?}\nhint: `docker cache verify {}` lists what it has",
-            crate::docker::quote(&layout.dir)
+            crate::docker::quote(options.src.to_string())
         );
     }
     Ok(steps)
+}
+
+/// Returns true if the selection is about this entry, and the word that names it.
+fn selects<'a>(selection: &'a Selection, names: &Names, config: &TreeConfig) -> (bool, Option<&'a str>) {
+    let named = match config.kind {
+        Kind::Volume => &selection.volume,
+        _ => &selection.mount,
+    };
+    let by_name = named.iter().find(|name| **name == config.name || **name == config.base);
+    let wanted = wants(selection, config.kind)
+        && (named.is_empty() || by_name.is_some())
+        && names.select(config.language.as_deref(), config.tool.as_deref());
+    (wanted, by_name.map(String::as_str))
 }
 
 fn step(entry: &Entry, options: &Import) -> Result<Step> {

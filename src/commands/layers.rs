@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::export::{Answer, AnswerEntry};
 use crate::builders::Builders;
+use crate::bundle::remote::Remote;
 use crate::bundle::{Descriptor, Layout, Writer};
 use crate::cli::{Build, Export, Import};
 use crate::docker::{BuilderRef, quote};
@@ -39,6 +40,11 @@ fn directory(build: &Build) -> (PathBuf, Option<String>) {
     let file = build.file.clone().unwrap_or_else(|| directory.join("Dockerfile"));
     let missing = (!file.is_file()).then(|| format!("layers: there is no {}", file.display()));
     (directory, missing)
+}
+
+/// Returns why there is nothing to build, if so.
+pub fn missing(build: &Build) -> Option<String> {
+    directory(build).1
 }
 
 /// Returns the text of the build's Dockerfile; nothing if there is none.
@@ -136,14 +142,30 @@ impl LayersExport {
         let stage = writer.stage_layers()?;
         self.builder.export_layers(&stage.dir, &self.args)?;
         let (descriptor, bytes) = writer.take_layers(&stage, &[&self.name, "latest"])?;
-        Ok(AnswerEntry {
+        Ok(self.entry(descriptor, bytes))
+    }
+
+    /// Builds, and lets buildx push the layers to a tag beside the bundle's, from the builder and with docker's login.
+    ///
+    /// # Errors
+    /// When the build fails, or its cache does not arrive.
+    pub fn push(&self, remote: &mut Remote, writer: &mut Writer) -> Result<AnswerEntry> {
+        let reference = remote.beside(&self.name);
+        let pushed = self.builder.push_layers(&reference.to_string(), reference.insecure, &self.args)?;
+        let (descriptor, bytes) =
+            remote.take_layers(writer, &self.name, pushed.as_deref().unwrap_or(&reference.tag))?;
+        Ok(self.entry(descriptor, bytes))
+    }
+
+    fn entry(&self, descriptor: Descriptor, bytes: u64) -> AnswerEntry {
+        AnswerEntry {
             kind: Kind::Layer,
             name: self.name.clone(),
             language: None,
             digest: Some(descriptor.digest),
             bytes,
             files: None,
-        })
+        }
     }
 }
 

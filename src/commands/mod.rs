@@ -1,6 +1,7 @@
 //! One file a command: options, plan, act, report. Each returns the exit status.
 
 pub mod builder;
+mod bundles;
 pub mod clear;
 pub mod complete;
 pub mod doctor;

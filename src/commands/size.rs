@@ -6,7 +6,9 @@ use anyhow::{Result, bail};
 use serde::Serialize;
 
 use super::Context;
+use crate::budget::Spent;
 use crate::cli::{Format, GroupBy, Size};
+use crate::exit::FAILED;
 use crate::inventory::{self, Cache, Inventory, Kind, Wanted, last_used, total};
 use crate::model::{Bytes, Moment};
 use crate::report::{self, Progress};
@@ -17,7 +19,7 @@ struct Answer<'a> {
     version: u32,
     caches: &'a [Cache],
     total_bytes: u64,
-    budget: Option<()>,
+    budget: Option<Spent>,
 }
 
 pub fn run(context: Context, options: &Size) -> Result<u8> {
@@ -30,9 +32,10 @@ pub fn run(context: Context, options: &Size) -> Result<u8> {
     if !options.names.is_empty() {
         named(&mut caches, &options.names)?;
     }
+    let spent = options.budget.map(|budget| budget.spent(&caches));
     match options.output.format {
         Format::Json => {
-            report::json(&Answer { version: 1, caches: &caches, total_bytes: total(&caches).0, budget: None })?;
+            report::json(&Answer { version: 1, caches: &caches, total_bytes: total(&caches).0, budget: spent })?;
         }
         Format::Table if options.output.quiet => {
             let mut names: Vec<&str> = caches.iter().map(|cache| cache.name.as_str()).collect();
@@ -44,13 +47,21 @@ pub fn run(context: Context, options: &Size) -> Result<u8> {
                 None => table(&caches),
                 Some(by) => grouped(&caches, by),
             };
-            report::data(&format!("{table}\nTotal:    {}\n", total(&caches)))?;
+            let budget = spent.map(told).unwrap_or_default();
+            report::data(&format!("{table}\nTotal:    {}\n{budget}", total(&caches)))?;
         }
     }
     if !options.output.quiet {
         gaps.iter().for_each(|gap| report::warning(gap));
     }
-    Ok(0)
+    Ok(if spent.is_some_and(|spent| spent.over) { FAILED } else { 0 })
+}
+
+/// Returns the line that compares with a budget.
+fn told(spent: Spent) -> String {
+    let Spent { bytes, used_bytes, over } = spent;
+    let excess = if over { format!(", over by {}", Bytes(used_bytes - bytes)) } else { String::new() };
+    format!("Budget:   {} of {} used{excess}\n", Bytes(used_bytes), Bytes(bytes))
 }
 
 /// Keeps the rows that one of the names is about.

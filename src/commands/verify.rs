@@ -3,7 +3,8 @@
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::bundle::Layout;
+use super::Context;
+use super::bundles::Source;
 use crate::bundle::verify::{self, Verified};
 use crate::cli::{Format, Verify};
 use crate::model::Bytes;
@@ -18,10 +19,11 @@ struct Answer<'a> {
     bytes_reused: u64,
 }
 
-pub fn run(options: &Verify) -> Result<u8> {
-    let layout = Layout::open(&options.dir)?;
+pub fn run(context: &Context, options: &Verify) -> Result<u8> {
+    let source = Source::open(&context.settings, &options.src, options.output.quiet, |_| true)?;
+    let layout = &source.layout;
     let _lock = layout.lock(|| report::note("another program writes this bundle; waiting for it"))?;
-    let entries = verify::all(&layout, |_| true)?;
+    let entries = verify::all(layout, |_| true)?;
     let broken: Vec<&Verified> = entries.iter().filter(|entry| entry.broken.is_some()).collect();
     match options.output.format {
         Format::Json => {

@@ -12,7 +12,7 @@ use crate::builders::Builders;
 use crate::catalogue::{self, Row};
 use crate::checks::steps::{Facts, Run};
 use crate::cli::{Format, Warm};
-use crate::docker::{BuilderRef, Docker, endpoint};
+use crate::docker::{BuilderRef, Docker, Overview, endpoint};
 use crate::dockerfile::Dockerfile;
 use crate::dockerfile::mount::Mount;
 use crate::dockerfile::stage::{Base, Scope};
@@ -214,7 +214,7 @@ impl Target {
             let chosen = builders.selected(options.builder.as_deref(), false)?;
             return Ok(Target::Builders(chosen.into_iter().map(|builder| builders.reference(builder)).collect()));
         }
-        let (_, containers, volumes) = docker.overview()?;
+        let Overview { containers, volumes, .. } = docker.overview()?;
         let found = inventory::cache_volumes(&volumes, &containers, &options.volume)?;
         let found = found.into_iter().map(|volume| {
             let mounts = |container: &&crate::docker::Container| {

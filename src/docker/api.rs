@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{Cause, Docker, DockerError, Input, Result};
+use super::{Cause, Docker, DockerError, Input, Result, abandoned};
 use crate::docker::parse;
 use crate::model::CacheRecord;
 
@@ -75,6 +75,15 @@ pub struct Volume {
     pub options: Option<BTreeMap<String, String>>,
 }
 
+/// What [`Docker::overview`] tells of an engine.
+#[derive(Clone, Debug)]
+pub struct Overview {
+    pub info: Info,
+    /// All containers, running or not.
+    pub containers: Vec<Container>,
+    pub volumes: Vec<Volume>,
+}
+
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "PascalCase", default)]
 struct DiskUsage {
@@ -138,6 +147,36 @@ impl Docker {
         self.get("/containers/json?all=1")
     }
 
+    /// `GET /containers/json?all=1` and `GET /images/json`: the names of helpers that a killed run of this program left.
+    /// One that still runs is left alone: it ends by itself.
+    ///
+    /// # Errors
+    /// See [`Docker::info`].
+    pub fn abandoned_helpers(&self) -> Result<Vec<String>> {
+        #[derive(Deserialize)]
+        struct Image {
+            #[serde(rename = "RepoTags", default)]
+            tags: Option<Vec<String>>,
+        }
+        let paths = [
+            "/containers/json?all=1",
+            "/images/json?filters=%7B%22reference%22%3A%5B%22docker-cache-helper-*%22%5D%7D",
+        ];
+        let mut answers = self.requests(&paths)?.into_iter();
+        let mut next = |path| answers.next().unwrap_or_else(|| Err(garbage(path, "no answer")));
+        let containers: Vec<Container> = read(paths[0], next(paths[0])?)?;
+        let images: Vec<Image> = read(paths[1], next(paths[1])?)?;
+        let (running, ended): (Vec<_>, Vec<_>) =
+            containers.into_iter().partition(|container| ["running", "paused"].contains(&container.state.as_str()));
+        let images = images.into_iter().flat_map(|image| image.tags.unwrap_or_default());
+        let names = ended.into_iter().flat_map(|container| container.names).chain(images);
+        let mut names: Vec<String> = names.filter_map(|name| abandoned(&name).map(String::from)).collect();
+        names.retain(|name| !running.iter().any(|container| container.image.starts_with(name)));
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
+
     /// `GET /volumes`: all volumes, without their sizes (docker would have to walk them).
     ///
     /// # Errors
@@ -171,14 +210,14 @@ impl Docker {
     ///
     /// # Errors
     /// See [`Docker::info`].
-    pub fn overview(&self) -> Result<(Info, Vec<Container>, Vec<Volume>)> {
+    pub fn overview(&self) -> Result<Overview> {
         let paths = ["/info", "/containers/json?all=1", "/volumes"];
         let mut answers = self.requests(&paths)?.into_iter();
         let mut next = |path| answers.next().unwrap_or_else(|| Err(garbage(path, "no answer")));
         let info = read(paths[0], next(paths[0])?)?;
         let containers = read(paths[1], next(paths[1])?)?;
         let volumes: Volumes = read(paths[2], next(paths[2])?)?;
-        Ok((info, containers, volumes.volumes.unwrap_or_default()))
+        Ok(Overview { info, containers, volumes: volumes.volumes.unwrap_or_default() })
     }
 
     /// `GET /containers/ID/json`: how a container was made. The id is docker's own, so it is plain in a path.
@@ -192,6 +231,45 @@ impl Docker {
             config: ContainerConfig,
         }
         Ok(self.get::<Made>(&format!("/containers/{id}/json"))?.config)
+    }
+
+    /// `GET /images/REFERENCE/json`: what an image gives to its containers; `None` if the engine has no such image.
+    ///
+    /// # Errors
+    /// See [`Docker::info`].
+    pub fn image_config(&self, reference: &str) -> Result<Option<ContainerConfig>> {
+        #[derive(Deserialize)]
+        struct Made {
+            #[serde(rename = "Config")]
+            config: Option<ContainerConfig>,
+        }
+        // What is no reference would be another path.
+        let plain = |c: char| c.is_ascii_alphanumeric() || "./:@_-".contains(c);
+        if !reference.chars().all(plain) || reference.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            return Ok(None);
+        }
+        match self.get::<Made>(&format!("/images/{reference}/json")) {
+            Ok(made) => Ok(made.config),
+            Err(DockerError { cause: Cause::Refused(_), .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// `GET /containers/ID/changes`: the paths that a container has added to its image or changed.
+    ///
+    /// # Errors
+    /// See [`Docker::info`].
+    pub fn container_changes(&self, id: &str) -> Result<Vec<String>> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Change {
+            path: String,
+            kind: u8,
+        }
+        const DELETED: u8 = 2;
+        let changes: Option<Vec<Change>> = self.get(&format!("/containers/{id}/changes"))?;
+        let kept = changes.unwrap_or_default().into_iter().filter(|change| change.kind != DELETED);
+        Ok(kept.map(|change| change.path).collect())
     }
 
     /// `GET /containers/ID/archive?path=/etc/passwd`: the users that a container knows, running or not.

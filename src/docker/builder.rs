@@ -1,9 +1,11 @@
 //! Calls about one builder, whichever of docker's two command families reaches it.
 
 use std::ffi::OsString;
-use std::io::{PipeWriter, pipe};
+use std::io::{PipeReader, PipeWriter, pipe};
 use std::path::Path;
 use std::thread;
+
+use serde_json::Value;
 
 use super::{Call, Cause, Docker, DockerError, Input, Result, field};
 use crate::model::{Builder, CacheRecord};
@@ -123,7 +125,7 @@ impl BuilderRef {
     }
 
     /// `docker buildx build --network=none --output type=local,dest=OUT -`: a build of the context that `send` writes as
-    /// a tar archive, which cannot reach anything.
+    /// a tar archive, which cannot reach anything. `told` gets the lines that it tells.
     ///
     /// # Errors
     /// When the build fails; docker's last line says why.
@@ -132,24 +134,15 @@ impl BuilderRef {
         send: impl FnOnce(PipeWriter) -> std::io::Result<()> + Send,
         out: &Path,
         namespace: &str,
+        told: &mut dyn FnMut(&str),
     ) -> Result<()> {
-        let mut args: Vec<OsString> = match self.has_buildx {
-            true => vec!["buildx".into(), "build".into(), format!("--builder={}", self.name).into()],
-            false => vec!["build".into()],
-        };
-        let dest = format!("--output=type=local,{}", field("dest", &out.to_string_lossy()));
-        args.extend(["--network=none".into(), "--progress=plain".into(), dest.into()]);
-        if !namespace.is_empty() {
-            args.push(format!("--build-arg=BUILDKIT_CACHE_MOUNT_NS={namespace}").into());
-        }
-        args.push("-".into());
-        let call = self.build_call(args);
+        let call = self.carrier_call(&format!("type=local,{}", field("dest", &out.to_string_lossy())), namespace);
         let words = call.words();
         let failed = |error: std::io::Error| DockerError::new(&words, Cause::Refused(error.to_string()));
         let (reader, writer) = pipe().map_err(failed)?;
         thread::scope(|scope| {
             let sender = scope.spawn(|| send(writer));
-            call.run_with(Input::Pipe(reader))?;
+            call.run_telling(Input::Pipe(reader), told)?;
             crate::parallel::join(sender).map_err(failed)
         })
     }
@@ -176,6 +169,42 @@ impl BuilderRef {
         super::warm::build(self.build_call(args.into_iter().map(OsString::from).collect()), archive, each)
     }
 
+    /// `docker buildx build --network=none --output type=tar,dest=- -`: the same, with the output as a tar archive that `read`
+    /// gets while it comes.
+    ///
+    /// # Errors
+    /// See [`BuilderRef::carrier_build`].
+    pub fn carrier_stream<T>(
+        &self,
+        send: impl FnOnce(PipeWriter) -> std::io::Result<()> + Send,
+        namespace: &str,
+        read: impl FnOnce(PipeReader) -> T,
+    ) -> Result<T> {
+        let call = self.carrier_call("type=tar,dest=-", namespace);
+        let words = call.words();
+        let failed = |error: std::io::Error| DockerError::new(&words, Cause::Refused(error.to_string()));
+        let (reader, writer) = pipe().map_err(failed)?;
+        thread::scope(|scope| {
+            let sender = scope.spawn(|| send(writer));
+            let value = call.stream(Input::Pipe(reader), read)?;
+            crate::parallel::join(sender).map_err(failed)?;
+            Ok(value)
+        })
+    }
+
+    fn carrier_call(&self, output: &str, namespace: &str) -> Call<'_> {
+        let mut args: Vec<OsString> = match self.has_buildx {
+            true => vec!["buildx".into(), "build".into(), format!("--builder={}", self.name).into()],
+            false => vec!["build".into()],
+        };
+        args.extend(["--network=none".into(), "--progress=plain".into(), format!("--output={output}").into()]);
+        if !namespace.is_empty() {
+            args.push(format!("--build-arg=BUILDKIT_CACHE_MOUNT_NS={namespace}").into());
+        }
+        args.push("-".into());
+        self.build_call(args)
+    }
+
     /// `docker buildx build --cache-to type=local,dest=DIR,mode=max ARGS…`: builds and writes the cache of all steps.
     ///
     /// # Errors
@@ -183,6 +212,28 @@ impl BuilderRef {
     pub fn export_layers(&self, dest: &Path, args: &[OsString]) -> Result<()> {
         let to = format!("--cache-to=type=local,{},mode=max", field("dest", &dest.to_string_lossy()));
         self.layers_build(&[to], args).map(drop)
+    }
+
+    /// `docker buildx build --cache-to type=registry,ref=REF,mode=max --metadata-file FILE ARGS…`: builds, and the builder
+    /// pushes the cache of all steps that the registry does not have. Returns the digest of its manifest, if told. As an
+    /// image manifest (BuildKit 0.12 and later) any registry takes it, and sees what it refers to.
+    ///
+    /// # Errors
+    /// When the build fails, or the builder cannot export its cache.
+    pub fn push_layers(&self, reference: &str, insecure: bool, args: &[OsString]) -> Result<Option<String>> {
+        let insecure = if insecure { ",registry.insecure=true" } else { "" };
+        let to = format!(
+            "--cache-to=type=registry,ref={reference},mode=max,image-manifest=true,oci-mediatypes=true{insecure}"
+        );
+        let failed = |error: std::io::Error| DockerError::new("docker buildx build", Cause::Refused(error.to_string()));
+        let dir = tempfile::tempdir().map_err(failed)?;
+        let file = dir.path().join("metadata.json");
+        self.layers_build(&[to, format!("--metadata-file={}", file.display())], args)?;
+        let told: Value = serde_json::from_slice(&std::fs::read(file).unwrap_or_default()).unwrap_or_default();
+        // A descriptor, as JSON in a JSON string.
+        let manifest: Value =
+            serde_json::from_str(told["cache.manifest"].as_str().unwrap_or_default()).unwrap_or_default();
+        Ok(manifest["digest"].as_str().map(ToString::to_string))
     }
 
     /// `docker buildx build --cache-from type=local,src=DIR,digest=DIGEST ARGS…`: builds with what a bundle has, and

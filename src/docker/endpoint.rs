@@ -50,14 +50,19 @@ pub struct Settings {
     /// `aliases.builder`: the plugin that takes over `docker build`.
     #[serde(skip)]
     pub builder_alias: Option<String>,
+    /// Docker's configuration directory.
+    #[serde(skip)]
+    pub dir: PathBuf,
 }
 
 impl Settings {
     /// Reads config.json; docker too goes on with defaults when it is missing or damaged.
     pub fn read(flags: &Flags) -> Settings {
-        let text = std::fs::read(config_dir(flags).join("config.json")).unwrap_or_default();
+        let dir = config_dir(flags);
+        let text = std::fs::read(dir.join("config.json")).unwrap_or_default();
         let mut settings: Settings = serde_json::from_slice(&text).unwrap_or_default();
         settings.builder_alias = settings.aliases.remove("builder");
+        settings.dir = dir;
         settings
     }
 }

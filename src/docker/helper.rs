@@ -5,15 +5,51 @@ use std::fs::File;
 use std::io::{self, PipeReader, Write, pipe};
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::inside;
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
+
+use crate::inside::{self, pack::digest};
 
 use super::{Cause, Docker, DockerError, Input, Result};
 
-/// Returns a name for something short-lived that no other run uses: `docker-cache-helper-…`.
+/// Begins the names of all that is short-lived: containers, images, stages of builds.
+const PREFIX: &str = "docker-cache-helper-";
+
+/// Returns a name for something short-lived that no other run uses: `docker-cache-helper-MACHINE-PID-NANOSECONDS`.
 pub fn unique_name() -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    format!("docker-cache-helper-{}-{}", std::process::id(), now.as_nanos())
+    format!("{PREFIX}{}-{}-{}", machine(), std::process::id(), now().as_nanos())
+}
+
+/// Returns the name of a helper that a text holds (a name, or the description of a record), if the run that made it is
+/// surely over: its process is gone from this machine, or it was another machine's and a day ago.
+pub fn abandoned(text: &str) -> Option<&str> {
+    let name = &text[text.find(PREFIX)?..];
+    let end = name.find(|c: char| !c.is_ascii_alphanumeric() && c != '-').unwrap_or(name.len());
+    let name = &name[..end];
+    let mut words = name[PREFIX.len()..].split('-');
+    let (of, process, made) = (words.next()?, words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    let over = match of == machine() {
+        true => Pid::from_raw(process).is_none_or(|process| test_kill_process(process) == Err(Errno::SRCH)),
+        false => now().as_nanos().saturating_sub(made) > DAY.as_nanos(),
+    };
+    over.then_some(name)
+}
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Returns what tells this run of this machine, and the process ids that count here, from all others.
+fn machine() -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let processes = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    let node = rustix::system::uname();
+    let text = format!("{boot}{}{}", processes.display(), node.nodename().to_string_lossy());
+    digest(&mut text.as_bytes()).map(|blob| blob.file()[..8].to_string()).unwrap_or_default()
 }
 
 impl Docker {
@@ -81,6 +117,24 @@ impl Docker {
     /// When docker cannot start it, or it fails.
     pub fn start_helper<T>(&self, name: &str, job: Vec<u8>, read: impl FnOnce(PipeReader) -> T) -> Result<T> {
         self.call(["start", "--attach", "--interactive", name]).unlimited().stream(Input::Held(job), read)
+    }
+
+    /// `docker create … IMAGE`: a container to read the image's files from; it is never started.
+    ///
+    /// # Errors
+    /// When there is no such image.
+    pub fn create_container(&self, name: &str, image: &str) -> Result<()> {
+        let name = format!("--name={name}");
+        // An image may have no command, and docker wants one.
+        self.call(["create", "--pull=never", "--network=none", &name, "--", image, "/none"]).whole()?.run().map(drop)
+    }
+
+    /// `docker export NAME`: the files of a container as a tar archive, which `read` must read to its end.
+    ///
+    /// # Errors
+    /// When docker refuses.
+    pub fn export_container<T>(&self, name: &str, read: impl FnOnce(PipeReader) -> T) -> Result<T> {
+        self.call(["export", name]).unlimited().stream(Input::Nothing, read)
     }
 
     /// `docker cp FROM TO`: between a directory and [`BLOBS`] of a carrier. Faster than its standard streams.

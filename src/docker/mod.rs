@@ -3,6 +3,7 @@
 mod api;
 mod builder;
 mod buildx;
+mod credentials;
 pub mod endpoint;
 mod error;
 mod helper;
@@ -11,7 +12,7 @@ mod volume;
 mod warm;
 
 use std::ffi::{OsStr, OsString};
-use std::io::{PipeReader, PipeWriter, Write, pipe};
+use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write, pipe};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,10 +20,11 @@ use std::time::Duration;
 use duct::Handle;
 use rustix::process::{Pid, Signal, kill_process_group};
 
-pub use self::api::{Container, ContainerConfig, ContainerMount, Info, Volume};
+pub use self::api::{Container, ContainerConfig, ContainerMount, Info, Overview, Volume};
 pub use self::builder::BuilderRef;
+pub use self::credentials::Credentials;
 pub use self::error::{Cause, DockerError};
-pub use self::helper::{BLOBS, field, unique_name};
+pub use self::helper::{BLOBS, abandoned, field, unique_name};
 pub use self::warm::Warmer;
 use crate::cancel;
 pub use crate::report::quote;
@@ -158,14 +160,14 @@ impl Call<'_> {
 
     fn run_with(self, input: Input) -> Result<Vec<u8>> {
         let (limit, words) = (self.limit, self.words());
-        let (running, _held) = self.start(input, None)?;
+        let (running, _held) = self.start(input, None, None)?;
         running.finish(limit, words).map(|(output, _)| output)
     }
 
     /// Runs the call and returns what it wrote to standard error: that is where builds tell their steps.
     fn run_told(self) -> Result<String> {
         let (limit, words) = (self.limit, self.words());
-        let (running, _held) = self.start(Input::Nothing, None)?;
+        let (running, _held) = self.start(Input::Nothing, None, None)?;
         running.finish(limit, words).map(|(_, told)| String::from_utf8_lossy(&told).into_owned())
     }
 
@@ -173,14 +175,32 @@ impl Call<'_> {
     fn stream<T>(self, input: Input, read: impl FnOnce(PipeReader) -> T) -> Result<T> {
         let words = self.words();
         let (reader, writer) = pipe().map_err(|error| DockerError::new(&words, Cause::Refused(error.to_string())))?;
-        let (running, _held) = self.start(input, Some(writer))?;
+        let (running, _held) = self.start(input, Some(writer), None)?;
         let value = read(reader);
         running.finish(None, words)?;
         Ok(value)
     }
 
+    /// Runs the call and hands each line of its standard error to `each` while it runs.
+    fn run_telling(self, input: Input, each: &mut dyn FnMut(&str)) -> Result<()> {
+        let words = self.words();
+        let (reader, writer) = pipe().map_err(|error| DockerError::new(&words, Cause::Refused(error.to_string())))?;
+        let (mut running, _held) = self.start(input, None, Some(writer))?;
+        for line in BufReader::new(reader).split(b'\n').map_while(std::io::Result::ok) {
+            each(&String::from_utf8_lossy(&line));
+            running.told.extend(line);
+            running.told.push(b'\n');
+        }
+        running.finish(None, words).map(drop)
+    }
+
     /// Starts the process in a group of its own, so that a cancel or a time limit ends docker and its plugins alike.
-    fn start(self, input: Input, output: Option<PipeWriter>) -> Result<(Running, Option<PipeWriter>)> {
+    fn start(
+        self,
+        input: Input,
+        output: Option<PipeWriter>,
+        errors: Option<PipeWriter>,
+    ) -> Result<(Running, Option<PipeWriter>)> {
         let words = self.words();
         let failed = |error: std::io::Error| DockerError::new(&words, Cause::Refused(error.to_string()));
         if cancel::requested() && !self.survives_cancel {
@@ -200,6 +220,10 @@ impl Call<'_> {
         command = match output {
             Some(pipe) => command.stdout_file(pipe),
             None => command.stdout_capture(),
+        };
+        command = match errors {
+            Some(pipe) => command.stderr_file(pipe),
+            None => command.stderr_capture(),
         };
         let mut held: Option<(PipeWriter, Vec<u8>)> = None;
         command = match input {
@@ -228,7 +252,8 @@ impl Call<'_> {
             let _ = writer.write_all(&bytes);
             writer
         });
-        Ok((Running { handle, group, endpoint, survives_cancel: self.survives_cancel, _guard: guard }, held))
+        let survives_cancel = self.survives_cancel;
+        Ok((Running { handle, group, endpoint, told: Vec::new(), survives_cancel, _guard: guard }, held))
     }
 }
 
@@ -236,6 +261,8 @@ struct Running {
     handle: Handle,
     group: Option<Pid>,
     endpoint: String,
+    /// What was already read of its standard error.
+    told: Vec<u8>,
     survives_cancel: bool,
     _guard: Option<cancel::Guard>,
 }
@@ -257,10 +284,11 @@ impl Running {
         if output.status.success() {
             return Ok((output.stdout.clone(), output.stderr.clone()));
         }
+        let told = [&self.told[..], &output.stderr].concat();
         if cancel::requested() && !self.survives_cancel {
             return Err(DockerError::new(words, Cause::Interrupted));
         }
-        Err(DockerError::from_stderr(words, &String::from_utf8_lossy(&output.stderr), &self.endpoint))
+        Err(DockerError::from_stderr(words, &String::from_utf8_lossy(&told), &self.endpoint))
     }
 
     fn kill(&self) {

@@ -4,9 +4,7 @@ use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, PipeReader, Write, pipe};
 use std::thread;
 
-use serde::Deserialize;
-
-use super::{Call, Cause, ContainerConfig, Docker, DockerError, Input, Result, field};
+use super::{Call, Cause, Docker, DockerError, Input, Result, field};
 
 /// A container that fills cache volumes.
 #[derive(Debug)]
@@ -25,29 +23,6 @@ pub struct Warmer<'a> {
 }
 
 impl Docker {
-    /// `docker image inspect IMAGE`: as whom and with what it runs; None if it is not here.
-    ///
-    /// # Errors
-    /// When docker cannot be asked.
-    pub fn image_config(&self, image: &str) -> Result<Option<ContainerConfig>> {
-        #[derive(Deserialize)]
-        struct Image {
-            #[serde(rename = "Config")]
-            config: Option<ContainerConfig>,
-        }
-        let call = self.call(["image", "inspect", "--", image]);
-        let words = call.words();
-        match call.run() {
-            Ok(output) => {
-                let images: Vec<Image> = serde_json::from_slice(&output)
-                    .map_err(|error| DockerError::new(words, Cause::Garbage(error.to_string())))?;
-                Ok(Some(images.into_iter().next().and_then(|image| image.config).unwrap_or_default()))
-            }
-            Err(DockerError { cause: Cause::Refused(why), .. }) if why.contains("No such image") => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
     /// `docker pull IMAGE`.
     ///
     /// # Errors

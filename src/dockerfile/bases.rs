@@ -21,6 +21,8 @@ pub struct Image {
 
 const IMAGE: Image = Image { names: &[], os: "debian", env: &[], users: &[] };
 
+const VSCODE: &[(&str, u32, &str)] = &[("vscode", 1000, "/home/vscode")];
+
 const IMAGES: &[Image] = &[
     Image {
         names: &[
@@ -76,6 +78,29 @@ const IMAGES: &[Image] = &[
         env: &[("CONDA_DIR", "/opt/conda")],
         ..IMAGE
     },
+    // Debian or Ubuntu, as the tag says; dev containers run as this user
+    Image {
+        names: &[
+            "mcr.microsoft.com/devcontainers/base",
+            "mcr.microsoft.com/devcontainers/cpp",
+            "mcr.microsoft.com/devcontainers/python",
+            "mcr.microsoft.com/devcontainers/dotnet",
+        ],
+        users: VSCODE,
+        ..IMAGE
+    },
+    Image {
+        names: &["mcr.microsoft.com/devcontainers/rust"],
+        env: &[("CARGO_HOME", "/usr/local/cargo"), ("RUSTUP_HOME", "/usr/local/rustup")],
+        users: VSCODE,
+        ..IMAGE
+    },
+    Image { names: &["mcr.microsoft.com/devcontainers/go"], env: &[("GOPATH", "/go")], users: VSCODE, ..IMAGE },
+    Image {
+        names: &["mcr.microsoft.com/devcontainers/javascript-node", "mcr.microsoft.com/devcontainers/typescript-node"],
+        users: &[("node", 1000, "/home/node")],
+        ..IMAGE
+    },
     Image { names: &["alpine"], os: "alpine", ..IMAGE },
     Image { names: &["fedora", "quay.io/fedora/fedora"], os: "fedora", ..IMAGE },
     Image {
@@ -113,16 +138,27 @@ const DEBIANS: &[&str] = &["buster", "bullseye", "bookworm", "trixie", "forky", 
 const UBUNTUS: &[(&str, &str)] =
     &[("focal", "20.04"), ("jammy", "22.04"), ("noble", "24.04"), ("plucky", "25.04"), ("resolute", "26.04")];
 
+/// Returns the user of dev containers made from an image, where the image says so itself.
+pub fn dev_user(reference: &str) -> Option<&'static str> {
+    let dev = reference.starts_with("mcr.microsoft.com/devcontainers/");
+    look_up(reference).filter(|_| dev)?.0.users.first().map(|(name, ..)| *name)
+}
+
+/// Returns an image's name without tag, digest and docker's own registry.
+pub fn name(reference: &str) -> &str {
+    let reference = reference.split('@').next().unwrap_or_default();
+    let slash = reference.rfind('/').map_or(0, |at| at + 1);
+    let end = reference[slash..].find(':').map_or(reference.len(), |at| slash + at);
+    PREFIXES.iter().find_map(|prefix| reference[..end].strip_prefix(prefix)).unwrap_or(&reference[..end])
+}
+
 /// Returns what is known of an image reference, and its distribution. `None` for an image that is not in the table,
 /// and for Windows.
 pub fn look_up(reference: &str) -> Option<(&'static Image, Os)> {
+    let name = name(reference);
     let (reference, _) = reference.split_once('@').unwrap_or((reference, ""));
     let slash = reference.rfind('/').map_or(0, |at| at + 1);
-    let (name, tag) = match reference[slash..].split_once(':') {
-        Some((name, tag)) => (format!("{}{name}", &reference[..slash]), tag),
-        None => (reference.to_owned(), ""),
-    };
-    let name = PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(&name);
+    let tag = reference[slash..].split_once(':').map_or("", |(_, tag)| tag);
     let image = IMAGES.iter().find(|image| image.names.contains(&name))?;
     if ["windows", "nanoserver", "ltsc"].iter().any(|word| tag.contains(word)) {
         return None;

@@ -115,7 +115,7 @@ impl Scope {
             .or_else(|| self.accounts.values().find(|account| number.is_some() && account.uid == number))
     }
 
-    fn set(&mut self, name: &str, value: Option<String>) {
+    pub fn set(&mut self, name: &str, value: Option<String>) {
         self.env.insert(name.to_owned(), value);
     }
 }
@@ -146,6 +146,8 @@ pub struct Stage {
     pub platform: Option<String>,
     /// The first is `FROM` itself.
     pub steps: Vec<Step>,
+    /// What holds in a container of it.
+    pub end: Scope,
 }
 
 /// Returns the stages of a file.
@@ -170,6 +172,9 @@ pub fn stages(file: &Dockerfile) -> Vec<Stage> {
         stage.steps.push(Step { instruction: index, scope: Arc::new(scope.clone()), commands });
         after(scope, instruction, &global, stage.steps.last().map_or(&[], |step| &step.commands));
     }
+    for (stage, end) in stages.iter_mut().zip(ends) {
+        stage.end = end;
+    }
     stages
 }
 
@@ -189,11 +194,11 @@ fn begin(instruction: &Instruction, stages: &[Stage], ends: &[Scope], global: &S
     };
     let step = Step { instruction: index, scope: Arc::new(scope.clone()), commands: Vec::new() };
     let platform = instruction.flag("platform").map(str::to_owned);
-    (Stage { name, base, platform, steps: vec![step] }, scope)
+    (Stage { name, base, platform, steps: vec![step], end: Scope::default() }, scope)
 }
 
 /// Returns what an image brings. The tag may be a variable that is not known, the name may not.
-fn of_image(reference: &str) -> Scope {
+pub fn of_image(reference: &str) -> Scope {
     let mut scope = Scope { posix: true, ..Scope::default() };
     let reference = match reference.split_once('$') {
         None => reference,

@@ -4,13 +4,38 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
-use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+use anyhow::{Result, bail};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, mkdirat, openat};
 use rustix::io::Errno;
 
 /// How a directory is opened.
 pub const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
+
+/// Takes a lock on an open directory; `waiting` is called once if there is something to wait for.
+///
+/// # Errors
+/// When the file system knows no locks, or the user cancels.
+pub fn lock(dir: impl AsFd, how: FlockOperation, waiting: impl FnOnce()) -> Result<()> {
+    let mut waiting = Some(waiting);
+    loop {
+        match flock(&dir, how) {
+            Ok(()) => return Ok(()),
+            Err(Errno::WOULDBLOCK) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if let Some(waiting) = waiting.take() {
+            waiting();
+        }
+        if crate::cancel::requested() {
+            bail!("cancelled");
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+}
 
 /// A root, and the directories from it to the one that was used last.
 #[derive(Debug)]

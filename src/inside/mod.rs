@@ -128,28 +128,35 @@ pub fn main(options: &crate::cli::Inside) -> anyhow::Result<()> {
         }
     });
     match (&options.job, &options.answer) {
-        (Some(job), Some(answer)) => serve(io::BufReader::new(File::open(job)?), File::create(answer)?),
-        _ => serve(io::stdin().lock(), io::stdout()),
+        // A build hands on what its steps tell on standard error, and its files at the end.
+        (Some(job), Some(answer)) => serve(io::BufReader::new(File::open(job)?), File::create(answer)?, io::stderr()),
+        _ => serve(io::stdin().lock(), io::stdout(), io::stdout()),
     }
 }
 
-/// Runs the job that `input` holds in its first line and writes the answer to `out`: the other end of a
-/// [`crate::place::Place`].
+/// Runs the job that `input` holds in its first line and writes the answer to `out`, progress to `told`: the other end
+/// of a [`crate::place::Place`].
 ///
 /// # Errors
 /// When the job is not known, fails, or the answer cannot be written.
-pub fn serve(input: impl BufRead, mut out: impl Write + Send) -> anyhow::Result<()> {
+pub fn serve(input: impl BufRead, mut out: impl Write + Send, mut told: impl Write + Send) -> anyhow::Result<()> {
     let mut line = String::new();
     input.take(MAX_JOB).read_line(&mut line)?;
     let job = serde_json::from_str(&line).context("the job is not one that this version knows")?;
     let mut written = Ok(());
     perform(&job, &mut |line| {
         if written.is_ok() {
-            written = write(&mut out, &line);
+            written = match line {
+                Line::Progress { .. } => write(&mut told, &line),
+                _ => write(&mut out, &line),
+            };
         }
     })?;
     Ok(written?)
 }
+
+/// Begins a [`Line::Progress`].
+pub const PROGRESS: &str = "{\"progress\"";
 
 /// Bytes that a job may have.
 const MAX_JOB: u64 = 64 << 20;

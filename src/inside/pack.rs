@@ -4,17 +4,18 @@
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::{CStr, CString};
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
-use rustix::io::Errno;
+use rustix::fs::{Advice, AtFlags, Dir, FileType, Mode, OFlags, Stat, fadvise, fstat, openat, readlinkat, statat};
+use rustix::io::{Errno, pread};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -112,8 +113,15 @@ const IN_MEMORY: u64 = 1 << 20;
 /// A file that changed this short a time ago may change again without its times telling: two ticks of a slow kernel.
 const RACY_NANOSECONDS: i128 = 20_000_000;
 const NAMED: usize = 100;
+/// How hard to compress: most of what caches hold is compressed already, and this is three times as fast on it as
+/// zstd's default.
+const LEVEL: i32 = 1;
+/// Bytes that are compressed at once, before compression.
+const FRAME: usize = 1 << 21;
+/// Bytes that go through pipes, files and compressors at once.
+const BUFFER: usize = 1 << 17;
 
-/// Packs all trees, one after the other; calls `progress` with the files and bytes that were read.
+/// Packs all trees, one after the other; calls `progress` with the files and bytes that are done.
 ///
 /// # Errors
 /// When a root cannot be read or a blob not be written.
@@ -123,10 +131,17 @@ pub fn all(job: &Pack, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<Ve
     packed.collect()
 }
 
+/// What is done so far: packed, or found unchanged.
 #[derive(Debug, Default)]
 struct Counters {
     files: AtomicU64,
     bytes: AtomicU64,
+}
+
+impl Counters {
+    fn tell(&self, progress: &mut (dyn FnMut(u64, u64) + Send)) {
+        progress(self.files.load(Relaxed), self.bytes.load(Relaxed));
+    }
 }
 
 /// What is told of everything that a walk finds, in its order.
@@ -156,7 +171,7 @@ fn pack(
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Packed> {
     let rules = Rules::new(&tree.rules);
-    let walk = |sink: Sink<'_>| Walk::run(tree, &rules, sink);
+    let walk = |sink: Sink<'_>| walk(tree, &rules, sink);
     let kept = match &tree.previous {
         Some(previous) => kept_layers(previous, &walk)?,
         None => Vec::new(),
@@ -172,7 +187,7 @@ fn pack(
     let old = layers.len();
     let mut packed = Packed::default();
     let rows = job.out.join(format!("table-{number}"));
-    let mut table = zstd::Encoder::new(BufWriter::new(File::create(&rows)?), 3)?;
+    let mut table = encoder(&rows)?;
     let amended = Mutex::new(Vec::new());
     let notes = thread::scope(|scope| -> Result<Notes> {
         let cores = thread::available_parallelism().map_or(2, |cores| cores.get()).clamp(1, 16);
@@ -203,14 +218,22 @@ fn pack(
             let layer = kept.unwrap_or((old + chunks.sent) as u32);
             let (kind, size, print) = (found.kind, found.size(), found.print);
             table::write(&mut table, &Row { layer, kind, size, print, path: found.path.clone() })?;
-            progress(read.files.load(Relaxed), read.bytes.load(Relaxed));
+            read.tell(progress);
             match kept {
-                Some(_) => Ok(()),
+                Some(_) => {
+                    read.files.fetch_add(u64::from(kind != Kind::Dir), Relaxed);
+                    read.bytes.fetch_add(size, Relaxed);
+                    Ok(())
+                }
                 None => chunks.add(found),
             }
         });
         let sent = walked.and_then(|notes| chunks.flush().map(|()| notes));
         drop(chunks);
+        while workers.iter().any(|worker| !worker.is_finished()) {
+            thread::sleep(Duration::from_millis(2));
+            read.tell(progress);
+        }
         let mut made: Vec<(usize, Layer)> = Vec::new();
         let mut failed = None;
         for worker in workers {
@@ -227,15 +250,16 @@ fn pack(
         layers.extend(made.into_iter().map(|(_, layer)| layer));
         sent
     })?;
-    table.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
+    let mut table = table.finish()?;
     let amended = amended.into_inner().unwrap_or_else(PoisonError::into_inner);
     packed.skipped_count = notes.skipped_count;
     packed.skipped = notes.skipped;
     if !amended.is_empty() {
-        amend(&rows, amended, &mut packed)?;
+        table.flush()?;
+        table = amend(&rows, amended, &mut packed)?;
     }
     packed.secrets = notes.secrets;
-    packed.table = store(&rows, &job.out)?;
+    packed.table = store(table, &rows, &job.out)?;
     packed.layers = layers;
     Ok(packed)
 }
@@ -321,6 +345,32 @@ impl Chunks {
     }
 }
 
+/// Walks a tree in a thread of its own, so that finding the next files and looking at the last ones go on side by side.
+fn walk(tree: &Tree, rules: &Rules, sink: Sink<'_>) -> Result<Notes> {
+    const BATCH: usize = 256;
+    thread::scope(|scope| {
+        let (sender, receiver) = sync_channel::<Vec<Found>>(4);
+        let walker = scope.spawn(move || {
+            let mut batch = Vec::with_capacity(BATCH);
+            let notes = Walk::run(tree, rules, &mut |found| {
+                batch.push(found);
+                match batch.len() {
+                    BATCH => {
+                        sender.send(std::mem::replace(&mut batch, Vec::with_capacity(BATCH))).context("packing stopped")
+                    }
+                    _ => Ok(()),
+                }
+            })?;
+            sender.send(batch).context("packing stopped")?;
+            Ok(notes)
+        });
+        // Taken, so that the walk ends when the sink fails.
+        let sunk = receiver.into_iter().flatten().try_for_each(sink);
+        let walked = crate::parallel::join(walker);
+        sunk.and(walked)
+    })
+}
+
 /// What a walk could not take.
 #[derive(Default)]
 struct Notes {
@@ -371,7 +421,7 @@ impl Walk<'_> {
         names.sort();
         let guarded = path.is_empty() || at.is_named();
         for name in names {
-            if path.is_empty() && name.to_bytes() == STAGING.as_bytes() {
+            if path.is_empty() && name.as_c_str() == STAGING {
                 continue;
             }
             let length = path.len();
@@ -508,15 +558,15 @@ fn work(
         let next = chunks.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok((at, chunk)) = next else { return Ok(made) };
         let path = job.out.join(format!("layer-{number}-{at}"));
-        let mut out = Counted { out: zstd::Encoder::new(BufWriter::new(File::create(&path)?), 3)?, bytes: 0 };
+        let blob = Hashed::new(BufWriter::with_capacity(BUFFER, File::create(&path)?));
+        let mut out = Frames::new(blob)?;
         let mut layer = Layer { usable: true, ..Layer::default() };
         for found in chunk {
             if crate::cancel::requested() {
                 bail!("cancelled");
             }
-            let shown = String::from_utf8_lossy(&found.path).into_owned();
-            let change =
-                member(&mut dirs, &found, &mut out, &mut buffer).with_context(|| format!("packing {shown}"))?;
+            let change = member(&mut dirs, &found, &mut out, &mut buffer, read)
+                .with_context(|| format!("packing {}", String::from_utf8_lossy(&found.path)))?;
             if change != Some(None) || found.size() > IN_MEMORY {
                 layer.entries += 1;
                 layer.cost += table::cost(found.size());
@@ -525,36 +575,69 @@ fn work(
                 amended.lock().unwrap_or_else(PoisonError::into_inner).push((found.path, change));
             }
             read.files.fetch_add(u64::from(found.kind != Kind::Dir), Relaxed);
-            read.bytes.fetch_add(found.stat.st_size.try_into().unwrap_or_default(), Relaxed);
         }
         archive::finish(&mut out)?;
         layer.raw = out.bytes;
-        out.out.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
-        layer.blob = store(&path, &job.out)?;
+        layer.blob = store(out.finish()?, &path, &job.out)?;
         made.push((at, layer));
     }
 }
 
-/// Counts what goes into an encoder.
-struct Counted<W> {
+/// Compresses what is written to it, one zstd frame after the other: from memory in one go, for that is faster than as
+/// a stream.
+struct Frames<W> {
     out: W,
+    compressor: zstd::bulk::Compressor<'static>,
+    next: Vec<u8>,
+    frame: Vec<u8>,
+    /// Before compression.
     bytes: u64,
 }
 
-impl<W: Write> Write for Counted<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.out.write(bytes)?;
-        self.bytes += written as u64;
-        Ok(written)
+impl<W: Write> Frames<W> {
+    fn new(out: W) -> io::Result<Frames<W>> {
+        let frame = Vec::with_capacity(zstd::zstd_safe::compress_bound(FRAME));
+        let compressor = zstd::bulk::Compressor::new(LEVEL)?;
+        Ok(Frames { out, compressor, next: Vec::with_capacity(FRAME), frame, bytes: 0 })
     }
 
+    fn finish(mut self) -> io::Result<W> {
+        self.flush()?;
+        Ok(self.out)
+    }
+}
+
+impl<W: Write> Write for Frames<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.next.len() == FRAME {
+            self.flush()?;
+        }
+        let taken = bytes.len().min(FRAME - self.next.len());
+        self.next.extend_from_slice(&bytes[..taken]);
+        self.bytes += taken as u64;
+        Ok(taken)
+    }
+
+    /// Ends the frame.
     fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
+        if !self.next.is_empty() {
+            self.frame.clear();
+            self.compressor.compress_to_buffer(&self.next, &mut self.frame)?;
+            self.next.clear();
+            self.out.write_all(&self.frame)?;
+        }
+        Ok(())
     }
 }
 
 /// Writes one member. Returns None if it was as the walk found it, else its new size, or None if it is not to be used.
-fn member(dirs: &mut Dirs, found: &Found, out: &mut impl Write, buffer: &mut Vec<u8>) -> Result<Option<Option<u64>>> {
+fn member(
+    dirs: &mut Dirs,
+    found: &Found,
+    out: &mut impl Write,
+    buffer: &mut Vec<u8>,
+    read: &Counters,
+) -> Result<Option<Option<u64>>> {
     let mut member = Member {
         path: found.path.clone(),
         kind: found.kind,
@@ -582,42 +665,67 @@ fn member(dirs: &mut Dirs, found: &Found, out: &mut impl Write, buffer: &mut Vec
         archive::write(out, &member, io::empty())?;
         return Ok(None);
     }
-    let mut file = File::from(fd);
-    let mut stat = fstat(&file)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Ok(Some(None));
-    }
-    let same = |stat: &Stat| changed(stat) == changed(&found.stat) && stat.st_size == found.stat.st_size;
-    if stat.st_size as u64 > IN_MEMORY || stat.st_blocks * 512 < stat.st_size {
-        if stat.st_size != found.stat.st_size {
+    let file = File::from(fd);
+    let state = |stat: &Stat| (stat.st_ino, changed(stat), stat.st_size);
+    if found.size() > IN_MEMORY || has_holes(&found.stat) {
+        if state(&fstat(&file)?) != state(&found.stat) {
             return Ok(Some(None));
         }
-        member.extents = extents(&file, found.size())?;
-        let data = Extents { file: &file, parts: member.extents.clone().unwrap_or(vec![(0, found.size())]) };
-        archive::write(out, &member, data)?;
-        return Ok(if same(&fstat(&file)?) { None } else { Some(None) });
+        member.extents = extents(&file, &found.stat)?;
+        let parts = member.extents.clone().unwrap_or(vec![(0, found.size())]);
+        archive::write(out, &member, Extents { file: &file, parts, read })?;
+        return Ok(if state(&fstat(&file)?) == state(&found.stat) { None } else { Some(None) });
     }
+    let mut before = found.stat;
     for _ in 0..3 {
-        buffer.clear();
-        file.rewind()?;
-        Read::by_ref(&mut file).take(IN_MEMORY + 1).read_to_end(buffer)?;
+        let length = read_small(&file, before.st_size as usize, buffer)?;
         let after = fstat(&file)?;
-        if changed(&after) == changed(&stat) && after.st_size == buffer.len() as i64 {
-            member.size = buffer.len() as u64;
-            member.modified = (stat.st_mtime, stat.st_mtime_nsec as u32);
-            archive::write(out, &member, &buffer[..])?;
-            return Ok(if same(&stat) { None } else { Some(Some(member.size)) });
+        if FileType::from_raw_mode(after.st_mode) != FileType::RegularFile {
+            break;
         }
-        stat = after;
+        if state(&after) == state(&before) && after.st_size == length as i64 {
+            member.size = length as u64;
+            member.modified = (after.st_mtime, after.st_mtime_nsec as u32);
+            archive::write(out, &member, &buffer[..length])?;
+            read.bytes.fetch_add(member.size, Relaxed);
+            return Ok(if state(&after) == state(&found.stat) { None } else { Some(Some(member.size)) });
+        }
+        before = after;
     }
     Ok(Some(None))
 }
 
+/// Reads a file that should have `size` bytes into a buffer, in one call if it has; no further than one byte more.
+/// Returns how many there were.
+fn read_small(file: &File, size: usize, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    let most = size.min(IN_MEMORY as usize) + 1;
+    if buffer.len() < most {
+        buffer.resize(most, 0);
+    }
+    let mut length = 0;
+    loop {
+        match pread(file, &mut buffer[length..most], length as u64) {
+            Ok(0) => return Ok(length),
+            Ok(read) => length += read,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if length == size || length == most {
+            return Ok(length);
+        }
+    }
+}
+
+fn has_holes(stat: &Stat) -> bool {
+    stat.st_blocks * 512 < stat.st_size
+}
+
 /// Returns the parts of a file that are not holes, or None if it has no holes.
-fn extents(file: &File, size: u64) -> io::Result<Option<Vec<(u64, u64)>>> {
-    if fstat(file)?.st_blocks as u64 * 512 >= size {
+fn extents(file: &File, stat: &Stat) -> io::Result<Option<Vec<(u64, u64)>>> {
+    if !has_holes(stat) {
         return Ok(None);
     }
+    let size = stat.st_size as u64;
     let mut parts = Vec::new();
     let mut at = 0;
     while at < size {
@@ -638,6 +746,7 @@ fn extents(file: &File, size: u64) -> io::Result<Option<Vec<(u64, u64)>>> {
 struct Extents<'a> {
     file: &'a File,
     parts: Vec<(u64, u64)>,
+    read: &'a Counters,
 }
 
 impl Read for Extents<'_> {
@@ -645,14 +754,14 @@ impl Read for Extents<'_> {
         self.parts.retain(|(_, length)| *length > 0);
         let Some((at, length)) = self.parts.first_mut() else { return Ok(0) };
         let wanted = buffer.len().min(usize::try_from(*length).unwrap_or(usize::MAX));
-        self.file.seek(SeekFrom::Start(*at))?;
-        let mut read = self.file.read(&mut buffer[..wanted])?;
+        let mut read = pread(self.file, &mut buffer[..wanted], *at)?;
         if read == 0 {
             buffer[..wanted].fill(0);
             read = wanted;
         }
         *at += read as u64;
         *length -= read as u64;
+        self.read.bytes.fetch_add(read as u64, Relaxed);
         Ok(read)
     }
 }
@@ -672,10 +781,10 @@ fn attributes(fd: BorrowedFd<'_>) -> Vec<(String, Vec<u8>)> {
 }
 
 /// Writes a table anew, without the files that vanished and with the sizes of those that changed.
-fn amend(rows: &Path, amended: Vec<Amended>, packed: &mut Packed) -> Result<()> {
+fn amend(rows: &Path, amended: Vec<Amended>, packed: &mut Packed) -> Result<Hashed<BufWriter<File>>> {
     let aside = rows.with_extension("amended");
     let mut old = Rows::new(File::open(rows)?)?;
-    let mut table = zstd::Encoder::new(BufWriter::new(File::create(&aside)?), 3)?;
+    let mut table = encoder(&aside)?;
     let gone: BTreeSet<&[u8]> =
         amended.iter().filter(|(_, size)| size.is_none()).map(|(path, _)| path.as_slice()).collect();
     let sizes: HashMap<&[u8], u64> =
@@ -701,16 +810,22 @@ fn amend(rows: &Path, amended: Vec<Amended>, packed: &mut Packed) -> Result<()> 
         packed.bytes += row.size;
         table::write(&mut table, &row)?;
     }
-    table.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
     fs::rename(&aside, rows)?;
-    Ok(())
+    Ok(table.finish()?)
 }
 
-/// Syncs a file to the disk and names it by its digest.
-fn store(path: &Path, out: &Path) -> Result<Blob> {
-    let mut file = File::open(path)?;
-    let blob = digest(&mut file)?;
-    file.sync_all()?;
+/// Begins to compress into a file, which is hashed as it is written.
+fn encoder(path: &Path) -> io::Result<zstd::Encoder<'static, Hashed<BufWriter<File>>>> {
+    zstd::Encoder::new(Hashed::new(BufWriter::with_capacity(BUFFER, File::create(path)?)), LEVEL)
+}
+
+/// Names a written file by its digest. The kernel is told to begin writing it to the disk, so that syncing it later,
+/// which is up to whoever takes the blob, waits for little.
+fn store(written: Hashed<BufWriter<File>>, path: &Path, out: &Path) -> Result<Blob> {
+    let (file, blob) = written.finish();
+    let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+    // Advice; a file system may not take any.
+    let _ = fadvise(&file, 0, None, Advice::DontNeed);
     fs::rename(path, out.join(blob.file()))?;
     Ok(blob)
 }
@@ -720,19 +835,59 @@ fn store(path: &Path, out: &Path) -> Result<Blob> {
 /// # Errors
 /// When it cannot be read.
 pub fn digest(input: &mut impl Read) -> io::Result<Blob> {
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 17];
-    let mut size = 0;
+    let mut hashed = Hashed::new(input);
+    let mut buffer = vec![0; BUFFER];
     loop {
-        let read = match input.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+        match hashed.read(&mut buffer) {
+            Ok(0) => return Ok(hashed.finish().1),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
-        };
-        hash.update(&buffer[..read]);
-        size += read as u64;
+        }
     }
-    let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Blob { digest: format!("sha256:{hex}"), size })
+}
+
+/// Hashes what goes through.
+#[derive(Debug)]
+pub struct Hashed<T> {
+    inner: T,
+    hash: Sha256,
+    size: u64,
+}
+
+impl<T> Hashed<T> {
+    pub fn new(inner: T) -> Hashed<T> {
+        Hashed { inner, hash: Sha256::new(), size: 0 }
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        self.hash.update(bytes);
+        self.size += bytes.len() as u64;
+    }
+
+    /// Returns what it went to or came from, and the digest and size of all that went through.
+    pub fn finish(self) -> (T, Blob) {
+        let hex: String = self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        (self.inner, Blob { digest: format!("sha256:{hex}"), size: self.size })
+    }
+}
+
+impl<T: Read> Read for Hashed<T> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.add(&buffer[..read]);
+        Ok(read)
+    }
+}
+
+impl<T: Write> Write for Hashed<T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.add(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
 }

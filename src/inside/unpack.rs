@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -14,22 +14,21 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{
-    AtFlags, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, chownat,
-    fchmod, fchown, fsetxattr, futimens, linkat, mkdirat, openat, renameat, renameat_with, statat, symlinkat, unlinkat,
-    utimensat,
+    AtFlags, Dir, FileType, FlockOperation, Gid, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, Uid,
+    XattrFlags, chownat, fchmod, fchown, fsetxattr, futimens, linkat, mkdirat, openat, renameat, renameat_with, statat,
+    symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::archive::{self, Kind, Member, leads_in, walk_order};
-use super::dirs::{DIRECTORY, Dirs};
-use super::pack::{Blob, Layer, digest};
+use super::dirs::{self, DIRECTORY, Dirs};
+use super::pack::{Blob, Hashed, Layer, digest};
 use super::rules::{At, Rule, Rules};
 use super::table::{Row, Rows, decoder};
 
 /// Name of the directory in a tree where things are unpacked and, for a moment, what they replace is kept.
-pub const STAGING: &str = ".docker-cache-import";
+pub const STAGING: &CStr = c".docker-cache-import";
 
 /// Trees to unpack, and the directory with the blobs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -76,14 +75,32 @@ pub const MAX_ENTRIES: u64 = 65_536;
 /// More rows than this no table may have: each takes memory.
 pub const MAX_ROWS: usize = 8_000_000;
 
-/// Unpacks all trees, one after the other; calls `progress` with files and bytes.
+/// Unpacks all trees beside their roots, and when all of them are whole moves them in; calls `progress` with files and
+/// bytes.
 ///
 /// # Errors
-/// When a blob is not what it should be, or something cannot be written; the tree is then as it was.
+/// When a blob is not what it should be, or something cannot be written beside; the trees are then as they were.
 pub fn all(job: &Unpack, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<Vec<Unpacked>> {
     let done = Counters::default();
-    let mut fresh = HashSet::new();
-    job.trees.iter().map(|target| Unpacking::run(&job.blobs, target, &done, &mut fresh, progress)).collect()
+    let mut places: Vec<Place<'_>> = Vec::new();
+    let mut trees = Vec::new();
+    for (number, target) in job.trees.iter().enumerate() {
+        let at = match places.iter().position(|place| place.path == target.root) {
+            Some(at) => at,
+            None => {
+                places.push(Place::make(&target.root)?);
+                places.len() - 1
+            }
+        };
+        let staging = places[at].staging(number)?;
+        trees.push((at, Unpacking::beside(&job.blobs, target, staging, &done, progress)?));
+    }
+    if crate::cancel::requested() {
+        bail!("cancelled");
+    }
+    trees.iter_mut().try_for_each(|(at, tree)| tree.move_in(&places[*at]))?;
+    places.iter().for_each(Place::clean);
+    trees.into_iter().map(|(at, tree)| tree.told(&places[at])).collect()
 }
 
 #[derive(Debug, Default)]
@@ -95,57 +112,70 @@ struct Counters {
 struct Unpacking<'a> {
     blobs: &'a Path,
     target: &'a Target,
+    staging: Staging,
     rules: Rules,
     /// Directories and hard links, for when all else is there.
     later: Mutex<Vec<Member>>,
     notes: Mutex<Vec<String>>,
+    unpacked: Unpacked,
     done: &'a Counters,
 }
 
-impl Unpacking<'_> {
-    fn run(
-        blobs: &Path,
-        target: &Target,
-        done: &Counters,
-        fresh: &mut HashSet<PathBuf>,
+impl<'a> Unpacking<'a> {
+    /// Unpacks a tree into its staging directory.
+    fn beside(
+        blobs: &'a Path,
+        target: &'a Target,
+        staging: Staging,
+        done: &'a Counters,
         progress: &mut (dyn FnMut(u64, u64) + Send),
-    ) -> Result<Unpacked> {
-        let root = openat(rustix::fs::CWD, &target.root, DIRECTORY, Mode::empty())
-            .with_context(|| format!("cannot open {}", target.root.display()))?;
-        let rules = Rules::new(&target.rules);
-        let this = Unpacking { blobs, target, rules, later: Mutex::default(), notes: Mutex::default(), done };
-        let mut rows = this.rows()?;
-        let mut unpacked = Unpacked {
-            files: rows.iter().flatten().filter(|row| row.kind != Kind::Dir).count() as u64,
-            bytes: rows.iter().flatten().map(|row| row.size).sum(),
-            ..Unpacked::default()
+    ) -> Result<Unpacking<'a>> {
+        let mut this = Unpacking {
+            blobs,
+            target,
+            staging,
+            rules: Rules::new(&target.rules),
+            later: Mutex::default(),
+            notes: Mutex::default(),
+            unpacked: Unpacked::default(),
+            done,
         };
-        // What an interrupted run left.
-        remove(root.as_fd(), &CString::new(STAGING)?)?;
-        if names(root.as_fd())?.is_empty() {
-            fresh.insert(target.root.clone());
-        }
-        let staging = Staging::make(&root)?;
-        this.layers(&mut rows, &staging, progress)?;
-        this.finish(&staging)?;
-        if crate::cancel::requested() {
-            bail!("cancelled");
-        }
-        let whole = target.from.is_empty() && target.to.is_empty();
-        let merged_rules = match whole {
+        let rows = this.rows()?;
+        this.unpacked.files = rows.iter().flatten().filter(|row| row.kind != Kind::Dir).count() as u64;
+        this.unpacked.bytes = rows.iter().flatten().map(|row| row.size).sum();
+        this.layers(&rows, progress)?;
+        this.finish()?;
+        Ok(this)
+    }
+
+    /// Moves what is unpacked into its place.
+    fn move_in(&mut self, place: &Place<'_>) -> Result<()> {
+        let target = self.target;
+        let merged_rules = match self.is_whole() {
             true => target.rules.clone(),
             false => vec![Rule { path: target.to.clone(), take: true }],
         };
         let rules = Rules::new(&merged_rules);
-        let mut merge =
-            Merge { rules: &merged_rules, replace: target.replace, staging: &staging, unpacked: &mut unpacked };
-        merge.directory(Some(staging.new.as_fd()), root.as_fd(), rules.root(), true)?;
-        drop(staging);
-        if whole && (target.replace || fresh.contains(&target.root)) {
-            this.shared_directories(&root)?;
+        let mut merge = Merge {
+            rules: &merged_rules,
+            replace: target.replace,
+            staging: &self.staging,
+            unpacked: &mut self.unpacked,
+        };
+        merge.directory(Some(self.staging.new.as_fd()), place.root.as_fd(), rules.root(), true)
+    }
+
+    fn is_whole(&self) -> bool {
+        self.target.from.is_empty() && self.target.to.is_empty()
+    }
+
+    /// Restores the directories above what was moved in, times and all, and tells what became of the tree.
+    fn told(mut self, place: &Place<'_>) -> Result<Unpacked> {
+        if self.is_whole() && (self.target.replace || place.was_empty) {
+            self.shared_directories(&place.root)?;
         }
-        unpacked.notes = this.notes.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Ok(unpacked)
+        self.unpacked.notes = self.notes.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(self.unpacked)
     }
 
     /// Returns where a path of the packed tree goes, if it is wanted.
@@ -185,15 +215,9 @@ impl Unpacking<'_> {
     }
 
     /// Unpacks the archives on all cores.
-    fn layers(
-        &self,
-        rows: &mut [Vec<Row>],
-        staging: &Staging,
-        progress: &mut (dyn FnMut(u64, u64) + Send),
-    ) -> Result<()> {
+    fn layers(&self, rows: &[Vec<Row>], progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<()> {
         let next = AtomicUsize::new(0);
         let failed: Mutex<Option<anyhow::Error>> = Mutex::default();
-        let rows = &*rows;
         let work = || {
             let failure = || failed.lock().unwrap_or_else(PoisonError::into_inner);
             loop {
@@ -202,7 +226,7 @@ impl Unpacking<'_> {
                     return;
                 }
                 let layer = &self.target.layers[at];
-                let done = self.layer(layer, &rows[at], staging);
+                let done = self.layer(layer, &rows[at]);
                 if let Err(error) = done.with_context(|| layer.blob.digest.clone()) {
                     failure().get_or_insert(error);
                 }
@@ -220,13 +244,14 @@ impl Unpacking<'_> {
         failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 
-    fn layer(&self, layer: &Layer, rows: &[Row], staging: &Staging) -> Result<()> {
+    fn layer(&self, layer: &Layer, rows: &[Row]) -> Result<()> {
         if rows.is_empty() {
             return Ok(());
         }
         let path = self.blobs.join(layer.blob.file());
-        let mut blob = Hashed { input: File::open(path)?, hash: Sha256::new(), size: 0 };
-        let mut dirs = Dirs::at(staging.new.try_clone()?, true);
+        let mut blob = Hashed::new(File::open(path)?);
+        let mut dirs = Dirs::at(self.staging.new.try_clone()?, true);
+        let mut buffer = vec![0; 1 << 17];
         let mut rows = rows.iter().peekable();
         archive::read(decoder(&mut blob)?, layer.raw, layer.entries.min(MAX_ENTRIES), |member, data| {
             if crate::cancel::requested() {
@@ -235,7 +260,7 @@ impl Unpacking<'_> {
             match rows.next_if(|row| row.path == member.path) {
                 Some(row) => {
                     check(&member, row, &self.target.base)?;
-                    self.place(&mut dirs, member, data)
+                    self.place(&mut dirs, member, data, &mut buffer)
                 }
                 None => Ok(()),
             }
@@ -244,12 +269,12 @@ impl Unpacking<'_> {
         if let Some(row) = rows.next() {
             bail!("{:?} is not in its archive", String::from_utf8_lossy(&row.path));
         }
-        ensure!(blob.blob() == layer.blob, "it is damaged");
+        ensure!(blob.finish().1 == layer.blob, "it is damaged");
         Ok(())
     }
 
     /// Puts one member into the staging tree.
-    fn place(&self, dirs: &mut Dirs, mut member: Member, data: &mut dyn Read) -> Result<()> {
+    fn place(&self, dirs: &mut Dirs, mut member: Member, data: &mut dyn Read, buffer: &mut [u8]) -> Result<()> {
         let Some(path) = self.wanted(&member.path, member.kind) else { return Ok(()) };
         member.path = path;
         match member.kind {
@@ -275,7 +300,7 @@ impl Unpacking<'_> {
                 let (dir, name) = dirs.parent(&member.path)?;
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let file = File::from(openat(dir, name, flags, Mode::from_raw_mode(0o600))?);
-                fill(&file, &member, data)?;
+                self.fill(&file, &member, data, buffer)?;
                 self.metadata(file.as_fd(), &member)?;
             }
             Kind::Symlink => {
@@ -287,15 +312,38 @@ impl Unpacking<'_> {
             }
         }
         self.done.files.fetch_add(1, Relaxed);
-        self.done.bytes.fetch_add(member.size, Relaxed);
+        Ok(())
+    }
+
+    /// Writes the content of a file, leaving its holes.
+    fn fill(&self, mut file: &File, member: &Member, data: &mut dyn Read, buffer: &mut [u8]) -> Result<()> {
+        let Some(extents) = &member.extents else { return self.copy(data, file, member.size, buffer) };
+        for (at, length) in extents {
+            file.seek(SeekFrom::Start(*at))?;
+            self.copy(data, file, *length, buffer)?;
+        }
+        file.set_len(member.size)?;
+        Ok(())
+    }
+
+    fn copy(&self, data: &mut dyn Read, mut file: &File, mut length: u64, buffer: &mut [u8]) -> Result<()> {
+        while length > 0 {
+            let wanted = buffer.len().min(usize::try_from(length).unwrap_or(usize::MAX));
+            let read = data.read(&mut buffer[..wanted])?;
+            ensure!(read > 0, "it is cut off");
+            file.write_all(&buffer[..read])?;
+            self.done.bytes.fetch_add(read as u64, Relaxed);
+            length -= read as u64;
+        }
         Ok(())
     }
 
     /// Makes hard links, then gives the directories, the deepest first, what they are to have.
-    fn finish(&self, staging: &Staging) -> Result<()> {
+    fn finish(&self) -> Result<()> {
+        let new = || self.staging.new.try_clone();
         let mut later = self.later.lock().unwrap_or_else(PoisonError::into_inner);
         later.sort_by(|a, b| walk_order(&b.path, &a.path));
-        let (mut from, mut to) = (Dirs::at(staging.new.try_clone()?, false), Dirs::at(staging.new.try_clone()?, true));
+        let (mut from, mut to) = (Dirs::at(new()?, false), Dirs::at(new()?, true));
         for member in later.iter().filter(|member| member.kind == Kind::Hardlink) {
             let shown = || format!("linking {:?}", String::from_utf8_lossy(&member.path));
             let (dir, name) = to.parent(&member.path)?;
@@ -304,7 +352,7 @@ impl Unpacking<'_> {
             ensure!(FileType::from_raw_mode(first_stat.st_mode) == FileType::RegularFile, "{}: not to a file", shown());
             linkat(first_dir, &first, dir, &name, AtFlags::empty()).with_context(shown)?;
         }
-        let mut dirs = Dirs::at(staging.new.try_clone()?, false);
+        let mut dirs = Dirs::at(new()?, false);
         for member in later.iter().filter(|member| member.kind == Kind::Dir && !member.path.is_empty()) {
             let (dir, name) = dirs.parent(&member.path)?;
             let fd = openat(dir, name, DIRECTORY, Mode::empty())?;
@@ -378,83 +426,59 @@ fn times(member: &Member) -> Timestamps {
     Timestamps { last_access: time, last_modification: time }
 }
 
-/// Writes the content of a file, leaving its holes.
-fn fill(mut file: &File, member: &Member, data: &mut dyn Read) -> Result<()> {
-    use std::io::{Seek, SeekFrom};
-    let Some(extents) = &member.extents else {
-        let copied = io::copy(data, &mut file)?;
-        ensure!(copied == member.size, "it is cut off");
-        return Ok(());
-    };
-    for (at, length) in extents {
-        file.seek(SeekFrom::Start(*at))?;
-        let copied = io::copy(&mut data.take(*length), &mut file)?;
-        ensure!(copied == *length, "it is cut off");
-    }
-    file.flush()?;
-    file.set_len(member.size)?;
-    Ok(())
+/// A root with a directory for what comes, beside what is there. That directory goes with the value.
+struct Place<'a> {
+    path: &'a Path,
+    root: OwnedFd,
+    beside: OwnedFd,
+    was_empty: bool,
 }
 
-/// Hashes what goes through.
-struct Hashed<R> {
-    input: R,
-    hash: Sha256,
-    size: u64,
-}
-
-impl<R> Hashed<R> {
-    fn blob(self) -> Blob {
-        let hex: String = self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        Blob { digest: format!("sha256:{hex}"), size: self.size }
-    }
-}
-
-impl<R: Read> Read for Hashed<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.input.read(buffer)?;
-        self.hash.update(&buffer[..read]);
-        self.size += read as u64;
-        Ok(read)
-    }
-}
-
-/// The directory beside which nothing has changed yet. It goes with the value.
-struct Staging<'a> {
-    root: &'a OwnedFd,
+/// Where one tree is unpacked, and where what it replaces is kept until the end.
+struct Staging {
     new: OwnedFd,
-    /// What was replaced.
     old: OwnedFd,
 }
 
-impl Staging<'_> {
-    fn make(root: &OwnedFd) -> Result<Staging<'_>> {
-        let make = |above: BorrowedFd<'_>, name: &str| -> Result<OwnedFd> {
-            mkdirat(above, name, Mode::from_raw_mode(0o700))?;
-            Ok(openat(above, name, DIRECTORY, Mode::empty())?)
-        };
-        let staging = make(root.as_fd(), STAGING).context("nothing can be written there")?;
-        let made = make(staging.as_fd(), "new").and_then(|new| Ok((new, make(staging.as_fd(), "old")?)));
-        if made.is_err() {
-            let _ = remove(root.as_fd(), c".docker-cache-import");
-        }
-        let (new, old) = made?;
-        Ok(Staging { root, new, old })
+impl Place<'_> {
+    fn make(path: &Path) -> Result<Place<'_>> {
+        let root = openat(rustix::fs::CWD, path, DIRECTORY, Mode::empty())
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        // Of two imports at once one waits: they would take each other's directory for what an interrupted one left.
+        dirs::lock(&root, FlockOperation::NonBlockingLockExclusive, || ()).context("it cannot be locked")?;
+        remove(root.as_fd(), STAGING)?;
+        let was_empty = names(root.as_fd())?.is_empty();
+        let beside = make_dir(root.as_fd(), STAGING).context("nothing can be written there")?;
+        Ok(Place { path, root, beside, was_empty })
+    }
+
+    fn staging(&self, number: usize) -> Result<Staging> {
+        let make = |what: &str| make_dir(self.beside.as_fd(), &CString::new(format!("{what}-{number}"))?);
+        Ok(Staging { new: make("new")?, old: make("old")? })
+    }
+
+    fn clean(&self) {
+        // What cannot be removed now the next run removes.
+        let _ = remove(self.root.as_fd(), STAGING);
     }
 }
 
-impl Drop for Staging<'_> {
+impl Drop for Place<'_> {
     fn drop(&mut self) {
-        // What cannot be removed now the next run removes.
-        let _ = remove(self.root.as_fd(), c".docker-cache-import");
+        self.clean();
     }
+}
+
+fn make_dir(above: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
+    mkdirat(above, name, Mode::from_raw_mode(0o700))?;
+    Ok(openat(above, name, DIRECTORY, Mode::empty())?)
 }
 
 /// Moves a staging tree into a tree.
 struct Merge<'a> {
     rules: &'a [Rule],
     replace: bool,
-    staging: &'a Staging<'a>,
+    staging: &'a Staging,
     unpacked: &'a mut Unpacked,
 }
 
@@ -470,7 +494,7 @@ impl Merge<'_> {
         let arrived: HashSet<&CString> = arriving.iter().collect();
         for name in names(old)?.iter().filter(|name| !arrived.contains(name)) {
             let at = at.child(name.to_bytes());
-            if top && name.to_bytes() == STAGING.as_bytes() {
+            if top && name.as_c_str() == STAGING {
                 continue;
             }
             if self.taken(at) && at.is_whole() {
@@ -752,7 +776,11 @@ mod tests {
         let rules = rules(&[("", false), ("pip", true)]);
         unpack(Target { replace: true, rules, ..target(&packed, &back) }, &out).unwrap();
         assert_eq!(fs::read_to_string(back.join("pip/a")).unwrap(), "old");
-        assert!(!back.join("pip/b").exists() && back.join("state/c").exists() && !back.join(STAGING).exists());
+        assert!(
+            !back.join("pip/b").exists()
+                && back.join("state/c").exists()
+                && !back.join(STAGING.to_str().unwrap()).exists()
+        );
     }
 
     #[test]

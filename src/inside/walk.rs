@@ -14,6 +14,7 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat};
 use rustix::io::Errno;
 
+use super::unpack::STAGING;
 use crate::cancel;
 
 /// Paths below a root that a job tells apart; a component `*` stands for any name. The deepest one that holds an entry
@@ -249,6 +250,8 @@ impl<'s, V: Visit> Walk<'s, V> {
         for entry in entries {
             match entry {
                 Ok(entry) if entry.file_name() == c"." || entry.file_name() == c".." => {}
+                // What an import has beside the tree, or left when it was killed, is no part of it.
+                Ok(entry) if folder.above.is_none() && entry.file_name() == STAGING => {}
                 Ok(entry) => found.push((entry.file_name().to_owned(), entry.file_type())),
                 Err(error) => {
                     self.visit.refused(folder.path(c""), error);

@@ -4,16 +4,17 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, PipeWriter, Read};
+use std::io::{self, BufRead, BufReader, PipeWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
 use super::{Place, container, helper, is_here};
-use crate::docker::{BLOBS, BuilderRef, Docker, Info, unique_name};
+use crate::docker::{BLOBS, BuilderRef, Docker, Info, abandoned, unique_name};
 use crate::inside::pack::{self, Pack, Packed};
 use crate::inside::unpack::{Target, Unpack, Unpacked};
 use crate::inside::{self, Job, Line, perform};
+use crate::model::CacheRecord;
 
 /// What is packed from, or unpacked to.
 #[derive(Debug)]
@@ -47,7 +48,7 @@ impl Mount {
     }
 
     /// Returns where a helper build has it: the target, if that is a plain path.
-    fn root(&self, at: usize) -> PathBuf {
+    pub(super) fn root(&self, at: usize) -> PathBuf {
         let names = self.target.split('/').skip(1).collect::<Vec<_>>();
         let plain = |name: &&str| {
             !matches!(*name, "" | "." | ".." | "proc" | "sys" | "dev")
@@ -221,7 +222,7 @@ impl Carrier<'_> {
     }
 }
 
-fn lines(output: impl Read, each: &mut (dyn FnMut(Line) + Send)) -> Result<()> {
+pub(super) fn lines(output: impl Read, each: &mut (dyn FnMut(Line) + Send)) -> Result<()> {
     for line in BufReader::new(output).lines() {
         let line = line.context("reading the helper's answer")?;
         each(serde_json::from_str(&line).with_context(|| format!("the helper said {line:?}"))?);
@@ -242,40 +243,62 @@ fn build(
 ) -> Result<()> {
     let name = unique_name();
     let binary = helper::binary(&builder.architecture)?;
-    let dir = PathBuf::from(format!("/{name}"));
-    let job = serde_json::to_vec(&job(&dir))?;
-    let dockerfile = dockerfile(mounts, &name, files);
+    let job = job(Path::new(&format!("/{name}")));
     let namespace = mounts.first().map(|mount| mount.namespace.as_str()).unwrap_or_default();
     let before = builder.records()?.into_iter().map(|record| record.id).collect();
     let _cleaner = Cleaner { builder, name: &name, before, imports };
     let send = |pipe: PipeWriter| -> io::Result<()> {
         let mut context = tar::Builder::new(io::BufWriter::with_capacity(1 << 17, pipe));
-        let mut add = |name: &str, mode: u32, size: u64, data: &mut dyn Read| {
-            let mut header = tar::Header::new_ustar();
-            header.set_size(size);
-            header.set_mode(mode);
-            context.append_data(&mut header, name, data)
-        };
-        add("Dockerfile", 0o644, dockerfile.len() as u64, &mut dockerfile.as_bytes())?;
-        add("job", 0o644, job.len() as u64, &mut &job[..])?;
-        let mut file = File::open(&binary)?;
-        add(&name, 0o755, file.metadata()?.len(), &mut file)?;
         for (name, path) in files {
             let mut file = File::open(path)?;
-            add(name, 0o644, file.metadata()?.len(), &mut file)?;
+            add(&mut context, name, 0o644, file.metadata()?.len(), &mut file)?;
         }
+        add_helper(&mut context, &binary, &dockerfile(mounts, &name, files), &name, &job)?;
         context.finish()
     };
-    builder.carrier_build(send, output, namespace)?;
+    builder.carrier_build(send, output, namespace, &mut |told| {
+        if let Some(line) = told.find(inside::PROGRESS).and_then(|at| serde_json::from_str(&told[at..]).ok()) {
+            each(line);
+        }
+    })?;
     let answer = output.join("answer");
     lines(File::open(&answer).context("the helper build left no answer")?, each)?;
     fs::remove_file(answer)?;
     Ok(())
 }
 
+/// Adds a file to a build context.
+pub(super) fn add(
+    context: &mut tar::Builder<impl Write>,
+    name: &str,
+    mode: u32,
+    size: u64,
+    data: &mut dyn Read,
+) -> io::Result<()> {
+    let mut header = tar::Header::new_ustar();
+    header.set_size(size);
+    header.set_mode(mode);
+    context.append_data(&mut header, name, data)
+}
+
+/// Adds the Dockerfile, the job and the program of a helper build to its context.
+pub(super) fn add_helper(
+    context: &mut tar::Builder<impl Write>,
+    binary: &Path,
+    dockerfile: &str,
+    name: &str,
+    job: &Job,
+) -> io::Result<()> {
+    let job = serde_json::to_vec(job)?;
+    add(context, "Dockerfile", 0o644, dockerfile.len() as u64, &mut dockerfile.as_bytes())?;
+    add(context, "job", 0o644, job.len() as u64, &mut &job[..])?;
+    let mut file = File::open(binary)?;
+    add(context, name, 0o755, file.metadata()?.len(), &mut file)
+}
+
 /// Every word of this Dockerfile is ours but ids, targets and options, and those are known to be plain. `out/answer` is
 /// made by the build, so that a build that did nothing has none.
-fn dockerfile(mounts: &[Mount], name: &str, files: &[(String, PathBuf)]) -> String {
+pub(super) fn dockerfile(mounts: &[Mount], name: &str, files: &[(String, PathBuf)]) -> String {
     let mount = |(at, mount): (usize, &Mount)| {
         let Mount { id, options, .. } = mount;
         let options = if options.is_empty() { String::new() } else { format!(",{options}") };
@@ -295,13 +318,14 @@ fn dockerfile(mounts: &[Mount], name: &str, files: &[(String, PathBuf)]) -> Stri
     )
 }
 
-/// Prunes what a helper build leaves: its steps by its name, and the context that it alone had.
-struct Cleaner<'a> {
-    builder: &'a BuilderRef,
-    name: &'a str,
-    before: HashSet<String>,
+/// Prunes what a helper build leaves: its steps by its name, and the context that it alone had; and what a killed run
+/// left.
+pub(super) struct Cleaner<'a> {
+    pub(super) builder: &'a BuilderRef,
+    pub(super) name: &'a str,
+    pub(super) before: HashSet<String>,
     /// Mounts that the build itself made are then what it was for.
-    imports: bool,
+    pub(super) imports: bool,
 }
 
 impl Drop for Cleaner<'_> {
@@ -309,14 +333,25 @@ impl Drop for Cleaner<'_> {
         let records = self.builder.records_cleanup().unwrap_or_default();
         // The last two are the steps by which BuildKit takes a context from standard input.
         let context = |told: &str| told.contains("buildkit-session") || told == "copy /context /";
+        let is_own = |record: &CacheRecord| match record.mount() {
+            _ if self.before.contains(&record.id) => false,
+            Some(_) => !self.imports && record.description.contains(self.name),
+            None => record.description.contains(self.name) || context(&record.description),
+        };
+        // A mount that a killed run made may hold what it had imported.
+        let is_left = |record: &CacheRecord| record.mount().is_none() && abandoned(&record.description).is_some();
+        let (left, others): (Vec<&CacheRecord>, Vec<&CacheRecord>) = records.iter().partition(|record| is_left(record));
+        // Its context bears no name; it is what nothing but those steps came from.
+        let is_of = |record: &CacheRecord, child: &&CacheRecord| child.parents.contains(&record.id);
+        let is_left_context = |record: &CacheRecord| {
+            context(&record.description)
+                && left.iter().any(|child| is_of(record, child))
+                && !others.iter().any(|child| is_of(record, child))
+        };
         let ids: Vec<String> = records
-            .into_iter()
-            .filter(|record| !self.before.contains(&record.id))
-            .filter(|record| match record.mount() {
-                Some(_) => !self.imports && record.description.contains(self.name),
-                None => record.description.contains(self.name) || context(&record.description),
-            })
-            .map(|record| record.id)
+            .iter()
+            .filter(|record| is_own(record) || is_left(record) || is_left_context(record))
+            .map(|record| record.id.clone())
             .collect();
         if !ids.is_empty() {
             let _ = self.builder.prune(&ids);

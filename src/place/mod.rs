@@ -1,6 +1,7 @@
 //! Reaches the inside of volumes and cache mounts the cheapest way that is right: by path, by container, by build.
 //! Commands run a job on a place and do not know which way it was.
 
+pub mod between;
 mod build;
 pub mod carry;
 mod container;
@@ -70,6 +71,14 @@ impl Place {
             }
             Place::Build(mounts) => mounts.run(job, each),
         }
+    }
+}
+
+/// Removes the helper containers and images that killed runs of this program left in an engine.
+pub fn sweep(docker: &Docker) {
+    // What cannot be asked or removed now, the next run removes.
+    for name in docker.abandoned_helpers().unwrap_or_default() {
+        drop(container::Cleaner { docker, name: &name });
     }
 }
 

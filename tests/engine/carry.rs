@@ -326,24 +326,42 @@ fn moments(count: u64, limit: Duration) -> impl Iterator<Item = Duration> {
     (1..=count).map(move |at| limit.mul_f64(at.wrapping_mul(0x9e37_79b9_7f4a_7c15) as f64 / u64::MAX as f64))
 }
 
+/// Returns a bit more than the time that the plugin takes.
+fn time_of(engine: &Engine, arguments: &[&str]) -> Duration {
+    let begin = std::time::Instant::now();
+    engine.cache(arguments).ok();
+    begin.elapsed().mul_f64(1.1)
+}
+
+/// Returns what helpers have left in the engine: containers, images, records.
+fn rubbish(engine: &Engine) -> Vec<String> {
+    let containers = engine.docker(&["ps", "--all", "--format", "{{.Names}}"]).stdout;
+    let images = engine.docker(&["image", "ls", "--format", "{{.Repository}}"]).stdout;
+    let records = engine.records().into_iter().map(|record| record["Description"].to_string());
+    let names = containers.lines().chain(images.lines()).map(String::from).chain(records);
+    names.filter(|name| name.contains("docker-cache-helper")).collect()
+}
+
 #[test]
 fn killed_exports_leave_a_bundle_that_verifies_and_the_next_collects_the_rubbish() {
     let engine = Engine::start(Generation::V28);
     let root = engine.volume("project-cache", &[]);
     engine.build(FILL, &[]);
-    (0..200).for_each(|at| write_files(&root, &[(&format!("pip/{}/{at}", at % 7), &"x".repeat(20_000 + at))]));
+    (0..200).for_each(|at| write_files(&root, &[(&format!("pip/{}/{at}", at % 7), &"x".repeat(5_000 + at))]));
     let bundle = engine.folder().join("bundle");
-    let export = ["export", "--dest", &text(&bundle)];
-    let begin = std::time::Instant::now();
-    engine.cache(&export).ok();
-    let limit = begin.elapsed().mul_f64(1.1);
-    for (round, wait) in moments(20, limit).enumerate() {
-        write_files(&root, &[(&format!("pip/{}/{round}", round % 7), &format!("{round}").repeat(9000))]);
-        kill_after(&engine, &export, wait);
-        engine.cache(&["verify", &text(&bundle)]).ok();
+    let all = ["export", "--dest", &text(&bundle)];
+    let volume = [&all[..], &["--volume", "project-cache"]].concat();
+    engine.cache(&all).ok();
+    for (export, count) in [(&volume[..], 90), (&all[..], 12)] {
+        for (round, wait) in moments(count, time_of(&engine, export)).enumerate() {
+            write_files(&root, &[(&format!("pip/{}/{round}", round % 7), &format!("{round}").repeat(2000))]);
+            kill_after(&engine, export, wait);
+            engine.cache(&["verify", &text(&bundle)]).ok();
+        }
     }
-    engine.cache(&export).ok();
+    engine.cache(&all).ok();
     assert_eq!(fs::read_dir(bundle.join("ingest")).unwrap().count(), 0);
+    assert_eq!(rubbish(&engine), Vec::<String>::new());
     let fresh = engine.folder().join("fresh");
     engine.cache(&["export", "--dest", &text(&fresh)]).ok();
     assert!(size(&bundle) < size(&fresh) * 12 / 10, "{} {}", size(&bundle), size(&fresh));
@@ -353,16 +371,12 @@ fn killed_exports_leave_a_bundle_that_verifies_and_the_next_collects_the_rubbish
 fn killed_imports_leave_whole_contents() {
     let engine = Engine::start(Generation::V28);
     let root = engine.volume("project-cache", &[]);
-    (0..300)
-        .for_each(|at| write_files(&root, &[(&format!("pip/{}/{at}", at % 7), &format!("new {at} ").repeat(2000))]));
+    (0..200).for_each(|at| write_files(&root, &[(&format!("pip/{}/{at}", at % 7), &format!("new {at} ").repeat(500))]));
     let new = Tree::read(&root.join("pip"));
     let bundle = engine.folder().join("bundle");
     engine.cache(&["export", "--dest", &text(&bundle)]).ok();
     let import = ["import", "--src", &text(&bundle), "--replace"];
-    let begin = std::time::Instant::now();
-    engine.cache(&import).ok();
-    let limit = begin.elapsed().mul_f64(1.1);
-    for wait in moments(20, limit) {
+    for wait in moments(90, time_of(&engine, &import)) {
         fs::remove_dir_all(root.join("pip")).unwrap();
         (0..50).for_each(|at| write_files(&root, &[(&format!("pip/old/{at}"), "old")]));
         let old = Tree::read(&root.join("pip"));
@@ -373,6 +387,53 @@ fn killed_imports_leave_whole_contents() {
     engine.cache(&import).ok();
     assert_same(&new, &Tree::read(&root.join("pip")));
     assert!(!root.join(".docker-cache-import").exists());
+}
+
+#[test]
+fn what_killed_helpers_left_is_removed_by_the_next_run() {
+    let engine = Engine::start(Generation::V28);
+    let folder = engine.folder().join("elsewhere");
+    (0..50).for_each(|at| write_files(&folder, &[(&format!("pip/{at}"), &"x".repeat(5_000 + at))]));
+    let device = format!("device={}", folder.display());
+    engine.docker(&["volume", "create", "--opt", "type=none", "--opt", "o=bind", "--opt", &device, "project-cache"]);
+    let new = Tree::read(&folder.join("pip"));
+    let bundle = engine.folder().join("bundle");
+    let export = ["export", "--dest", &text(&bundle)];
+    let import = ["import", "--src", &text(&bundle), "--replace"];
+    engine.cache(&export).ok();
+    for arguments in [&export[..], &import[..]] {
+        for wait in moments(6, time_of(&engine, arguments)) {
+            kill_after(&engine, arguments, wait);
+        }
+    }
+    // Of another machine, and too young to be surely over.
+    let other = "docker-cache-helper-00000000-1-99999999999999999999";
+    engine.docker(&["create", "--name", other, &import_nothing(&engine), "/x"]);
+    let running = || !engine.docker(&["ps", "--quiet"]).stdout.is_empty();
+    while running() {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    engine.cache(&import).ok();
+    assert_eq!(rubbish(&engine), [other]);
+    assert_same(&new, &Tree::read(&folder.join("pip")));
+}
+
+/// Makes an image with nothing in it that matters.
+fn import_nothing(engine: &Engine) -> String {
+    engine.build("RUN true", &["--tag", "box"]);
+    "box".into()
+}
+
+#[test]
+fn what_a_killed_import_left_is_neither_counted_nor_exported() {
+    let engine = Engine::start(Generation::V28);
+    let root = engine.volume("pip-cache", &[("a", "a"), (".docker-cache-import/new-0/b", "b")]);
+    let size = |engine: &Engine| json(engine, &["size", "--volume", "pip-cache"])["total_bytes"].as_u64();
+    let with = size(&engine);
+    let bundle = engine.folder().join("bundle");
+    assert_eq!(json(&engine, &["export", "--dest", &text(&bundle)])["entries"][0]["files"], 1);
+    fs::remove_dir_all(root.join(".docker-cache-import")).unwrap();
+    assert_eq!(with, size(&engine));
 }
 
 #[test]

@@ -438,3 +438,67 @@ for_each_engine!(examining_changes_nothing, [v20, v28], |engine| {
     engine.cache(&["doctor"]);
     assert_eq!(state(), before);
 });
+
+#[test]
+fn caches_over_their_budget_are_found_and_brought_under_it() {
+    let engine = Engine::start(Generation::V28);
+    let big = "x".repeat(300_000);
+    let root = engine.volume("project-cache", &[("pip/old", &big), ("npm/new", &big), ("mine/notes", &big)]);
+    let old = std::time::SystemTime::now() - Duration::from_secs(7 * 24 * 3600);
+    let old = std::fs::FileTimes::new().set_accessed(old).set_modified(old);
+    std::fs::File::options().write(true).open(root.join("pip/old")).unwrap().set_times(old).unwrap();
+    engine.build("COPY busybox /again", &[]);
+    let size = |budget: &str| engine.cache(&["size", "--budget", budget, "--format", "json", "project-cache"]);
+    let answer = size("medium").ok();
+    assert_eq!(serde_json::from_str::<Value>(&answer.stdout).unwrap()["budget"]["over"], false);
+    let over = size("400kB");
+    assert_eq!(over.code, 1, "{over}");
+    let budget = &serde_json::from_str::<Value>(&over.stdout).unwrap()["budget"];
+    assert_eq!((&budget["bytes"], &budget["over"]), (&json!(400_000), &json!(true)));
+    let used = budget["used_bytes"].as_u64().unwrap();
+    assert!((600_000..800_000).contains(&used), "programs and what nobody knows do not count: {used}");
+
+    let doctor = |arguments: &[&str]| {
+        let call = ["doctor", "--format", "json", "--check", "cache-over-budget"];
+        Answer::from(engine.cache(&[&call, arguments].concat()))
+    };
+    // No project and no budget: nothing to compare with. One lock file: a small project.
+    assert_eq!(doctor(&[]).status("cache-over-budget"), "skipped");
+    let project = engine.context("");
+    std::fs::write(project.path().join("uv.lock"), "").unwrap();
+    assert_eq!(doctor(&[&project.path().display().to_string()]).status("cache-over-budget"), "ok");
+    let narrowed = ["--budget", "400kB", "--volume", "project-cache"];
+    let remedy = doctor(&narrowed).remedy("cache-over-budget");
+    assert_eq!(remedy, "docker cache clear --volume project-cache --to-budget 400kB");
+    Run::of(engine.command("sh").args(["-c", &format!("{remedy} --force")])).ok();
+    assert_eq!(doctor(&narrowed).status("cache-over-budget"), "ok");
+    assert!(!root.join("pip/old").exists() && root.join("npm/new").exists() && root.join("mine/notes").exists());
+    // Layers count against a budget that the user gives, and go with it.
+    let remedy = doctor(&["--budget", "400kB"]).remedy("cache-over-budget");
+    Run::of(engine.command("sh").args(["-c", &format!("{remedy} --force")])).ok();
+    assert_eq!(doctor(&["--budget", "400kB"]).status("cache-over-budget"), "ok");
+}
+
+for_each_engine!(caches_that_an_image_carries_are_told_in_bytes, [all], |engine| {
+    let fill = "dd if=/dev/zero bs=1000 count=2500 of=/root/.cache/pip/http/body";
+    let carrying = format!(
+        "RUN mkdir -p /root/.cache/pip/http /cache/x && {fill} && cp /root/.cache/pip/http/body /cache/x && \
+         cp /root/.cache/pip/http/body /usr-lib\nVOLUME /root/.cache\nENTRYPOINT [\"/none\"]"
+    );
+    engine.build(&carrying, &["--tag", "carrying"]);
+    engine.build("RUN mkdir -p /root/.cache/pip /var/cache/apt && echo x > /var/cache/apt/x", &["--tag", "lean"]);
+    let before = engine.docker(&["image", "ls", "--quiet"]).stdout;
+    let of = |image: &str| Answer::from(engine.cache(&["doctor", "--format", "json", "--image", image]));
+    let answer = of("carrying");
+    let told: Vec<_> = answer.found("cache-in-image").iter().map(|found| found["message"].as_str().unwrap()).collect();
+    assert!(told.iter().any(|told| told.contains("2.5MB of pip in `/root/.cache/pip`")), "{told:?}");
+    assert!(told.iter().any(|told| told.contains("2.5MB in `/cache`")) && told.len() == 2, "{told:?}");
+    assert_eq!((answer.run.code, answer.names()), (1, vec!["cache-in-image"]));
+    assert_eq!(of("lean").status("cache-in-image"), "ok");
+    let missing = of("not-there");
+    assert_eq!((missing.status("cache-in-image"), missing.run.code), ("failed", 1), "{}", missing.run);
+    assert!(missing.run.stdout.contains("No such image"), "{}", missing.run);
+    assert_eq!(engine.docker(&["ps", "--all", "--quiet"]).stdout, "");
+    assert_eq!(engine.docker(&["volume", "ls", "--quiet"]).stdout, "");
+    assert_eq!(engine.docker(&["image", "ls", "--quiet"]).stdout, before);
+});

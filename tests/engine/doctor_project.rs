@@ -1,30 +1,42 @@
-//! `docker cache doctor --fix` on builds with real package managers: what it changes still builds to the same, and the
-//! next build downloads nothing.
+//! `docker cache doctor --fix` on builds with real package managers: what it changes still builds to the same, and after a
+//! change of the source the next build downloads nothing, counted at the network.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha512};
 
 use crate::support::debian::Tool;
+use crate::support::meter::Meter;
 use crate::support::process::Run;
+use crate::support::world::write_files;
 use crate::support::{Engine, Generation};
 
-/// A build context on an engine that reaches the package registries.
+/// A build context on an engine that reaches the package registries, and nothing else, through a meter.
 struct Project {
     engine: Engine,
     context: tempfile::TempDir,
+    meter: Meter,
+}
+
+/// What a build printed, and how many bytes came in for it.
+struct Build {
+    told: String,
+    bytes: u64,
 }
 
 impl Project {
     /// Makes a project whose base image is a Debian with the tool, under a name that doctor knows Debian by.
     fn new(tool: Tool, dockerfile: &str, files: &[(&str, &str)]) -> Project {
-        let generation = Generation::V28Containerd;
-        let engine = if tool.needs_registry() { Engine::online(generation) } else { Engine::start(generation) };
+        let engine = Engine::online(Generation::V28Containerd);
         let image = tool.image(&engine);
         engine.docker(&["tag", &image, "debian:bookworm-slim"]);
         let context = engine.context(dockerfile);
-        crate::support::world::write_files(context.path(), files);
-        Project { engine, context }
+        write_files(context.path(), files);
+        Project { engine, context, meter: Meter::start() }
     }
 
     fn doctor(&self, arguments: &[&str]) -> Run {
@@ -36,23 +48,22 @@ impl Project {
         fs::read_to_string(self.context.path().join("Dockerfile")).unwrap()
     }
 
-    /// Returns the output of a build that differs from others in the argument CHANGE.
+    /// Builds with this in the file `source`.
     #[track_caller]
-    fn build(&self, change: &str) -> String {
+    fn build(&self, source: &str) -> Build {
+        write_files(self.context.path(), &[("source", source)]);
         let mut build = self.engine.command(self.engine.docker_program());
         build.env("DOCKER_BUILDKIT", "1").args(["build", "--progress=plain", "--network=host", "--tag=built"]);
-        build.arg(format!("--build-arg=CHANGE={change}"));
-        for name in ["http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"] {
-            if let Ok(value) = std::env::var(name) {
-                build.arg(format!("--build-arg={name}={value}"));
-            }
+        for name in ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"] {
+            build.arg(format!("--build-arg={name}={}", self.meter.address));
         }
-        Run::of(build.arg(self.context.path())).ok().stderr
+        let told = Run::of(build.arg(self.context.path())).ok().stderr;
+        Build { told, bytes: self.meter.taken() }
     }
 
     #[track_caller]
     fn run(&self, command: &[&str]) -> String {
-        self.engine.docker(&[&["run", "--rm", "--network=host", "built"], command].concat()).stdout
+        self.engine.docker(&[&["run", "--rm", "--network=none", "built"], command].concat()).stdout
     }
 
     fn findings(&self, check: &str) -> usize {
@@ -60,9 +71,9 @@ impl Project {
         answer["findings"].as_array().unwrap().len()
     }
 
-    /// Builds, fixes, builds, and builds again after a change; returns the outputs of the two last builds.
+    /// Builds, fixes, builds, and builds again after a change of the source; returns the two last builds.
     #[track_caller]
-    fn fixed(&self, shows: &[&str]) -> (String, String) {
+    fn fixed(&self, shows: &[&str]) -> (Build, Build) {
         self.build("0");
         let before = self.run(shows);
         assert!(self.findings("missing-cache-mount") > 0);
@@ -82,50 +93,113 @@ impl Project {
 fn a_fixed_apt_build_downloads_no_package_again() {
     let project = Project::new(
         Tool::Apt,
-        "FROM debian:bookworm-slim\nARG CHANGE\nRUN echo $CHANGE && apt-get update && apt-get install -y \\\n    --no-install-recommends tree \\\n && rm -rf /var/lib/apt/lists/*",
+        "FROM debian:bookworm-slim\nCOPY source .\nRUN apt-get update && apt-get install -y \\\n    --no-install-recommends tree \\\n && rm -rf /var/lib/apt/lists/*",
         &[],
     );
     let (first, second) = project.fixed(&["dpkg-query", "-W", "tree"]);
-    assert!(!first.contains("Need to get 0 B") && first.contains("Need to get"), "{first}");
-    assert!(second.contains("Need to get 0 B"), "{second}");
+    assert!(!first.told.contains("Need to get 0 B") && first.told.contains("Need to get"), "{}", first.told);
+    assert!(second.told.contains("Need to get 0 B"), "{}", second.told);
+    // apt asks whether its lists are still right; a mirror may send the signed list of them anew.
+    assert!(first.bytes > 5_000_000 && second.bytes * 20 < first.bytes, "{} and {}", first.bytes, second.bytes);
 }
 
 #[test]
 fn a_fixed_pip_build_downloads_no_package_again() {
     let project = Project::new(
         Tool::Pip,
-        "FROM debian:bookworm-slim\nARG CHANGE\nENV PIP_NO_CACHE_DIR=1\nCOPY requirements.txt .\nRUN pip install --no-cache-dir --break-system-packages --use-pep517 -r requirements.txt",
+        "FROM debian:bookworm-slim\nENV PIP_NO_CACHE_DIR=1\nCOPY source requirements.txt ./\nRUN pip install --no-cache-dir --break-system-packages --use-pep517 -r requirements.txt",
         &[("requirements.txt", "docopt==0.6.2\n")],
     );
     let (first, second) = project.fixed(&["pip", "list", "--format=freeze"]);
     // It has no wheel, and what pip builds itself it keeps, whatever the index says about caching.
-    assert!(first.contains("Downloading docopt") && first.contains("Building wheel for docopt"), "{first}");
-    assert!(!second.contains("Downloading") && !second.contains("Building wheel"), "{second}");
+    assert!(first.told.contains("Downloading docopt") && first.told.contains("Building wheel for docopt"));
+    assert!(!second.told.contains("Downloading") && !second.told.contains("Building wheel"), "{}", second.told);
+    // pip asks the index which versions there are.
+    assert!(first.bytes > 500_000 && second.bytes < 20_000, "{} and {}", first.bytes, second.bytes);
 }
 
 #[test]
 fn a_fixed_cargo_build_downloads_no_crate_again() {
+    let own = include_str!("../../Cargo.lock").split("\n\n").find(|entry| entry.contains("name = \"itoa\"")).unwrap();
+    let version = own.lines().find_map(|line| line.strip_prefix("version = ")).unwrap();
+    let user = "[[package]]\nname = \"user\"\nversion = \"0.1.0\"\ndependencies = [\"itoa\"]\n";
     let project = Project::new(
         Tool::Cargo,
-        "FROM debian:bookworm-slim\nARG CHANGE\nWORKDIR /src\nCOPY Cargo.toml ./\nCOPY src src\nRUN cargo fetch\nRUN cargo build\nCMD [\"/src/target/debug/user\"]",
+        "FROM debian:bookworm-slim\nWORKDIR /src\nCOPY source Cargo.toml Cargo.lock ./\nCOPY src src\nRUN cargo fetch\nRUN cargo build\nCMD [\"/src/target/debug/user\"]",
         &[
             (
                 "Cargo.toml",
-                "[package]\nname = \"user\"\nversion = \"0.1.0\"\nedition = \"2021\"\n[dependencies]\nitoa = \"1\"\n",
+                &format!(
+                    "[package]\nname = \"user\"\nversion = \"0.1.0\"\nedition = \"2021\"\n[dependencies]\nitoa = {version}\n"
+                ),
             ),
+            ("Cargo.lock", &format!("version = 3\n\n{own}\n\n{user}")),
             ("src/main.rs", "fn main() { println!(\"{}\", itoa::Buffer::new().format(42)) }\n"),
         ],
     );
     let (first, second) = project.fixed(&["/src/target/debug/user"]);
-    assert!(first.contains("Downloaded itoa"), "{first}");
-    assert!(!second.contains("Downloaded"), "{second}");
+    assert!(first.told.contains("Downloaded itoa") && first.bytes > 10_000, "{}: {}", first.bytes, first.told);
+    assert_eq!(second.bytes, 0, "{}", second.told);
 }
 
 #[test]
-fn a_fixed_npm_build_fills_the_mount() {
-    let script = Tool::Npm.script();
-    let project = Project::new(Tool::Npm, &format!("FROM debian:bookworm-slim\nARG CHANGE\nRUN {script}"), &[]);
-    project.fixed(&["ls", "/tmp/user/node_modules"]);
-    let mounts = project.engine.mounts();
-    assert!(mounts.iter().any(|mount| mount["Size"].as_u64() > Some(0)), "{mounts:?}");
+fn a_fixed_npm_build_downloads_no_package_again() {
+    let registry = NpmRegistry::start();
+    let project = Project::new(
+        Tool::Npm,
+        "FROM debian:bookworm-slim\nWORKDIR /app\nCOPY source .npmrc package.json package-lock.json ./\nRUN npm ci",
+        &[
+            (".npmrc", &format!("registry=http://{}/\naudit=false\n", registry.address)),
+            ("package.json", r#"{"name": "user", "version": "1.0.0", "dependencies": {"small": "1.0.0"}}"#),
+            ("package-lock.json", &registry.lock),
+        ],
+    );
+    let (first, second) = project.fixed(&["cat", "node_modules/small/package.json", "node_modules/.package-lock.json"]);
+    assert!(first.bytes > registry.bytes, "{}: {}", first.bytes, first.told);
+    assert_eq!(second.bytes, 0, "{}", second.told);
+}
+
+/// A registry of one package, on this machine's loopback.
+struct NpmRegistry {
+    address: String,
+    /// Of a project that needs the package.
+    lock: String,
+    /// Of the package.
+    bytes: u64,
+}
+
+impl NpmRegistry {
+    fn start() -> NpmRegistry {
+        let folder = tempfile::tempdir().unwrap();
+        let manifest = r#"{"name": "small", "version": "1.0.0"}"#;
+        write_files(folder.path(), &[("package/package.json", manifest)]);
+        let noise = crate::support::world::noise(1, 200_000);
+        fs::write(folder.path().join("package/data"), noise).unwrap();
+        let shell = |script: &str| {
+            Run::of(Command::new("sh").args(["-ec", script]).current_dir(folder.path())).ok().stdout.trim().to_owned()
+        };
+        shell("tar -czf small.tgz package");
+        let package = fs::read(folder.path().join("small.tgz")).unwrap();
+        fs::write(folder.path().join("digest"), Sha512::digest(&package)).unwrap();
+        let hash = shell("base64 -w0 digest");
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let url = format!("http://{address}/small/-/small-1.0.0.tgz");
+        let lock = json!({"name": "user", "version": "1.0.0", "lockfileVersion": 3, "requires": true, "packages": {
+            "": {"name": "user", "version": "1.0.0", "dependencies": {"small": "1.0.0"}},
+            "node_modules/small": {"version": "1.0.0", "resolved": url, "integrity": format!("sha512-{hash}")},
+        }});
+        let bytes = package.len() as u64;
+        std::thread::spawn(move || {
+            for mut client in listener.incoming().map_while(Result::ok) {
+                let mut request = [0; 4096];
+                let length = client.read(&mut request).unwrap_or(0);
+                let known = String::from_utf8_lossy(&request[..length]).contains("small-1.0.0.tgz");
+                let (status, body) = if known { ("200 OK", &package[..]) } else { ("404 Not Found", &b"{}"[..]) };
+                let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+                let _ = client.write_all(&[head.as_bytes(), body].concat());
+            }
+        });
+        NpmRegistry { address, lock: lock.to_string(), bytes }
+    }
 }

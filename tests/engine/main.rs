@@ -9,8 +9,10 @@ mod carry;
 mod clear;
 mod complete;
 mod doctor;
+mod doctor_containers;
 mod doctor_project;
 mod owner;
+mod registry;
 mod size;
 #[path = "../support/mod.rs"]
 mod support;

@@ -8,6 +8,7 @@
 
 pub mod debian;
 pub mod engine;
+pub mod meter;
 pub mod parts;
 pub mod process;
 pub mod registry;

@@ -6,27 +6,40 @@ use std::thread::{self, ScopedJoinHandle};
 use serde_json::{Map, Value};
 
 use super::super::Context;
+use super::containers;
+use crate::budget::Budget;
 use crate::builders::Builders;
+use crate::checks::caches::{Held, Image, OwnedVolume, Writer};
 use crate::checks::engine::{self, Client, Disk, Engine, NamedBy, NoEngine, System};
-use crate::checks::project::Project;
-use crate::checks::{Check, Fact, Facts, NotRun, caches};
-use crate::cli::Doctor;
+use crate::checks::project::{CACHE_IN_IMAGE, Project};
+use crate::checks::{Check, Fact, Facts, NotRun, caches, live};
+use crate::cli::{Doctor, Selection};
 use crate::docker::endpoint::Source;
-use crate::docker::{Cause, Container, Docker, DockerError, Info};
-use crate::{ownership, place};
+use crate::docker::{Cause, Container, Docker, DockerError, Info, Overview};
+use crate::inventory::{self, Look, Wanted};
+use crate::report::Progress;
+use crate::{image, ownership, place};
 
 const DAEMON_JSON: &str = "/etc/docker/daemon.json";
 
 /// Asks docker and this host for everything that the rules want to know of them.
-pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, project: Fact<Project>) -> Facts {
+pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, mut project: Fact<Project>) -> Facts {
     let client = client(context);
     let docker = match &context.docker {
         Ok(docker) => docker,
-        Err(_) => return Facts { engine: without_docker(client), caches: caches::Facts::default(), project },
+        Err(error) => {
+            let live = Err(NotRun::Skipped(error.to_string()));
+            return Facts { engine: without_docker(client), caches: caches::Facts::default(), live, project };
+        }
     };
-    let wants_owners = checks.iter().any(|check| check.name == caches::VOLUME_OWNER);
-    let (engine, caches) = thread::scope(|scope| {
-        let owned = wants_owners.then(|| scope.spawn(|| ownership::ask(docker, &options.volume)));
+    let wants = |name| checks.iter().any(|check| check.name == name);
+    let wants_owners = wants(caches::VOLUME_OWNER);
+    let wants_containers = live::WANTED_BY.iter().copied().any(wants);
+    let locks = project.as_ref().ok().map(|project| project.files.locks);
+    let (engine, caches, live) = thread::scope(|scope| {
+        let held = wants(caches::OVER_BUDGET).then(|| scope.spawn(|| held(docker, context, options, locks)));
+        let image = options.image.as_deref().filter(|_| wants(CACHE_IN_IMAGE));
+        let image = image.map(|image| scope.spawn(|| image_of(docker, image, options)));
         // The advice counts for older docker commands only.
         let client_facts = scope.spawn(|| {
             let version = docker.client_version();
@@ -36,28 +49,29 @@ pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, project: F
             };
             (fact(version), fact(advice))
         });
-        let info = scope.spawn(|| docker.info());
         let builders = scope.spawn(|| Builders::ask(docker, &context.settings));
-        // Containers matter only where a volume looks like a builder's.
-        let states = scope.spawn(|| {
-            let volumes = docker.volumes().map(|volumes| volumes.into_iter().map(|volume| volume.name));
-            let volumes = fact(volumes.map(Vec::from_iter));
-            let asked =
-                volumes.as_ref().is_ok_and(|names| names.iter().any(|name| engine::builder_node(name).is_some()));
-            (volumes, if asked { fact(docker.containers()).map(names) } else { Ok(Vec::new()) })
-        });
-
-        let caches = caches::Facts {
-            volumes: match owned.map(ScopedJoinHandle::join) {
-                None => Err(NotRun::Skipped("it was not asked for".into())),
-                Some(Ok(Ok(found))) => Ok(found.volumes.into_iter().map(|(_, owned)| owned).collect()),
-                Some(Ok(Err(error))) => Err(NotRun::Failed(format!("{error:#}"))),
-                Some(Err(_)) => Err(NotRun::Failed(crashed().to_string())),
-            },
+        let overview = docker.overview();
+        let of_overview = |known: fn(&Overview) -> Vec<String>| match &overview {
+            Ok(overview) => Ok(known(overview)),
+            Err(error) => Err(NotRun::Failed(error.to_string())),
         };
-        let info = info.join().unwrap_or_else(|_| Err(crashed()));
-        let (client_version, advised_builder) = both(client_facts);
-        let (volumes, containers) = both(states);
+        let live = match &overview {
+            Ok(overview) if wants_containers => containers::ask(docker, overview, options, project.as_mut().ok()),
+            Ok(_) => Err(NotRun::Skipped("it was not asked for".into())),
+            Err(_) => Err(NotRun::Skipped("no engine answers".into())),
+        };
+        let owned = match &overview {
+            Ok(overview) if wants_owners => {
+                // A thread of its own: if it panics, the others go on.
+                let ask = || ownership::ask(docker, overview, &options.volume);
+                let owned = thread::scope(|scope| scope.spawn(ask).join());
+                owned.unwrap_or_else(|_| Err(crashed().into())).map_err(|error| NotRun::Failed(format!("{error:#}")))
+            }
+            Ok(_) => Err(NotRun::Skipped("it was not asked for".into())),
+            Err(error) => Err(NotRun::Failed(error.to_string())),
+        };
+        let (client_version, advised_builder) =
+            client_facts.join().unwrap_or_else(|_| (fact(Err(crashed())), fact(Err(crashed()))));
         let engine = engine::Facts {
             client,
             client_version,
@@ -69,34 +83,78 @@ pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, project: F
                     of_buildx: builders.of_buildx,
                 })
             }),
-            volumes,
-            containers,
-            disk: match &info {
-                Ok(info) => disk(docker, info),
+            volumes: of_overview(|overview| overview.volumes.iter().map(|volume| volume.name.clone()).collect()),
+            containers: of_overview(|overview| overview.containers.iter().flat_map(names).collect()),
+            disk: match &overview {
+                Ok(overview) => disk(docker, &overview.info),
                 Err(error) => Err(NotRun::Failed(error.to_string())),
             },
-            daemon_json: info.as_ref().ok().and_then(|info| daemon_json(docker, info)),
-            engine: info
-                .map(|info| Engine { version: info.server_version, os_type: info.os_type })
-                .map_err(|error| no_engine(&error)),
+            daemon_json: overview.as_ref().ok().and_then(|overview| daemon_json(docker, &overview.info)),
+            engine: match overview {
+                Ok(Overview { info, .. }) => Ok(Engine { version: info.server_version, os_type: info.os_type }),
+                Err(error) => Err(no_engine(&error)),
+            },
         };
-        (engine, caches)
+        let of_named = |owned: &OwnedVolume| {
+            let is_named = |writer: &Writer| live.iter().flatten().any(|container| container.name == writer.container);
+            options.container.is_empty() || owned.writers.iter().any(is_named)
+        };
+        let caches = caches::Facts {
+            volumes: owned.map(|found| found.into_iter().map(|(_, owned)| owned).filter(of_named).collect()),
+            held: match held {
+                None => Err(NotRun::Skipped("it was not asked for".into())),
+                Some(held) => joined(held),
+            },
+            image: image.map(joined),
+        };
+        (engine, caches, live)
     });
-    Facts { engine, caches, project }
+    Facts { engine, caches, live, project }
 }
 
-fn names(containers: Vec<Container>) -> Vec<String> {
-    let names = containers.into_iter().flat_map(|container| container.names);
-    names.map(|name| name.trim_start_matches('/').to_string()).collect()
+/// Measures what counts against the budget: that of the user, else that of the project.
+fn held(docker: &Docker, context: &Context, options: &Doctor, locks: Option<usize>) -> Fact<Held> {
+    let (budget, locks) = match (options.budget, locks) {
+        (Some(budget), _) => (budget, None),
+        (None, Some(locks)) => (Budget::of_project(locks), Some(locks)),
+        (None, None) => {
+            return Err(NotRun::Skipped(
+                "there is no project here to tell a budget from; give one with `--budget`".into(),
+            ));
+        }
+    };
+    let volumes = options.volume.clone();
+    let look = Look {
+        volumes: true,
+        mounts: volumes.is_empty(),
+        layers: volumes.is_empty() && locks.is_none(),
+        ..Look::default()
+    };
+    let builder = std::env::var("BUILDX_BUILDER").ok().filter(|name| !name.is_empty());
+    let selection = Selection { volume: volumes.clone(), builder, ..Selection::default() };
+    let wanted = Wanted { selection: &selection, exact: false };
+    let found = inventory::collect_in(docker, &context.settings, wanted, look, &mut |_, _| ());
+    let caches = found.map_err(|error| NotRun::Failed(format!("{error:#}")))?.caches;
+    Ok(Held { caches, budget, locks, volumes })
+}
+
+fn image_of(docker: &Docker, name: &str, options: &Doctor) -> Fact<Image> {
+    let mut progress = Progress::new("Reading the image", options.quiet);
+    let read = image::read(docker, name, &mut |files, bytes| progress.update(files, bytes));
+    read.map_err(|error| NotRun::Failed(format!("{error:#}")))
+}
+
+fn names(container: &Container) -> impl Iterator<Item = String> {
+    container.names.iter().map(|name| name.trim_start_matches('/').to_string())
+}
+
+/// Returns what a thread found out. One that panicked has failed, and the others go on.
+fn joined<T>(thread: ScopedJoinHandle<'_, Fact<T>>) -> Fact<T> {
+    thread.join().unwrap_or_else(|_| Err(NotRun::Failed(crashed().to_string())))
 }
 
 fn fact<T>(answer: Result<T, DockerError>) -> Fact<T> {
     answer.map_err(|error| NotRun::Failed(error.to_string()))
-}
-
-/// Returns what a thread found out. One that panicked has failed, and the others go on.
-fn both<A, B>(thread: ScopedJoinHandle<'_, (Fact<A>, Fact<B>)>) -> (Fact<A>, Fact<B>) {
-    thread.join().unwrap_or_else(|_| (fact(Err(crashed())), fact(Err(crashed()))))
 }
 
 fn crashed() -> DockerError {

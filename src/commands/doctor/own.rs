@@ -10,12 +10,13 @@ use crate::docker::Docker;
 use crate::inside::own::{Gift, Given};
 use crate::inside::{Job, Line};
 use crate::inventory::{FoundVolume, paths};
-use crate::ownership::{self, Ownership};
+use crate::ownership;
 use crate::place::{Access, Place};
 use crate::report::{self, Progress};
 
 pub fn run(docker: &Docker, options: &Doctor) -> Result<u8> {
-    let Ownership { info, volumes } = ownership::ask(docker, &options.volume)?;
+    let overview = docker.overview()?;
+    let volumes = ownership::ask(docker, &overview, &options.volume)?;
     let plan: Vec<(&FoundVolume, Vec<caches::Gift>)> =
         volumes.iter().map(|(found, owned)| (found, owned.gifts())).filter(|(_, gifts)| !gifts.is_empty()).collect();
     let rows = volumes.iter().flat_map(|(_, owned)| {
@@ -46,7 +47,7 @@ pub fn run(docker: &Docker, options: &Doctor) -> Result<u8> {
         return Ok(0);
     }
     let raw: Vec<_> = plan.iter().map(|(found, _)| &found.volume).collect();
-    let place = Place::of_volumes(docker, &info, &raw, Access::Write);
+    let place = Place::of_volumes(docker, &overview.info, &raw, Access::Write);
     let gifts = place.roots().into_iter().zip(&plan).map(|(root, (found, gifts))| {
         let mut to = vec![None; found.known.len() + 1];
         gifts.iter().for_each(|gift| to[gift.part] = Some(gift.to));

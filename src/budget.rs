@@ -1,0 +1,117 @@
+//! How much caches may hold: what a budget is, what counts against it, and what a project needs by itself.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Serialize;
+
+use crate::inventory::Cache;
+use crate::model::Bytes;
+
+/// The size that caches should stay within, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget(pub Bytes);
+
+/// The names of budgets, and the gigabytes that each stands for: what the recommendations for cache volumes allow at most.
+const NAMES: [(&str, u64); 3] = [("small", 2), ("medium", 5), ("large", 10)];
+
+/// Names of files that say which packages a project needs.
+const LOCKS: &[&str] = &[
+    "bun.lock",
+    "bun.lockb",
+    "Cargo.lock",
+    "composer.lock",
+    "deno.lock",
+    "Gemfile.lock",
+    "go.sum",
+    "gradle.lockfile",
+    "mix.lock",
+    "npm-shrinkwrap.json",
+    "Package.resolved",
+    "package-lock.json",
+    "packages.lock.json",
+    "pdm.lock",
+    "Pipfile.lock",
+    "pnpm-lock.yaml",
+    "poetry.lock",
+    "pom.xml",
+    "pubspec.lock",
+    "rebar.lock",
+    "renv.lock",
+    "requirements.txt",
+    "stack.yaml.lock",
+    "uv.lock",
+    "yarn.lock",
+];
+
+impl FromStr for Budget {
+    type Err = String;
+
+    /// Reads `small`, `medium`, `large` or a size.
+    fn from_str(text: &str) -> Result<Budget, String> {
+        match NAMES.iter().find(|(name, _)| *name == text) {
+            Some((_, gigabytes)) => Ok(Budget(Bytes(gigabytes * 1_000_000_000))),
+            None => text.parse().map(Budget).map_err(|_| "a budget is small, medium, large, or a size as `3GB`".into()),
+        }
+    }
+}
+
+/// Returns true if a file of this name says which packages a project needs.
+pub fn is_lock(name: &str) -> bool {
+    LOCKS.contains(&name)
+}
+
+impl fmt::Display for Budget {
+    /// Shows the size as it is read back: in full where docker's four digits would round it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.0.to_string();
+        match shown.parse() == Ok(*self) {
+            true => f.pad(&shown),
+            false => write!(f, "{}", self.0.0),
+        }
+    }
+}
+
+impl Budget {
+    /// Returns the budget of a project with this many lock files: one is a small project, more than four are a monorepo.
+    pub fn of_project(locks: usize) -> Budget {
+        let (_, gigabytes) = NAMES[match locks {
+            0..=1 => 0,
+            2..=4 => 1,
+            _ => 2,
+        }];
+        Budget(Bytes(gigabytes * 1_000_000_000))
+    }
+
+    /// Compares the caches with the budget.
+    pub fn spent(self, caches: &[Cache]) -> Spent {
+        let used = caches.iter().filter(|cache| cache.class.is_deletable()).map(|cache| cache.bytes).sum();
+        Spent { bytes: self.0.0, used_bytes: used, over: used > self.0.0 }
+    }
+}
+
+/// What caches use of their budget. Programs, settings and secrets beside them do not count: no clear takes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Spent {
+    /// Of the budget.
+    pub bytes: u64,
+    pub used_bytes: u64,
+    pub over: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_has_a_name_or_a_size() {
+        let read = |text: &str| text.parse::<Budget>().ok().map(|budget| budget.0.0);
+        assert_eq!(read("medium"), Some(5_000_000_000));
+        assert_eq!(read("300MB"), Some(300_000_000));
+        assert_eq!(read("huge"), None);
+        for bytes in [5_000_000_000, 300_000, 1_234_567, 0] {
+            assert_eq!(read(&Budget(Bytes(bytes)).to_string()), Some(bytes));
+        }
+        assert_eq!([0, 1, 2, 4, 5].map(|locks| Budget::of_project(locks).0.0 / 1_000_000_000), [2, 2, 5, 5, 10]);
+    }
+}

@@ -1,0 +1,358 @@
+//! A bundle in a registry: the tag is an index, as that of a directory is; mounts and volumes are artifacts beside the
+//! layers, which buildx itself pushes. Blobs go first, then manifests, then the tag: what it named stays whole until then.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Map, Value};
+
+use super::location::Reference;
+use super::registry::{INDEX, Registry};
+use super::verify::MAX_MANIFESTS;
+use super::{Descriptor, Index, Layout, Manifest, NAMES, REF_NAME, TreeConfig, Writer};
+use crate::docker::Credentials;
+use crate::inside::pack::{Blob, digest};
+
+/// What a tag is that holds a bundle.
+const BUNDLE: &str = "application/vnd.docker-cache.bundle.v1";
+
+/// Blobs that go over the line at the same time.
+const LINES: usize = 4;
+
+/// A bundle in a registry, as its tag was when it was looked at.
+#[derive(Debug)]
+pub struct Remote {
+    registry: Registry,
+    index: Index,
+    /// False if there is no such tag yet.
+    exists: bool,
+    /// Digests of manifests that the index lists and the registry does not have any more.
+    gone: HashSet<String>,
+}
+
+/// Is told of files and bytes.
+type Progress<'a> = &'a mut (dyn FnMut(u64, u64) + Send);
+
+impl Remote {
+    /// Looks at a tag, which need not exist.
+    ///
+    /// # Errors
+    /// When the registry does not answer or refuses, or the tag is something else.
+    pub fn open(reference: &Reference, credentials: Credentials, push: bool) -> Result<Remote> {
+        let registry = Registry::connect(reference, credentials, push)?;
+        let (index, exists) = read(&registry)?;
+        Ok(Remote { registry, index, exists, gone: HashSet::new() })
+    }
+
+    /// Lets an export begin where the last one ended: fetches what the bundle knows of these entries, but no archive.
+    ///
+    /// # Errors
+    /// When the registry does not answer or refuses.
+    pub fn prepare(&mut self, writer: &mut Writer, names: &[String]) -> Result<()> {
+        writer.index = self.index.clone();
+        for descriptor in &self.index.manifests {
+            let blob = descriptor.blob()?;
+            let Some((_, bytes)) = self.registry.manifest(&blob.digest)? else {
+                self.gone.insert(blob.digest);
+                continue;
+            };
+            let manifest = serde_json::from_slice::<Manifest>(&bytes);
+            if let (Ok(manifest), true) = (manifest, names.iter().any(|name| name == descriptor.ref_name())) {
+                fs::write(writer.layout.path(&blob), bytes)?;
+                self.prepare_entry(writer, &manifest)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What cannot be fetched is packed again.
+    fn prepare_entry(&self, writer: &mut Writer, manifest: &Manifest) -> Result<()> {
+        let (table, archives) = manifest.layers.split_first().context("a manifest lists nothing")?;
+        for descriptor in [&manifest.config, table] {
+            let blob = descriptor.blob()?;
+            if self.registry.has("blobs", &blob.digest)? {
+                self.registry.download(&blob, &writer.layout.path(&blob), &|_| ())?;
+            }
+        }
+        let there = Mutex::new(&mut writer.elsewhere);
+        side_by_side(archives, |archive| {
+            if self.registry.has("blobs", &archive.blob()?.digest)? {
+                there.lock().unwrap_or_else(PoisonError::into_inner).insert(archive.digest.clone());
+            }
+            Ok(())
+        })
+    }
+
+    /// Returns the tag of one entry beside the bundle's: `main-layers-web-1b2c3d4e`. Registries that remove what has no tag
+    /// do not all look into an index.
+    pub fn beside(&self, name: &str) -> Reference {
+        let reference = &self.registry.reference;
+        let in_tag = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+        let name: String = name.strip_prefix(NAMES).unwrap_or(name).chars().map(in_tag).collect();
+        let mut tag = format!("{}-{name}", reference.tag);
+        if tag.len() > MAX_TAG {
+            let hash = digest(&mut tag.as_bytes()).unwrap_or_default();
+            tag.replace_range(MAX_TAG - 8.., &hash.file()[..8]);
+        }
+        Reference { tag, ..reference.clone() }
+    }
+
+    /// Puts layers that buildx has pushed into the index, under this name. Returns their bytes.
+    ///
+    /// # Errors
+    /// When they did not arrive.
+    pub fn take_layers(&mut self, writer: &mut Writer, name: &str, pushed: &str) -> Result<(Descriptor, u64)> {
+        let (mut descriptor, bytes) =
+            self.registry.manifest(pushed)?.with_context(|| format!("{pushed} did not arrive in the registry"))?;
+        let manifest: Manifest = serde_json::from_slice(&bytes).context("what buildx pushed is no manifest")?;
+        descriptor.annotations.insert(REF_NAME.into(), name.into());
+        self.gone.remove(&descriptor.digest);
+        writer.put(descriptor.clone());
+        Ok((descriptor, manifest.layers.iter().map(|layer| layer.size).sum()))
+    }
+
+    /// Sends what the registry does not have, the tag last. Returns the bytes of the entries that went over the line.
+    ///
+    /// # Errors
+    /// When the registry does not answer or refuses; the tag is then what it was.
+    pub fn push(&self, writer: Writer, progress: Progress<'_>) -> Result<u64> {
+        let trees =
+            writer.index.manifests.iter().filter(|entry| entry.is_tree() && writer.used.contains(&entry.digest));
+        let (mut blobs, mut manifests, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
+        for entry in trees {
+            let blob = entry.blob()?;
+            let bytes = writer.layout.json(&blob)?;
+            let manifest: Manifest = serde_json::from_slice(&bytes)?;
+            for inner in std::iter::once(&manifest.config).chain(&manifest.layers) {
+                if !writer.elsewhere.contains(&inner.digest) && seen.insert(inner.digest.clone()) {
+                    blobs.push(inner.blob()?);
+                }
+            }
+            manifests.push((blob, self.beside(entry.ref_name()).tag, bytes));
+        }
+        let sent = AtomicU64::new(0);
+        let told = Telling::new(progress);
+        side_by_side(&blobs, |blob| {
+            let bytes = self.registry.upload(blob, &writer.layout.path(blob), &|bytes| told.more(0, bytes))?;
+            sent.fetch_add(bytes, Relaxed);
+            told.more(u64::from(bytes > 0), 0);
+            Ok(())
+        })?;
+        for (blob, tag, bytes) in manifests {
+            if self.registry.manifest(&tag)?.is_none_or(|(there, _)| there.digest != blob.digest) {
+                self.registry.put_manifest(&tag, super::MANIFEST, &bytes)?;
+                sent.fetch_add(blob.size, Relaxed);
+            }
+        }
+        self.tag(&writer)?;
+        Ok(sent.into_inner())
+    }
+
+    /// Makes the tag name the new index. What others have pushed meanwhile is kept: registries have no way to replace a tag
+    /// only if it is still what it was, so it is read right before, and again a moment after.
+    fn tag(&self, writer: &Writer) -> Result<()> {
+        for round in 0..ROUNDS {
+            let (latest, exists) = read(&self.registry)?;
+            let mut merged = merged(&latest, &self.index, &writer.index, round == 0);
+            // The registry refuses an index that refers to what is not there.
+            merged.manifests.retain(|entry| !self.gone.contains(&entry.digest) || writer.used.contains(&entry.digest));
+            if exists && merged.manifests == latest.manifests {
+                return Ok(());
+            }
+            self.registry.put_manifest(&self.registry.reference.tag, INDEX, &serde_json::to_vec(&merged)?)?;
+            thread::sleep(SETTLING);
+        }
+        bail!("{} is written by others all the time\nhint: export again", self.registry.reference)
+    }
+
+    /// Copies the entries that are wanted, told by what the bundle knows of a mount or volume, or by nothing for layers, to
+    /// an empty directory.
+    ///
+    /// # Errors
+    /// When something is not there or damaged, or the registry does not answer or refuses.
+    pub fn fetch(
+        &self,
+        dir: &Path,
+        wanted: impl Fn(Option<&TreeConfig>) -> bool,
+        progress: Progress<'_>,
+    ) -> Result<()> {
+        let reference = &self.registry.reference;
+        ensure!(
+            self.exists,
+            "there is no {reference}\nhint: `docker cache export --dest type=registry,ref={reference}` makes it"
+        );
+        let layout = Layout { dir: dir.into() };
+        fs::create_dir_all(layout.blobs())?;
+        let mut index = self.index.clone();
+        index.manifests.clear();
+        let (mut blobs, mut seen) = (Vec::new(), HashSet::new());
+        for entry in &self.index.manifests {
+            let name = || entry.ref_name().to_string();
+            let listed = self.fetch_manifest(&layout, entry, 0).with_context(name)?;
+            let mut config = None;
+            if entry.is_tree() {
+                let blob = listed.first().context("its manifest lists nothing").with_context(name)?;
+                self.registry.download(blob, &layout.path(blob), &|_| ())?;
+                config = Some(layout.entry(entry).with_context(name)?.config);
+            }
+            if wanted(config.as_ref()) {
+                index.manifests.push(entry.clone());
+                blobs.extend(listed.into_iter().filter(|blob| seen.insert(blob.clone())));
+            }
+        }
+        let told = Telling::new(progress);
+        side_by_side(&blobs, |blob| {
+            self.registry.download(blob, &layout.path(blob), &|bytes| told.more(0, bytes))?;
+            told.more(1, 0);
+            Ok(())
+        })?;
+        fs::write(dir.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        fs::write(dir.join("index.json"), serde_json::to_vec(&index)?)?;
+        Ok(())
+    }
+
+    /// Fetches a manifest, and those that it lists; returns the blobs that they refer to.
+    fn fetch_manifest(&self, layout: &Layout, descriptor: &Descriptor, depth: u32) -> Result<Vec<Blob>> {
+        ensure!(depth <= 4, "it is nested too deep");
+        let blob = descriptor.blob()?;
+        let found = self.registry.manifest(&blob.digest)?;
+        let (_, bytes) = found.with_context(|| gone(&self.registry.reference, &blob.digest))?;
+        fs::write(layout.path(&blob), &bytes)?;
+        if !is_index(&descriptor.media_type) {
+            let manifest: Manifest = serde_json::from_slice(&bytes).context("a manifest makes no sense")?;
+            return std::iter::once(&manifest.config).chain(&manifest.layers).map(Descriptor::blob).collect();
+        }
+        let mut blobs = Vec::new();
+        let index: Index = serde_json::from_slice(&bytes).context("an index makes no sense")?;
+        for inner in &index.manifests {
+            match inner.media_type.contains("manifest") || is_index(&inner.media_type) {
+                true => blobs.extend(self.fetch_manifest(layout, inner, depth + 1)?),
+                false => blobs.push(inner.blob()?),
+            }
+        }
+        Ok(blobs)
+    }
+}
+
+/// Characters that a tag may have.
+const MAX_TAG: usize = 128;
+/// How often the tag is written, should others write it all the time.
+const ROUNDS: usize = 8;
+/// In this time others see what was written, who read the tag before.
+const SETTLING: Duration = Duration::from_millis(300);
+
+fn is_index(media_type: &str) -> bool {
+    media_type.contains("index") || media_type.contains("manifest.list")
+}
+
+/// Says that a registry has removed what a tag refers to.
+pub(super) fn gone(reference: &Reference, digest: &str) -> String {
+    format!("{reference} refers to {digest}, which the registry does not have any more\nhint: export again")
+}
+
+/// Reads the tag; an empty index if there is none.
+fn read(registry: &Registry) -> Result<(Index, bool)> {
+    let reference = &registry.reference;
+    let Some((descriptor, bytes)) = registry.manifest(&reference.tag)? else {
+        let others = [("mediaType", INDEX), ("artifactType", BUNDLE)];
+        let others = others.map(|(key, value)| (key.to_string(), Value::from(value)));
+        return Ok((Index { schema_version: 2, manifests: Vec::new(), others: Map::from_iter(others) }, false));
+    };
+    let index = serde_json::from_slice::<Index>(&bytes)
+        .ok()
+        .filter(|index| index.others.get("artifactType") == Some(&BUNDLE.into()));
+    let index = index.filter(|_| is_index(&descriptor.media_type)).with_context(|| {
+        format!("{reference} is something else than a bundle\nhint: name another tag, such as {}-cache", reference.tag)
+    })?;
+    ensure!(index.manifests.len() <= MAX_MANIFESTS, "{reference} lists {} manifests", index.manifests.len());
+    Ok((index, true))
+}
+
+/// Returns the latest index with what this run has changed in the former one; the rest is of others. Afterwards, what
+/// another run has put over an entry of this one stays, unless that run only did not know of it.
+fn merged(latest: &Index, former: &Index, new: &Index, first: bool) -> Index {
+    let mut merged = latest.clone();
+    for entry in &new.manifests {
+        let place = merged.manifests.iter_mut().find(|other| other.ref_name() == entry.ref_name());
+        match place {
+            Some(place) if !former.manifests.contains(entry) && (first || former.manifests.contains(place)) => {
+                *place = entry.clone();
+            }
+            Some(_) => {}
+            None => merged.manifests.push(entry.clone()),
+        }
+    }
+    merged
+}
+
+/// Progress that several threads tell of.
+struct Telling<'a>(Mutex<(u64, u64, Progress<'a>)>);
+
+impl<'a> Telling<'a> {
+    fn new(progress: Progress<'a>) -> Telling<'a> {
+        Telling(Mutex::new((0, 0, progress)))
+    }
+
+    fn more(&self, files: u64, bytes: u64) {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        told.0 += files;
+        told.1 += bytes;
+        let (files, bytes) = (told.0, told.1);
+        (told.2)(files, bytes);
+    }
+}
+
+/// Runs `work` on all items, a few at a time, until one fails.
+fn side_by_side<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    let failed: Mutex<Option<anyhow::Error>> = Mutex::default();
+    let failure = || failed.lock().unwrap_or_else(PoisonError::into_inner);
+    thread::scope(|scope| {
+        for _ in 0..LINES.min(items.len()) {
+            scope.spawn(|| {
+                while let Some(item) = items.get(next.fetch_add(1, Relaxed)).filter(|_| failure().is_none()) {
+                    if let Err(error) = work(item) {
+                        failure().get_or_insert(error);
+                    }
+                }
+            });
+        }
+    });
+    failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn index(entries: &[(&str, &str)]) -> Index {
+        let manifests = entries.iter().map(|(name, digest)| {
+            let mut entry = Descriptor { digest: (*digest).into(), ..Descriptor::default() };
+            entry.annotations.insert(REF_NAME.into(), (*name).into());
+            entry
+        });
+        Index { schema_version: 2, manifests: manifests.collect(), others: Map::new() }
+    }
+
+    #[test]
+    fn what_others_push_meanwhile_is_kept_and_the_last_of_one_name_wins() {
+        let former = index(&[("a", "1"), ("b", "1")]);
+        let new = index(&[("a", "2"), ("b", "1"), ("c", "1")]);
+        let result = |latest: &[(&str, &str)], first| merged(&index(latest), &former, &new, first).manifests;
+        // Another run has changed b and added d.
+        let expected = index(&[("a", "2"), ("b", "9"), ("d", "1"), ("c", "1")]).manifests;
+        assert_eq!(result(&[("a", "1"), ("b", "9"), ("d", "1")], true), expected);
+        // Another run has put its own a, then, or over this one's.
+        assert_eq!(result(&[("a", "9"), ("b", "1"), ("c", "1")], true), new.manifests);
+        let theirs = [("a", "9"), ("b", "1"), ("c", "1")];
+        assert_eq!(result(&theirs, false), index(&theirs).manifests);
+        // Another run did not know of this one.
+        assert_eq!(result(&[("a", "1"), ("b", "1")], false), new.manifests);
+    }
+}

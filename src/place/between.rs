@@ -1,0 +1,129 @@
+//! Carries a cache mount from one builder to another through pipes: nothing of it touches this machine's disk.
+
+use std::collections::HashSet;
+use std::io::{self, BufReader, BufWriter, PipeReader, PipeWriter};
+use std::path::{Path, PathBuf};
+use std::slice;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use anyhow::{Context, Result};
+
+use super::carry::{Cleaner, Mount, add, add_helper, dockerfile, lines};
+use super::helper;
+use crate::bundle::check;
+use crate::docker::{BuilderRef, unique_name};
+use crate::inside::pack::{self, Blob, Pack, Packed};
+use crate::inside::unpack::{Target, Unpack, Unpacked};
+use crate::inside::{Job, Line};
+
+/// The build that unpacks.
+struct Unpacking<'a> {
+    name: &'a str,
+    binary: &'a Path,
+    mount: &'a Mount,
+    target: &'a (dyn Fn(&Packed) -> Option<Target> + Sync),
+    /// Set when what comes from the side that packs makes no sense or ends early.
+    cut_off: &'a AtomicBool,
+}
+
+/// Packs a mount in one builder and unpacks it in another while it comes. `target` says how, once it is known what was
+/// packed, or that nothing is to be done. The other builder checks every digest before it changes its mount.
+///
+/// # Errors
+/// When one of the builds fails; the mount is then what it was.
+pub fn carry(
+    from: &BuilderRef,
+    to: &BuilderRef,
+    mount: &Mount,
+    tree: pack::Tree,
+    target: impl Fn(&Packed) -> Option<Target> + Sync,
+) -> Result<(Packed, Option<Unpacked>)> {
+    let source = Mount { target: String::new(), ..mount.clone() };
+    let (packer, unpacker) = (unique_name(), unique_name());
+    let binaries = (helper::binary(&from.architecture)?, helper::binary(&to.architecture)?);
+    let ids = |builder: &BuilderRef| -> Result<HashSet<String>> {
+        Ok(builder.records()?.into_iter().map(|record| record.id).collect())
+    };
+    let _cleaners = (
+        Cleaner { builder: from, name: &packer, before: ids(from)?, imports: false },
+        Cleaner { builder: to, name: &unpacker, before: ids(to)?, imports: true },
+    );
+    let trees = vec![pack::Tree { root: source.root(0), ..tree }];
+    let job = Job::Pack(Pack { out: format!("/{packer}/out").into(), trees });
+    let send = |pipe: PipeWriter| -> io::Result<()> {
+        let mut context = tar::Builder::new(BufWriter::with_capacity(1 << 17, pipe));
+        add_helper(&mut context, &binaries.0, &dockerfile(slice::from_ref(&source), &packer, &[]), &packer, &job)?;
+        context.finish()
+    };
+    let cut_off = AtomicBool::new(false);
+    let unpacking = Unpacking { name: &unpacker, binary: &binaries.1, mount, target: &target, cut_off: &cut_off };
+    let answer = tempfile::tempdir()?;
+    let (mut packed, mut there) = (None, Ok(()));
+    let here = from.carrier_stream(send, &mount.namespace, |stream| {
+        let forward = |pipe| unpacking.forward(stream, pipe).map(|found| packed = Some(found));
+        there = to.carrier_build(forward, answer.path(), &mount.namespace, &mut |_| ());
+    });
+    // Each build fails when the other does; what failed first says why.
+    let (first, second) = if cut_off.into_inner() { (here, there) } else { (there, here) };
+    first.and(second)?;
+    let mut unpacked = None;
+    if let Ok(file) = std::fs::File::open(answer.path().join("answer")) {
+        lines(file, &mut |line| {
+            if let Line::Unpacked(found) = line {
+                unpacked = found.into_iter().next();
+            }
+        })?;
+    }
+    Ok((packed.context("the helper gave no answer")?, unpacked))
+}
+
+impl Unpacking<'_> {
+    /// Makes the context of the build that unpacks from the output of the one that packs.
+    fn forward(&self, stream: PipeReader, pipe: PipeWriter) -> io::Result<Packed> {
+        let done = self.forward_all(stream, pipe);
+        done.map_err(|error| {
+            let error = error.downcast::<io::Error>().unwrap_or_else(io::Error::other);
+            self.cut_off.store(error.kind() != io::ErrorKind::BrokenPipe, Relaxed);
+            error
+        })
+    }
+
+    fn forward_all(&self, stream: PipeReader, pipe: PipeWriter) -> Result<Packed> {
+        let mut context = tar::Builder::new(BufWriter::with_capacity(1 << 17, pipe));
+        let mut archive = tar::Archive::new(BufReader::with_capacity(1 << 17, stream));
+        let (mut names, mut packed) = (Vec::new(), None);
+        for entry in archive.entries()? {
+            let mut entry = entry?;
+            let name = entry.path()?.to_string_lossy().trim_start_matches("./").to_string();
+            if name == "answer" {
+                lines(entry, &mut |line| {
+                    if let Line::Packed(found) = line {
+                        packed = found.into_iter().next();
+                    }
+                })?;
+            } else if entry.header().entry_type().is_file() {
+                check(&Blob { digest: format!("sha256:{name}"), size: entry.size() })?;
+                let size = entry.size();
+                add(&mut context, &name, 0o644, size, &mut entry)?;
+                names.push((name, PathBuf::new()));
+            }
+        }
+        // What follows the end of an archive is padding, for which the other side would wait.
+        io::copy(&mut archive.into_inner(), &mut io::sink())?;
+        let packed: Packed = packed.context("the helper gave no answer")?;
+        match (self.target)(&packed) {
+            Some(target) => {
+                let target = Target { root: self.mount.root(0), ..target };
+                let job = Job::Unpack(Unpack { blobs: format!("/{}", self.name).into(), trees: vec![target] });
+                let dockerfile = dockerfile(slice::from_ref(self.mount), self.name, &names);
+                add_helper(&mut context, self.binary, &dockerfile, self.name, &job)?;
+            }
+            None => {
+                let nothing = format!("FROM scratch AS {}\nCOPY Dockerfile /\n", self.name);
+                add(&mut context, "Dockerfile", 0o644, nothing.len() as u64, &mut nothing.as_bytes())?;
+            }
+        }
+        context.into_inner()?.into_inner().map_err(io::IntoInnerError::into_error)?;
+        Ok(packed)
+    }
+}

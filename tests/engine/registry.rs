@@ -1,0 +1,219 @@
+//! Tests of bundles in a registry: what is pushed comes back, unchanged content does not move, and the tag is always whole.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::thread;
+
+use serde_json::Value;
+
+use crate::support::process::Run;
+use crate::support::registry::Registry;
+use crate::support::world::{Tree, assert_same, write_files};
+use crate::support::{Engine, Generation};
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// Reads the answer of a command that must succeed.
+#[track_caller]
+fn json(run: Run) -> Value {
+    let run = run.ok();
+    serde_json::from_str(&run.stdout).unwrap_or_else(|error| panic!("{error}: {run}"))
+}
+
+/// Returns bytes that do not compress.
+fn noise(bytes: usize) -> Vec<u8> {
+    let mut noise = vec![0; bytes];
+    fs::File::open("/dev/urandom").unwrap().read_exact(&mut noise).unwrap();
+    noise
+}
+
+fn settle() {
+    thread::sleep(std::time::Duration::from_millis(60));
+}
+
+const BUILD: &str = "RUN --mount=type=cache,id=pip,target=/root/.cache/pip mkdir -p /root/.cache/pip/http && \
+    echo wheel > /root/.cache/pip/http/w && touch -d @86400 /root/.cache/pip/http/w\nRUN head -c 99999 /dev/urandom > /layer";
+
+#[test]
+fn what_is_pushed_comes_back_elsewhere_and_unchanged_content_does_not_move() {
+    let engine = Engine::start(Generation::V28Containerd);
+    let registry = Registry::beside(&engine);
+    let root = engine.volume("project-cache", &[("pip/http/a", "a"), ("npm/_cacache/index-v5/x", "x")]);
+    fs::write(root.join("pip/large"), noise(3 << 20)).unwrap();
+    let context = engine.context(BUILD);
+    let context_text = text(context.path());
+    engine.docker(&["build", &context_text]);
+    settle();
+    let place = format!("type=registry,ref={}/team/cache:main", registry.address);
+    let export = || json(registry.cache(&engine, &["export", "--dest", &place, &context_text, "--format", "json"]));
+    let first = export();
+    assert_eq!(first["entries"].as_array().unwrap().len(), 4, "{first}");
+    assert!(first["bytes_written"].as_u64() > Some(3 << 20), "{first}");
+
+    let moved = || (registry.count("POST", "/blobs/"), registry.count("PUT", "/blobs/"), registry.count("PATCH", "/"));
+    let (before, tags) = (moved(), registry.count("PUT", "/manifests/main "));
+    assert!(before.0 > 3 && tags == 1, "{before:?}");
+    let second = export();
+    assert_eq!((second["bytes_written"].as_u64(), &second["entries"]), (Some(0), &first["entries"]), "{second}");
+    assert_eq!(moved(), before, "a push of unchanged content moves no blobs");
+    assert_eq!(registry.count("PUT", "/manifests/main "), tags);
+    fs::write(root.join("npm/_cacache/index-v5/x"), "y").unwrap();
+    settle();
+    let third = export();
+    assert!(third["bytes_written"].as_u64() < Some(100_000), "{third}");
+    registry.collect();
+    registry.cache(&engine, &["verify", &place]).ok();
+
+    // Another machine of another generation, in the engine's network only for the registry.
+    let other = Engine::start(Generation::V26);
+    registry.cache(&other, &["import", "--src", &place, "--volume", "project-cache"]).ok();
+    assert_same(&Tree::read(&root), &Tree::read(&other.mountpoint("project-cache")));
+    let same = Engine::start(Generation::V28Containerd);
+    let imported = json(registry.cache(&same, &["import", "--src", &place, &context_text, "--format", "json"]));
+    assert_eq!(imported["steps"]["cached"], 3, "{imported}");
+    drop(registry);
+    // What was imported is really there: the registry is gone, and the last step must run on the layers before it.
+    let file = context.path().join("Dockerfile");
+    let busted = fs::read_to_string(&file).unwrap() + "RUN wc -c /layer && true\n";
+    fs::write(&file, busted).unwrap();
+    let run = same.docker(&["build", "--progress", "plain", &context_text]);
+    assert!(run.stderr.matches("CACHED").count() == 3 && run.stderr.contains("99999 /layer"), "{run}");
+    let run =
+        same.build("RUN --mount=type=cache,id=pip,target=/m echo found $(cat /m/http/w) $(stat -c %Y /m/http/w)", &[]);
+    assert!(run.stderr.contains("found wheel 86400"), "{run}");
+}
+
+#[test]
+fn a_login_is_docker_s_own_and_a_wrong_one_is_told() {
+    let engine = Engine::start(Generation::V28);
+    let registry = Registry::with_login(&engine);
+    engine.volume("pip-cache", &[("a", "a")]);
+    let place = format!("type=registry,ref={}/team/cache:main", registry.address);
+    let export = ["export", "--dest", &place];
+    let config = engine.config().join("config.json");
+    let hint = format!("hint: `docker login {}`", registry.address);
+    let run = registry.cache(&engine, &export);
+    assert!(run.code == 1 && run.stderr.contains("wants a login") && run.stderr.contains(&hint), "{run}");
+
+    // me:wrong
+    fs::write(&config, format!(r#"{{"auths":{{"{}":{{"auth":"bWU6d3Jvbmc="}}}}}}"#, registry.address)).unwrap();
+    let run = registry.cache(&engine, &export);
+    assert!(run.code == 1 && run.stderr.contains("wrong or has expired") && run.stderr.contains(&hint), "{run}");
+    assert!(!run.stderr.contains("d3Jvbmc"), "{run}");
+
+    // A helper is asked as docker asks it.
+    let bin = engine.folder().join("bin");
+    let answer = r#"{"ServerURL":"x","Username":"me","Secret":"right"}"#;
+    let script = format!("#!/bin/sh\n[ \"$1 $(cat)\" = 'get {}' ] && echo '{answer}'\n", registry.address);
+    write_files(&bin, &[("docker-credential-test", &script)]);
+    Run::of(std::process::Command::new("chmod").arg("755").arg(bin.join("docker-credential-test"))).ok();
+    fs::write(&config, format!(r#"{{"credHelpers":{{"{}":"test"}}}}"#, registry.address)).unwrap();
+    let path = format!("{}:{}", bin.display(), engine.generation().suite().path());
+    for arguments in [&export[..], &["verify", &place]] {
+        let run = Run::of(registry.cache_command(&engine, arguments).env("PATH", &path));
+        assert_eq!(run.code, 0, "{run}");
+    }
+}
+
+/// Hands on connections until so many bytes have gone to the registry; then it hangs up, and is gone.
+fn dying(registry: &str, after: usize) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let registry = registry.to_owned();
+    thread::spawn(move || {
+        let left = std::sync::Arc::new(std::sync::Mutex::new(after));
+        for client in listener.incoming().map_while(Result::ok) {
+            let server = TcpStream::connect(&registry).unwrap();
+            let (mut from, mut to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            thread::spawn(move || io::copy(&mut from, &mut to));
+            let left = left.clone();
+            thread::spawn(move || hand_on(client, server, &left));
+        }
+    });
+    address
+}
+
+fn hand_on(mut client: TcpStream, mut server: TcpStream, left: &std::sync::Mutex<usize>) {
+    let mut bytes = [0; 1 << 14];
+    loop {
+        let read = client.read(&mut bytes).unwrap_or(0);
+        let mut left = left.lock().unwrap();
+        if read == 0 || *left < read || server.write_all(&bytes[..read]).is_err() {
+            *left = 0;
+            let _ = (client.shutdown(std::net::Shutdown::Both), server.shutdown(std::net::Shutdown::Both));
+            return;
+        }
+        *left -= read;
+    }
+}
+
+#[test]
+fn a_registry_that_dies_leaves_the_last_tag_and_two_pushers_lose_nothing() {
+    let engine = Engine::start(Generation::V26);
+    let registry = Registry::on_this_machine(&engine.folder().join("registry"));
+    let root = engine.volume("pip-cache", &[("a", "a")]);
+    engine.volume("npm-cache", &[("b", "b")]);
+    let place = |address: &str| format!("type=registry,ref={address}/team/cache:main");
+    let sound = place(&registry.address);
+    engine.cache(&["export", "--dest", &sound, "--volume", "pip-cache"]).ok();
+    let before = engine.cache(&["verify", &sound, "--format", "json"]).ok().stdout;
+
+    fs::write(root.join("large"), noise(8 << 20)).unwrap();
+    let run = engine.cache(&["export", "--dest", &place(&dying(&registry.address, 3 << 20)), "--volume", "pip-cache"]);
+    assert!(run.code == 1 && run.stderr.contains("cannot reach 127.0.0.1:"), "{run}");
+    assert_eq!(engine.cache(&["verify", &sound, "--format", "json"]).ok().stdout, before);
+    assert_eq!(fs::read_dir(engine.folder().join("tmp")).unwrap().count(), 0);
+
+    let children = ["pip-cache", "npm-cache"]
+        .map(|volume| engine.cache_command(&["export", "--dest", &sound, "--volume", volume]).spawn().unwrap());
+    children.into_iter().for_each(|mut child| assert!(child.wait().unwrap().success()));
+    let other = Engine::start(Generation::V20);
+    other.cache(&["import", "--src", &sound]).ok();
+    for volume in ["pip-cache", "npm-cache"] {
+        assert_same(&Tree::read(&engine.mountpoint(volume)), &Tree::read(&other.mountpoint(volume)));
+    }
+
+    // A tag that is something else is not written over, and one that does not exist is told.
+    let run = engine.cache(&["import", "--src", &sound.replace(":main", ":other")]);
+    assert!(run.code == 1 && run.stderr.contains("there is no 127.0.0.1:"), "{run}");
+    let image = format!("docker://{}/team/cache", registry.address);
+    let index: Value = serde_json::from_str(
+        &registry.skopeo(&["inspect", "--raw", "--tls-verify=false", &format!("{image}:main")]).ok().stdout,
+    )
+    .unwrap();
+    let tree = format!("{image}@{}", index["manifests"][0]["digest"].as_str().unwrap());
+    registry
+        .skopeo(&["copy", "--src-tls-verify=false", "--dest-tls-verify=false", &tree, &format!("{image}:image")])
+        .ok();
+    let run = engine.cache(&["export", "--dest", &sound.replace(":main", ":image"), "--volume", "pip-cache"]);
+    assert!(run.code == 1 && run.stderr.contains("something else than a bundle"), "{run}");
+}
+
+#[test]
+fn mounts_go_from_builder_to_builder_without_a_bundle() {
+    let engine = Engine::start(Generation::V28);
+    let other = Engine::start(Generation::V26);
+    engine.docker(&["context", "create", "far", "--docker", &format!("host={}", other.host())]);
+    let fill = "RUN --mount=type=cache,id=pip,target=/root/.cache/pip --mount=type=cache,target=/root/.npm \
+        echo wheel > /root/.cache/pip/w && chown 1000:1001 /root/.cache/pip/w && touch -d @86400 /root/.cache/pip/w && \
+        head -c 3000000 /dev/urandom > /root/.npm/large && md5sum < /root/.npm/large";
+    let filled = engine.build(fill, &[]).stderr;
+    let sum =
+        filled.lines().find_map(|line| line.strip_suffix("  -")).and_then(|line| line.rsplit(' ').next()).unwrap();
+    let count = engine.records().len();
+    let copied = json(engine.cache(&["export", "--to-builder", "far", "--format", "json"]));
+    assert_eq!((copied["entries"].as_array().unwrap().len(), &copied["bytes_written"]), (2, &Value::from(3_000_006)));
+    assert_eq!(engine.records().len(), count, "{:?}", engine.records());
+    assert!(other.records().iter().all(|record| record["Type"] == "exec.cachemount"), "{:?}", other.records());
+    assert_eq!(fs::read_dir(engine.folder().join("tmp")).unwrap().count(), 0);
+    let read = "RUN --mount=type=cache,id=pip,target=/p --mount=type=cache,target=/root/.npm \
+        echo found $(cat /p/w) $(stat -c %u:%g:%Y /p/w) $(md5sum < /root/.npm/large)";
+    let run = other.build(read, &[]);
+    assert!(run.stderr.contains(&format!("found wheel 1000:1001:86400 {sum}")), "{run}");
+    let run = engine.cache(&["export", "--to-builder", "default"]);
+    assert!(run.code == 1 && run.stderr.contains("is where the mounts are"), "{run}");
+}
