@@ -184,6 +184,9 @@ Examples:
   docker cache doctor --fix --dry-run web    what would change in Dockerfiles
   docker cache doctor --check builder-split,gc-policy
   docker cache doctor --image app:latest     which caches does it carry?
+  docker cache doctor --explain . -- --build-arg VERSION=3
+                                             why did steps of this build run?
+  docker cache doctor --container web        what does it keep in itself?
   docker cache doctor --fail-on error        exit 1 not for warnings
   docker cache doctor --fix --check volume-owner
   docker cache doctor --format json | jq '.findings[].fix.command'")]
@@ -193,6 +196,9 @@ pub struct Doctor {
     /// Look into this image: which package caches does it carry?
     #[arg(long, value_name = "IMAGE")]
     pub image: Option<String>,
+    /// Build into the cache, and tell which steps were not in it and why, as against the last such run
+    #[arg(long, conflicts_with_all = ["image", "fix", "check", "list_checks", "budget", "volume"])]
+    pub explain: bool,
     /// Put right what can be in Dockerfiles, and show it as a diff; with --check volume-owner, the owners in cache volumes
     #[arg(long)]
     pub fix: bool,
@@ -230,6 +236,9 @@ pub struct Doctor {
     /// Print only what was found
     #[arg(long, short)]
     pub quiet: bool,
+    /// Flags of 'docker build' for --explain
+    #[arg(last = true, requires = "explain", value_name = "BUILD ARGS")]
+    pub build: Vec<OsString>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -1,11 +1,12 @@
 //! Shows, explains, cleans and carries every cache that Docker builds and dev containers use.
 //!
-//! From top to bottom: [`cli`] and [`plugin`] read the command line, [`commands`] do one command each; [`image`], [`inventory`], [`ownership`],
-//! [`builders`], [`docker`] and [`place`] touch the world; [`budget`], [`catalogue`],
-//! [`model`] and [`plan`] are pure; [`report`] prints.
+//! From top to bottom: [`cli`] and [`plugin`] read the command line, [`commands`] do one command each; [`image`],
+//! [`inventory`], [`ownership`], [`buildcontext`], [`builders`], [`docker`] and [`place`] touch the world; [`budget`],
+//! [`catalogue`], [`explain`], [`model`] and [`plan`] are pure; [`report`] prints.
 //! [`inside`] is what the same binary does within an engine. [`cancel`] is how all of it stops.
 
 pub mod budget;
+pub mod buildcontext;
 pub mod builders;
 pub mod bundle;
 pub mod cancel;
@@ -16,6 +17,7 @@ pub mod commands;
 pub mod docker;
 pub mod dockerfile;
 pub mod exit;
+pub mod explain;
 pub mod image;
 pub mod inside;
 pub mod inventory;

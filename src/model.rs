@@ -193,6 +193,33 @@ impl Builder {
     }
 }
 
+/// One step of a build, as its progress tells it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BuildStep {
+    /// Name of its stage, `stage-1` if it has none and there are several, empty if there is only one.
+    pub stage: String,
+    /// Number within the stage; the `FROM` is one of them.
+    pub number: u32,
+    /// The instruction, with variables filled in.
+    pub text: String,
+    pub cached: bool,
+    pub seconds: f64,
+}
+
+impl BuildStep {
+    /// Returns true for what fetches the image that a stage begins from.
+    pub fn is_base(&self) -> bool {
+        self.text.starts_with("FROM ")
+    }
+}
+
+impl fmt::Display for BuildStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stage = if self.stage.is_empty() { String::new() } else { format!("{} ", self.stage) };
+        write!(f, "[{stage}{}] {}", self.number, self.text)
+    }
+}
+
 /// One record of a builder's cache.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CacheRecord {

@@ -72,8 +72,13 @@ fn with_live(facts: &Facts, name: &str, rule: fn(&Container) -> Vec<Finding>) ->
         if let (Some(first), Some(described)) = (findings.first_mut(), described) {
             first.file = Some(described.place.file.clone());
             first.line = Some(described.place.line);
-            let is_same =
-                |finding: &Finding| finding.file == first.file && finding.message.starts_with(&described.name());
+            let mounts = |finding: &Finding| {
+                let lines = described.mounts.iter().filter(|mount| Some(&mount.place.file) == finding.file.as_ref());
+                lines.into_iter().any(|mount| Some(mount.place.line) == finding.line)
+            };
+            let is_same = |finding: &Finding| {
+                finding.file == first.file && (finding.message.starts_with(&described.name()) || mounts(finding))
+            };
             if let Some(at) = told.iter().position(is_same) {
                 let file = told.remove(at);
                 first.line = file.line;

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
+use rayon::prelude::*;
+
 use super::dockerfile::{self, Found, UsedId};
 use super::steps::Facts as Steps;
 use super::{Check, Facts, Finding, Fix, NotRun, Severity, caches, containers, edits, scripts};
@@ -35,29 +37,28 @@ impl Project {
                 ..Finding::new(Severity::Warning, unread.why.clone())
             });
             let described = containers::check(&self.files.files, &self.containers, &self.images);
-            let mut used = Vec::new();
-            let mut found: Vec<Finding> = unread.collect();
-            found.extend(self.files.files.iter().flat_map(|file| of_file(file, &mut used)));
-            found.extend(dockerfile::clashes(&used, false).into_iter().filter_map(|(path, clash)| {
+            let (found, used): (Vec<_>, Vec<_>) = self.files.files.par_iter().map(of_file).unzip();
+            let used: Vec<UsedId> = used.into_iter().flatten().collect();
+            let clashes = dockerfile::clashes(&used, false).into_iter().filter_map(|(path, clash)| {
                 let file = self.files.files.iter().find(|file| file.path == path)?;
                 Some(with_diff(file, clash, !Dockerfile::parse(&file.text).problems.is_empty()))
-            }));
-            found.extend(described);
-            found
+            });
+            unread.chain(found.into_iter().flatten()).chain(clashes).chain(described).collect()
         })
     }
 }
 
 /// Returns what is found in one file, and notes the caches that its mounts name.
-fn of_file(file: &project::File, used: &mut Vec<UsedId>) -> Vec<Finding> {
+/// Returns what is wrong in a file, and the ids of cache mounts that it shares with others.
+fn of_file(file: &project::File) -> (Vec<Finding>, Vec<UsedId>) {
     if file.kind != Kind::Dockerfile {
-        return scripts::check(file);
+        return (scripts::check(file), Vec::new());
     }
     let read = Dockerfile::parse(&file.text);
     let steps = Steps::new(&file.path, &read, &file.around);
-    used.extend(dockerfile::used_ids(&steps));
     let broken = !read.problems.is_empty();
-    dockerfile::check(&steps).into_iter().map(|found| with_diff(file, found, broken)).collect()
+    let found = dockerfile::check(&steps).into_iter().map(|found| with_diff(file, found, broken));
+    (found.collect(), dockerfile::used_ids(&steps))
 }
 
 /// Adds the diff of a finding's own edits. A file that does not parse is not changed.

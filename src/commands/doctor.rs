@@ -1,6 +1,7 @@
 //! `docker cache doctor`: asks everything at once, lets the rules judge, and tells it.
 
 mod containers;
+mod explain;
 mod facts;
 mod fix;
 mod own;
@@ -46,6 +47,9 @@ struct Listed {
 type Results = [(&'static Check, Outcome)];
 
 pub fn run(context: Context, options: &Doctor) -> Result<u8> {
+    if options.explain {
+        return explain::run(context, options);
+    }
     // What is named is all that is looked at, unless checks are named too.
     let aimed = options.image.is_some() || !options.container.is_empty();
     let at_aim = |name| {

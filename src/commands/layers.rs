@@ -1,6 +1,6 @@
 //! The layers of a bundle: buildx exports and imports them itself; what it cannot is said, with the choices there are.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use crate::builders::Builders;
 use crate::bundle::remote::Remote;
 use crate::bundle::{Descriptor, Layout, Writer};
 use crate::cli::{Build, Export, Import};
-use crate::docker::{BuilderRef, quote};
+use crate::docker::{BuilderRef, parse, quote};
 use crate::inside::pack::digest;
 use crate::inventory::Kind;
 use crate::report;
@@ -221,29 +221,15 @@ pub fn import(builders: &Builders, layout: &Layout, options: &Import, answer: &m
     Ok(())
 }
 
-/// Reads the plain progress of a build: which of its steps were in the cache.
+/// Tells which steps of a build were in the cache.
 fn steps(told: &str) -> Steps {
-    let mut names: BTreeMap<u32, &str> = BTreeMap::new();
-    let mut cached: HashSet<u32> = HashSet::new();
-    for line in told.lines() {
-        let Some((number, rest)) = line.strip_prefix('#').and_then(|line| line.split_once(' ')) else { continue };
-        let Ok(number) = number.parse() else { continue };
-        if rest == "CACHED" {
-            cached.insert(number);
-        } else if let Some((place, what)) = rest.strip_prefix('[').and_then(|rest| rest.split_once("] "))
-            && place.contains('/')
-            && !what.starts_with("FROM ")
-        {
-            names.entry(number).or_insert(rest);
-        }
-    }
-    let ran = names.iter().filter(|(number, _)| !cached.contains(number)).map(|(_, name)| match name {
-        name if name.contains("--mount=type=cache") => {
-            format!("{name}: BuildKit keys a step with a cache mount differently in each of its generations")
-        }
-        name => format!("{name}: it, or what it builds on, is not what was exported"),
+    let (cached, ran): (Vec<_>, Vec<_>) =
+        parse::steps(told).into_iter().filter(|step| !step.is_base()).partition(|step| step.cached);
+    let ran = ran.iter().map(|step| match step.text.contains("--mount=type=cache") {
+        true => format!("{step}: BuildKit keys a step with a cache mount differently in each of its generations"),
+        false => format!("{step}: it, or what it builds on, is not what was exported"),
     });
-    Steps { cached: names.keys().filter(|number| cached.contains(number)).count() as u64, ran: ran.collect() }
+    Steps { cached: cached.len() as u64, ran: ran.collect() }
 }
 
 #[cfg(test)]
@@ -257,6 +243,6 @@ mod tests {
                     #6 DONE 1.0s\n#7 [b 1/1] RUN true\n#7 CACHED\n";
         let found = steps(told);
         assert_eq!((found.cached, found.ran.len()), (2, 1));
-        assert!(found.ran[0].contains("[stage-0 3/3] RUN") && found.ran[0].contains("generations"));
+        assert!(found.ran[0].contains("[stage-0 3] RUN") && found.ran[0].contains("generations"));
     }
 }

@@ -247,8 +247,19 @@ impl BuilderRef {
         self.layers_build(&digests.iter().map(from).collect::<Vec<_>>(), args)
     }
 
+    /// `docker buildx build --output type=cacheonly ARGS…`: builds into the cache alone, and returns what the build told.
+    ///
+    /// # Errors
+    /// When the build fails; docker's last line says why.
+    pub fn dry_build(&self, args: &[OsString]) -> Result<String> {
+        self.layers_build(&[], args)
+    }
+
     fn layers_build(&self, cache: &[String], args: &[OsString]) -> Result<String> {
-        let mut words: Vec<OsString> = vec!["buildx".into(), "build".into(), format!("--builder={}", self.name).into()];
+        let mut words: Vec<OsString> = match self.has_buildx {
+            true => vec!["buildx".into(), "build".into(), format!("--builder={}", self.name).into()],
+            false => vec!["build".into()],
+        };
         words.extend(["--progress=plain".into(), "--output=type=cacheonly".into()]);
         words.extend(cache.iter().map(OsString::from));
         words.extend_from_slice(args);

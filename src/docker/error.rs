@@ -116,7 +116,10 @@ impl std::error::Error for DockerError {}
 fn error_line(stderr: &str) -> String {
     const PREFIXES: [&str; 5] = ["ERROR: ", "Error response from daemon: ", "Error: ", "error: ", "docker: "];
     let lines = || stderr.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("WARNING"));
-    let named = lines().rfind(|line| PREFIXES.iter().any(|prefix| line.starts_with(prefix)));
+    // Docker 20.10 tells a failed build without a prefix, after all its steps.
+    let is_error =
+        |line: &&str| PREFIXES.iter().any(|prefix| line.starts_with(prefix)) || line.starts_with("failed to solve");
+    let named = lines().rfind(is_error);
     let mut line = named.or_else(|| lines().next()).unwrap_or_default();
     for prefix in PREFIXES {
         line = line.strip_prefix(prefix).unwrap_or(line);

@@ -1,6 +1,8 @@
 //! Turns docker's text into the model and does nothing else.
 
-use crate::model::{Builder, CacheRecord};
+use std::collections::BTreeMap;
+
+use crate::model::{BuildStep, Builder, CacheRecord};
 
 /// Parses lines of `docker buildx ls --format 'table {{.Name}} {{json .}}'`: a name, `*` if current, a JSON object.
 /// buildx 0.13 prints a builder once for each node and once more, and tells the current one only by its star.
@@ -94,6 +96,28 @@ pub fn records(text: &str, now: u64) -> Result<Vec<CacheRecord>, String> {
         records.push(record);
     }
     Ok(records)
+}
+
+/// Reads the plain progress of a build: lines such as `#5 [stage 2/3] RUN make`, `#5 CACHED` and `#5 DONE 0.6s`. A line
+/// that a step itself prints has a time behind its number, and so is none of these.
+pub fn steps(told: &str) -> Vec<BuildStep> {
+    let mut steps: BTreeMap<u32, BuildStep> = BTreeMap::new();
+    for line in told.lines() {
+        let Some((number, rest)) = line.strip_prefix('#').and_then(|line| line.split_once(' ')) else { continue };
+        let Ok(number) = number.parse::<u32>() else { continue };
+        if let Some(step) = steps.get_mut(&number) {
+            step.cached |= rest == "CACHED";
+            let done = rest.strip_prefix("DONE ").and_then(|time| time.trim_end_matches('s').parse().ok());
+            step.seconds = done.unwrap_or(step.seconds);
+        } else if let Some((place, text)) = rest.strip_prefix('[').and_then(|rest| rest.split_once("] "))
+            && let (stage, place) = place.rsplit_once(' ').unwrap_or(("", place))
+            && let Some(at) = place.split_once('/').and_then(|(at, _)| at.trim().parse().ok())
+        {
+            let step = BuildStep { stage: stage.trim().into(), number: at, text: text.into(), ..BuildStep::default() };
+            steps.insert(number, step);
+        }
+    }
+    steps.into_values().collect()
 }
 
 /// Returns true if the lines ahead end a record: `Usage count:`, `Last used:`, `Type:`, then the next record or totals.

@@ -11,6 +11,7 @@ mod complete;
 mod doctor;
 mod doctor_containers;
 mod doctor_project;
+mod explain;
 mod owner;
 mod registry;
 mod size;

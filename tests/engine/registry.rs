@@ -169,7 +169,7 @@ fn a_registry_that_dies_leaves_the_last_tag_and_two_pushers_lose_nothing() {
     assert_eq!(fs::read_dir(engine.folder().join("tmp")).unwrap().count(), 0);
 
     let children = ["pip-cache", "npm-cache"]
-        .map(|volume| engine.cache_command(&["export", "--dest", &sound, "--volume", volume]).spawn().unwrap());
+        .map(|volume| engine.cache_command(&["export", "-q", "--dest", &sound, "--volume", volume]).spawn().unwrap());
     children.into_iter().for_each(|mut child| assert!(child.wait().unwrap().success()));
     let other = Engine::start(Generation::V20);
     other.cache(&["import", "--src", &sound]).ok();

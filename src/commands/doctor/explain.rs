@@ -1,0 +1,223 @@
+//! `docker cache doctor --explain`: builds into the cache, and tells which steps were not in it and why, by what the last
+//! such run of this build was made of. That is kept in the user's state directory, as digests.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde::Serialize;
+
+use super::super::Context;
+use crate::builders::Builders;
+use crate::cli::{Doctor, DoctorFormat};
+use crate::docker::parse;
+use crate::dockerfile::Dockerfile;
+use crate::explain::{Explained, Fingerprint, explain};
+use crate::inside::pack::digest;
+use crate::model::{BuildStep, Moment};
+use crate::{buildcontext, report};
+
+/// So many builds are remembered.
+const REMEMBERED: usize = 20;
+
+/// The JSON contract.
+#[derive(Serialize)]
+struct Answer<'a> {
+    version: u32,
+    steps: &'a [Explained],
+    missed: usize,
+    missed_seconds: f64,
+    /// When the run was that this one is compared with, in seconds since 1970.
+    compared_with: Option<u64>,
+}
+
+/// A build, as the user would start it.
+struct Build<'a> {
+    directory: PathBuf,
+    dockerfile: PathBuf,
+    arguments: &'a [OsString],
+}
+
+pub fn run(context: Context, options: &Doctor) -> Result<u8> {
+    ensure!(
+        matches!(options.format, DoctorFormat::Table | DoctorFormat::Json),
+        "--explain prints a table or JSON\nhint: leave `--format` out, or use `--format json`"
+    );
+    let build = Build::of(options)?;
+    let (docker, settings) = context.into_docker()?;
+    let builders = Builders::ask(&docker, &settings)?;
+    let variable = std::env::var("BUILDX_BUILDER").ok().filter(|name| !name.is_empty());
+    let name = build.value(&["--builder"]).or(variable).unwrap_or_else(|| builders.of_docker_build.clone());
+    let builder = builders.selected(Some(&name), false)?.into_iter().next().context("there is no builder")?;
+
+    let kept = build.kept()?;
+    let before: Option<Fingerprint> = fs::read(&kept).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let known = before.as_ref().and_then(|before| before.files.clone()).unwrap_or_default();
+    let files = buildcontext::read(&build.directory, &build.dockerfile, &known);
+    let files = files.inspect_err(|error| report::warning(&format!("files are not compared: {error:#}"))).ok();
+    let text = fs::read_to_string(&build.dockerfile)?;
+    if !options.quiet {
+        report::note("Building, to see which steps are in the cache");
+    }
+    let steps = parse::steps(&builders.reference(builder).dry_build(&build.words())?);
+
+    let now = Fingerprint {
+        at: Moment::now().0,
+        builder: name,
+        steps: steps.iter().filter(|step| !step.is_base()).map(|step| (step.stage.clone(), hash(&step.text))).collect(),
+        bases: steps.iter().filter_map(base).collect(),
+        arguments: build.build_arguments(),
+        files,
+    };
+    let explained = explain(&steps, &Dockerfile::parse(&text), &now, before.as_ref(), &hash);
+    show(&explained, before.as_ref(), options)?;
+    if let Err(error) = keep(&kept, &now) {
+        report::warning(&format!("the next run cannot be compared with this one: {error:#}"));
+    }
+    Ok(0)
+}
+
+impl Build<'_> {
+    fn of(options: &Doctor) -> Result<Build<'_>> {
+        let path = options.path.clone().unwrap_or_else(|| ".".into());
+        let mut build = match path.is_file() {
+            true => {
+                let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+                Build {
+                    directory: directory.unwrap_or(Path::new(".")).into(),
+                    dockerfile: path,
+                    arguments: &options.build,
+                }
+            }
+            false => Build { dockerfile: path.join("Dockerfile"), directory: path, arguments: &options.build },
+        };
+        if let Some(file) = build.value(&["--file", "-f"]) {
+            build.dockerfile = file.into();
+        }
+        if !build.dockerfile.is_file() {
+            bail!(
+                "there is no `{}` to build\nhint: docker cache doctor --explain PATH, or `-- --file FILE` behind it",
+                build.dockerfile.display()
+            );
+        }
+        if build.arguments.iter().any(|word| word.to_string_lossy().starts_with("--no-cache")) {
+            bail!("a build with `--no-cache` uses no cache, and there is nothing to explain");
+        }
+        Ok(build)
+    }
+
+    /// Returns the values of a flag of the build.
+    fn values(&self, names: &[&str]) -> Vec<String> {
+        let words: Vec<_> = self.arguments.iter().map(|word| word.to_string_lossy()).collect();
+        let value = |(at, word): (usize, &std::borrow::Cow<'_, str>)| {
+            let of = |name: &&str| match word.strip_prefix(name)? {
+                "" => words.get(at + 1).map(ToString::to_string),
+                rest => rest.strip_prefix('=').map(str::to_owned),
+            };
+            names.iter().find_map(of)
+        };
+        words.iter().enumerate().filter_map(value).collect()
+    }
+
+    fn value(&self, names: &[&str]) -> Option<String> {
+        self.values(names).pop()
+    }
+
+    /// Returns the build arguments with digests of their values; one without a value has that of the environment.
+    fn build_arguments(&self) -> BTreeMap<String, String> {
+        let given = self.values(&["--build-arg"]).into_iter();
+        let values = given.map(|given| match given.split_once('=') {
+            Some((name, value)) => (name.to_owned(), hash(value)),
+            None => (given.clone(), hash(&std::env::var(&given).unwrap_or_default())),
+        });
+        values.collect()
+    }
+
+    /// Returns the words of the build, the directory last.
+    fn words(&self) -> Vec<OsString> {
+        let mut file = OsString::from("--file=");
+        file.push(&self.dockerfile);
+        let last = ["--".into(), self.directory.clone().into_os_string()];
+        [file].into_iter().chain(self.arguments.iter().cloned()).chain(last).collect()
+    }
+
+    /// Returns the file that remembers this build: of one directory, Dockerfile, target and platform.
+    fn kept(&self) -> Result<PathBuf> {
+        let directory = dirs::state_dir().or_else(dirs::cache_dir).context("this user has no home directory")?;
+        let (context, file) = (self.directory.canonicalize()?, self.dockerfile.canonicalize()?);
+        let key = format!("{context:?}\n{file:?}\n{:?}\n{:?}", self.value(&["--target"]), self.values(&["--platform"]));
+        Ok(directory.join("docker-cache/builds").join(format!("{}.json", hash(&key).trim_start_matches("sha256:"))))
+    }
+}
+
+/// Returns the digest of a text that may hold a secret.
+fn hash(text: &str) -> String {
+    digest(&mut text.as_bytes()).map(|blob| blob.digest).unwrap_or_default()
+}
+
+/// Returns the name and the digest of a base image: `FROM docker.io/library/debian:12@sha256:…`. The engine's own images
+/// have no digest there.
+fn base(step: &BuildStep) -> Option<(String, String)> {
+    let (name, digest) = step.text.strip_prefix("FROM ")?.split_once('@')?;
+    Some((name.into(), digest.into()))
+}
+
+fn show(steps: &[Explained], before: Option<&Fingerprint>, options: &Doctor) -> Result<()> {
+    let missed: Vec<&Explained> = steps.iter().filter(|step| !step.cached).collect();
+    let seconds: f64 = missed.iter().map(|step| step.seconds).sum();
+    if options.format == DoctorFormat::Json {
+        let compared_with = before.map(|before| before.at);
+        let missed_seconds = (seconds * 10.0).round() / 10.0;
+        return report::json(&Answer { version: 1, steps, missed: missed.len(), missed_seconds, compared_with });
+    }
+    let shown = steps.iter().filter(|step| !step.cached || !options.quiet);
+    let rows = shown.map(|step| {
+        let cache = match (&step.why, step.cached) {
+            (_, true) => "CACHED".into(),
+            (Some(why), _) => format!("missed: {why}"),
+            (None, _) => "missed, as a step before it did".into(),
+        };
+        let stage = if step.stage.is_empty() { "-" } else { &step.stage };
+        vec![stage.into(), shortened(&step.text), format!("{:.1}s", step.seconds), cache]
+    });
+    report::data(&report::table(&["STAGE", "STEP", "TIME", "CACHE"], &rows.collect::<Vec<_>>()))?;
+    if options.quiet {
+        return Ok(());
+    }
+    let sum = match missed.len() {
+        0 => format!("All {} steps are in the cache", steps.len()),
+        count => format!("{count} of {} steps missed the cache, which cost {seconds:.1}s", steps.len()),
+    };
+    report::data(&format!("\n{sum}\n"))
+}
+
+/// Returns the beginning of a step's text, as wide as a table has room for.
+fn shortened(text: &str) -> String {
+    const WIDTH: usize = 48;
+    match text.char_indices().nth(WIDTH) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.into(),
+    }
+}
+
+/// Writes what is remembered, and forgets the builds that were explained longest ago.
+fn keep(path: &Path, now: &Fingerprint) -> Result<()> {
+    let directory = path.parent().context("it has no directory")?;
+    fs::create_dir_all(directory)?;
+    let mut aside = tempfile::NamedTempFile::new_in(directory)?;
+    aside.write_all(&serde_json::to_vec(now)?)?;
+    aside.persist(path)?;
+    let mut kept: Vec<_> = fs::read_dir(directory)?
+        .flatten()
+        .filter(|entry| entry.path().extension().is_some_and(|end| end == "json"))
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect();
+    kept.sort();
+    for (_, path) in kept.iter().rev().skip(REMEMBERED) {
+        fs::remove_file(path)?;
+    }
+    Ok(())
+}
