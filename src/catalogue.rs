@@ -109,6 +109,8 @@ pub struct Row {
     pub unit: Unit,
     /// What a step of a build shows of it, where a cache mount on it is of use.
     pub build: Build,
+    /// How it is filled before it is needed.
+    pub warm: Warm,
 }
 
 /// How a build step uses a tool's cache.
@@ -143,6 +145,26 @@ const BUILD: Build = Build {
     read_later: false,
 };
 
+/// How a project's lock files fill a cache, by the tool's own download and nothing of the project's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Warm {
+    /// Names of the files that say what to download, `*` standing for any characters. None: there is no such way.
+    pub locks: &'static [&'static str],
+    /// Names of further files that the command reads, beside the lock file and below.
+    pub reads: &'static [&'static str],
+    /// Names of files that it only wants to be there.
+    pub stubs: &'static [&'static str],
+    /// Program and arguments, without a shell: `{lock}` is the lock file, `{cache}` the directory of the row.
+    pub command: &'static [&'static str],
+    /// Variables of the command.
+    pub env: &'static [(&'static str, &'static str)],
+}
+
+const WARM: Warm = Warm { locks: &[], reads: &[], stubs: &[], command: &[], env: &[] };
+
+/// What npm and its kin read.
+const NODE_READS: &[&str] = &["package.json", ".npmrc"];
+
 impl Row {
     /// Returns the class of all that no part of the row names.
     pub fn rest(&self) -> Class {
@@ -162,6 +184,7 @@ const ROW: Row = Row {
     sharing: Locked,
     unit: Whole,
     build: BUILD,
+    warm: WARM,
 };
 
 const ALL_CACHE: &[Part] = &[part("", Cache)];
@@ -196,6 +219,13 @@ pub static ROWS: &[Row] = &[
             cleaned_by: &["pip cache purge"],
             ..BUILD
         },
+        // pip asks its index each time; what needs none is `pip install --no-index --find-links {cache}/wheelhouse`
+        warm: Warm {
+            locks: &["requirements*.txt"],
+            reads: &["requirements*.txt", "constraints*.txt"],
+            command: &["pip", "wheel", "--wheel-dir={cache}/wheelhouse", "--requirement={lock}"],
+            ..WARM
+        },
     },
     // checked: uv 0.13.9
     Row {
@@ -214,6 +244,13 @@ pub static ROWS: &[Row] = &[
             defeated_by: &["--no-cache", "UV_NO_CACHE"],
             cleaned_by: &["uv cache clean"],
             ..BUILD
+        },
+        warm: Warm {
+            locks: &["uv.lock"],
+            reads: &["pyproject.toml", "uv.toml", ".python-version"],
+            command: &["uv", "sync", "--frozen", "--no-install-project", "--no-install-workspace"],
+            env: &[("UV_LINK_MODE", "copy")],
+            ..WARM
         },
         ..ROW
     },
@@ -244,6 +281,13 @@ pub static ROWS: &[Row] = &[
             defeated_by: &["--no-cache"],
             cleaned_by: &["poetry cache clear"],
             ..BUILD
+        },
+        warm: Warm {
+            locks: &["poetry.lock"],
+            reads: &["pyproject.toml", "poetry.toml"],
+            command: &["poetry", "install", "--no-root", "--no-interaction"],
+            env: &[("POETRY_VIRTUALENVS_IN_PROJECT", "true")],
+            ..WARM
         },
         ..ROW
     },
@@ -282,6 +326,12 @@ pub static ROWS: &[Row] = &[
             writes: &[&["$PDM_CACHE_DIR", "$XDG_CACHE_HOME/pdm", "~/.cache/pdm"]],
             ..BUILD
         },
+        warm: Warm {
+            locks: &["pdm.lock"],
+            reads: &["pyproject.toml", "pdm.toml"],
+            command: &["pdm", "sync", "--no-self"],
+            ..WARM
+        },
         ..ROW
     },
     // checked: pipenv 2026.10.3
@@ -299,6 +349,13 @@ pub static ROWS: &[Row] = &[
             writes: &[&["$PIPENV_CACHE_DIR", "$XDG_CACHE_HOME/pipenv", "~/.cache/pipenv"]],
             also: &["~/.cache/pip"],
             ..BUILD
+        },
+        warm: Warm {
+            locks: &["Pipfile.lock"],
+            reads: &["Pipfile"],
+            command: &["pipenv", "sync"],
+            env: &[("PIPENV_VENV_IN_PROJECT", "1")],
+            ..WARM
         },
         ..ROW
     },
@@ -425,6 +482,12 @@ pub static ROWS: &[Row] = &[
             cleaned_by: &["npm cache clean"],
             ..BUILD
         },
+        warm: Warm {
+            locks: &["package-lock.json", "npm-shrinkwrap.json"],
+            reads: NODE_READS,
+            command: &["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+            ..WARM
+        },
         ..ROW
     },
     // checked: npm 10.8.2
@@ -456,6 +519,13 @@ pub static ROWS: &[Row] = &[
             cleaned_by: &["yarn cache clean"],
             ..BUILD
         },
+        warm: Warm {
+            locks: &["yarn.lock"],
+            reads: &["package.json", ".npmrc", ".yarnrc", ".yarnrc.yml"],
+            command: &["yarn", "install", "--frozen-lockfile"],
+            env: &[("npm_config_ignore_scripts", "true"), ("YARN_ENABLE_SCRIPTS", "false")],
+            ..WARM
+        },
         ..ROW
     },
     // from the docs: yarn berry; YARN_GLOBAL_FOLDER moves only ~/.yarn/berry
@@ -480,6 +550,12 @@ pub static ROWS: &[Row] = &[
         ids: &["pnpm", "pnpm-store"],
         parts: ALL_CACHE,
         sharing: Shared,
+        warm: Warm {
+            locks: &["pnpm-lock.yaml"],
+            reads: &["package.json", ".npmrc", "pnpm-workspace.yaml"],
+            command: &["pnpm", "fetch"],
+            ..WARM
+        },
         ..ROW
     },
     // from the docs: PNPM_HOME; its commands lie beside the store, and a store put right here is v3, v10, v11
@@ -523,6 +599,12 @@ pub static ROWS: &[Row] = &[
             defeated_by: &["--no-cache"],
             cleaned_by: &["bun pm cache rm"],
             ..BUILD
+        },
+        warm: Warm {
+            locks: &["bun.lock", "bun.lockb"],
+            reads: &["package.json", ".npmrc", "bunfig.toml"],
+            command: &["bun", "install", "--frozen-lockfile", "--ignore-scripts"],
+            ..WARM
         },
         ..ROW
     },
@@ -657,6 +739,14 @@ pub static ROWS: &[Row] = &[
             read_later: true,
             ..BUILD
         },
+        // cargo wants the sources that a Cargo.toml names to be there, and reads none
+        warm: Warm {
+            locks: &["Cargo.lock"],
+            reads: &["Cargo.toml"],
+            stubs: &["*.rs"],
+            command: &["cargo", "fetch", "--locked"],
+            ..WARM
+        },
         ..ROW
     },
     // checked: cargo 1.95.0
@@ -724,6 +814,7 @@ pub static ROWS: &[Row] = &[
             read_later: true,
             ..BUILD
         },
+        warm: Warm { locks: &["go.sum"], reads: &["go.mod"], command: &["go", "mod", "download"], ..WARM },
         ..ROW
     },
     // checked: go 1.19.8
@@ -784,6 +875,12 @@ pub static ROWS: &[Row] = &[
             offline: &["-o", "--offline"],
             read_later: true,
             ..BUILD
+        },
+        warm: Warm {
+            locks: &["pom.xml"],
+            reads: &["pom.xml"],
+            command: &["mvn", "--batch-mode", "-Dmaven.repo.local={cache}/repository", "dependency:go-offline"],
+            ..WARM
         },
         ..ROW
     },
@@ -1017,6 +1114,12 @@ pub static ROWS: &[Row] = &[
             cleaned_by: &["composer clear-cache", "composer clearcache", "composer cc"],
             ..BUILD
         },
+        warm: Warm {
+            locks: &["composer.lock"],
+            reads: &["composer.json"],
+            command: &["composer", "install", "--no-interaction", "--no-scripts", "--no-plugins", "--no-autoloader"],
+            ..WARM
+        },
         ..ROW
     },
     // from the docs
@@ -1030,6 +1133,12 @@ pub static ROWS: &[Row] = &[
         env: &["NUGET_PACKAGES"],
         ids: &["nuget", "nuget-packages"],
         parts: ALL_CACHE,
+        warm: Warm {
+            locks: &["packages.lock.json"],
+            reads: &["*.csproj", "*.fsproj", "*.vbproj", "Directory.*.props", "NuGet.Config", "nuget.config"],
+            command: &["dotnet", "restore", "--locked-mode"],
+            ..WARM
+        },
         ..ROW
     },
     // from the docs
@@ -1079,6 +1188,12 @@ pub static ROWS: &[Row] = &[
             writes: &[&["$HEX_HOME/packages", "~/.hex/packages"]],
             also: &["~/.cache/hex"],
             ..BUILD
+        },
+        warm: Warm {
+            locks: &["mix.lock"],
+            reads: &["mix.exs"],
+            command: &["mix", "deps.get", "--check-locked"],
+            ..WARM
         },
         ..ROW
     },
@@ -1190,6 +1305,12 @@ pub static ROWS: &[Row] = &[
             writes: &[&["$PUB_CACHE", "~/.pub-cache"]],
             read_later: true,
             ..BUILD
+        },
+        warm: Warm {
+            locks: &["pubspec.lock"],
+            reads: &["pubspec.yaml"],
+            command: &["dart", "pub", "get", "--enforce-lockfile"],
+            ..WARM
         },
         ..ROW
     },
@@ -1813,6 +1934,40 @@ pub fn single_out(known: &mut Vec<Known>, path: &str) -> bool {
     known.extend(told);
     known.push(Known { path: format!("{}/", at.join("/")), row, class });
     true
+}
+
+/// Where a tool keeps a row's directory, in a tree that is mounted somewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spot {
+    /// Absolute: at the mount, below it, or around it.
+    pub directory: String,
+    /// The variable that sends the tool there, if it does not go by itself.
+    pub by: Option<&'static str>,
+}
+
+/// Returns where a row's directory is if `mount` is to hold it or a part of it: where a variable of `env` says, where
+/// the tool looks unasked, else where cache volumes have it. `None` if the mount is not for this tool.
+pub fn spot(row: &'static Row, mount: &str, env: impl Fn(&str) -> Option<String>) -> Option<Spot> {
+    let tree = absolute(mount)?;
+    let spot = |at: Vec<&str>, by| Spot { directory: format!("/{}", at.join("/")), by };
+    for value in row.env.iter().filter_map(|name| env(name)) {
+        if let Some(at) = absolute(&value).filter(|at| fits(at, &tree)) {
+            return Some(spot(at, None));
+        }
+    }
+    let unasked = PLACES.iter().filter(|place| std::ptr::eq(place.row, row) && fits(&place.at, &tree));
+    let in_home = unasked.filter(|place| place.at[0] != "cache").min_by_key(|place| place.at.len());
+    // A variable that leads elsewhere is stronger than a home.
+    let led_away = row.env.iter().any(|name| env(name).is_some_and(|value| value.starts_with('/')));
+    if let Some(place) = in_home.filter(|_| !led_away) {
+        let at = place.at.iter().enumerate().map(|(at, name)| tree.get(at).unwrap_or(name));
+        return at.clone().all(|name| *name != "*").then(|| spot(at.copied().collect(), None));
+    }
+    let by = row.env.first().copied();
+    let in_cache = row.in_volume.iter().map(|path| ["cache"].into_iter().chain(names(path)).collect::<Vec<_>>());
+    let in_cache = in_cache.into_iter().find(|at| fits(at, &tree));
+    let elsewhere = tree.last().filter(|name| is_cache_root(name)).and_then(|_| row.in_volume.first());
+    in_cache.or_else(|| elsewhere.map(|path| tree.iter().copied().chain(names(path)).collect())).map(|at| spot(at, by))
 }
 
 /// Returns where a volume that no container mounts would be mounted, going by its name alone: `myproj_pip-cache` at

@@ -22,6 +22,7 @@ Examples:
   docker cache export --dest /tmp/cache  save layers, mounts and volumes
   docker cache import --src /tmp/cache   and restore them, here or elsewhere
   docker cache builder ls                which command uses which builder
+  docker cache warm --volume my-cache    download what the lock files say
 
 Docker's own flags (--context, --host, ...) may stand before or after the command.
 
@@ -170,6 +171,7 @@ pub enum Command {
     Import(Import),
     Verify(Verify),
     Builder(Builder),
+    Warm(Warm),
     #[command(name = crate::inside::COMMAND, hide = true)]
     Inside(Inside),
 }
@@ -473,6 +475,56 @@ pub struct Verify {
     pub src: Location,
     #[command(flatten)]
     pub output: Output,
+}
+
+/// Fill caches before they are needed: download what the project's lock files say
+#[derive(Debug, Args)]
+#[command(help_template = HELP, after_help = "\
+Examples:
+  docker cache warm                         the cache mounts of Dockerfiles
+  docker cache warm web --dry-run           what would be downloaded, where to
+  docker cache warm --volume project-cache  as its containers use it
+  docker cache warm --volume tools --image myproject:dev --user dev
+  docker cache warm --lang python --env PIP_INDEX_URL")]
+pub struct Warm {
+    /// Directory with lock files, in itself or below [default: .]
+    pub path: Option<PathBuf>,
+    /// Image that has the tools [default: of a container that uses the volume, else of the Dockerfile]
+    #[arg(long, value_name = "IMAGE")]
+    pub image: Option<String>,
+    /// User to write as [default: of that container, Dockerfile or image]
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
+    /// Fill these volumes, not cache mounts
+    #[arg(long, value_name = "NAME")]
+    pub volume: Vec<String>,
+    /// Fill the cache mounts of this builder [default: $BUILDX_BUILDER, else those in use]
+    #[arg(long, value_name = "NAME", env = "BUILDX_BUILDER", hide_env = true, hide_default_value = true)]
+    pub builder: Option<String>,
+    /// Only caches of these languages
+    #[arg(long, value_name = "LANGUAGE", value_delimiter = ',')]
+    pub lang: Vec<String>,
+    /// Only caches of these tools
+    #[arg(long, value_name = "TOOL", value_delimiter = ',')]
+    pub tool: Vec<String>,
+    /// Set a variable for the tools; NAME alone takes its value from here
+    #[arg(long, value_name = "NAME[=VALUE]", action = ArgAction::Append)]
+    pub env: Vec<String>,
+    /// Network of the containers and builds, as docker has it
+    #[arg(long, value_name = "NETWORK")]
+    pub network: Option<String>,
+    /// Show what would be downloaded, and download nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+impl Warm {
+    /// Returns the languages and tools as other commands have them.
+    pub fn selection(&self) -> Selection {
+        Selection { lang: self.lang.clone(), tool: self.tool.clone(), ..Selection::default() }
+    }
 }
 
 /// Show the builders and choose the one to build with

@@ -21,6 +21,7 @@ pub mod explain;
 pub mod image;
 pub mod inside;
 pub mod inventory;
+pub mod lockfiles;
 pub mod model;
 pub mod ownership;
 pub mod parallel;

@@ -40,6 +40,7 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Export(options) => commands::export::run(context, &options),
         Command::Import(options) => commands::import::run(context, &options),
         Command::Verify(options) => commands::verify::run(&context, &options),
+        Command::Warm(options) => commands::warm::run(context, &options),
         Command::Inside(_) => Ok(0),
     }
 }

@@ -14,12 +14,12 @@ use crate::checks::steps::Around;
 /// Files larger than this are told, not read, in bytes.
 const LARGEST: u64 = 1 << 20;
 /// Directories deeper than this are not looked into.
-const DEEPEST: usize = 12;
+pub(crate) const DEEPEST: usize = 12;
 /// Entries after which the search ends.
-const MOST: usize = 100_000;
+pub(crate) const MOST: usize = 100_000;
 
 /// Directories that hold others' files, or made ones.
-const SKIPPED: &[&str] = &[
+pub(crate) const SKIPPED: &[&str] = &[
     ".git",
     "node_modules",
     "target",

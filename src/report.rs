@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
-use std::sync::mpsc;
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -264,6 +264,73 @@ impl Drop for Progress {
             let _ = io::stderr().write_all(b"\r\x1b[K");
         }
     }
+}
+
+/// Downloads that run side by side: on a terminal one line with what each said last, and a line for each that ends.
+#[derive(Debug)]
+pub struct Downloads {
+    /// What runs, and its last words.
+    running: Mutex<Vec<(String, String)>>,
+    line: bool,
+    quiet: bool,
+}
+
+impl Downloads {
+    pub fn new(quiet: bool) -> Downloads {
+        Downloads { running: Mutex::default(), line: !quiet && io::stderr().is_terminal(), quiet }
+    }
+
+    fn running(&self) -> MutexGuard<'_, Vec<(String, String)>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells what one of them says.
+    pub fn say(&self, what: &str, words: &str) {
+        let mut running = self.running();
+        match running.iter_mut().find(|(name, _)| name == what) {
+            Some((_, last)) => *last = words.trim().into(),
+            None => running.push((what.into(), words.trim().into())),
+        }
+        if self.line {
+            let share = terminal_width() / running.len().max(1);
+            let cut = |(name, last): &(String, String)| {
+                let name = name.split(' ').next().unwrap_or_default();
+                format!(
+                    "{:share$}",
+                    plain(&format!("{name}: {last}")).chars().take(share.saturating_sub(2)).collect::<String>()
+                )
+            };
+            let line: String = running.iter().map(cut).collect();
+            let _ = io::stderr().write_all(format!("\r\x1b[K{}", line.trim_end()).as_bytes());
+        }
+    }
+
+    /// Tells that one has ended, and why if it failed.
+    pub fn end(&self, what: &str, seconds: f64, error: Option<&str>) {
+        let mut running = self.running();
+        running.retain(|(name, _)| name != what);
+        let colour = stderr_colour();
+        let start = if self.line { "\r\x1b[K" } else { "" };
+        match error {
+            Some(error) => note(&format!("{start}{} {what}: {error}", paint(Paint::Red, "✗", colour))),
+            None if self.quiet => {}
+            None => note(&format!("{start}{} {what}  {seconds:.1}s", paint(Paint::Green, "✓", colour))),
+        }
+    }
+}
+
+impl Drop for Downloads {
+    fn drop(&mut self) {
+        if self.line {
+            let _ = io::stderr().write_all(b"\r\x1b[K");
+        }
+    }
+}
+
+/// Returns the width of the terminal, in cells.
+pub fn terminal_width() -> usize {
+    let size = rustix::termios::tcgetwinsize(io::stderr()).map(|size| size.ws_col.into()).unwrap_or(80);
+    if size == 0 { 80 } else { size }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod import;
 mod layers;
 pub mod size;
 pub mod verify;
+pub mod warm;
 
 use crate::cli::DockerFlags;
 use crate::docker::endpoint::{Endpoint, Flags, Settings};

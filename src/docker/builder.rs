@@ -147,6 +147,28 @@ impl BuilderRef {
         })
     }
 
+    /// `docker buildx build --output type=local,dest=OUT -`: a build of the context in a tar archive; hands on what it
+    /// tells, line by line.
+    ///
+    /// # Errors
+    /// When there is no buildx, or the build fails.
+    pub fn warm_build(
+        &self,
+        archive: Vec<u8>,
+        build_args: &[String],
+        network: Option<&str>,
+        out: &Path,
+        each: &mut dyn FnMut(&str),
+    ) -> Result<()> {
+        let mut args = vec!["buildx".into(), "build".into(), format!("--builder={}", self.name)];
+        args.push(format!("--output=type=local,{}", field("dest", &out.to_string_lossy())));
+        args.push("--progress=plain".into());
+        args.extend(network.map(|network| format!("--network={network}")));
+        args.extend(build_args.iter().map(|arg| format!("--build-arg={arg}")));
+        args.push("-".into());
+        super::warm::build(self.build_call(args.into_iter().map(OsString::from).collect()), archive, each)
+    }
+
     /// `docker buildx build --network=none --output type=tar,dest=- -`: the same, with the output as a tar archive that `read`
     /// gets while it comes.
     ///

@@ -9,6 +9,7 @@ mod error;
 mod helper;
 pub mod parse;
 mod volume;
+mod warm;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write, pipe};
@@ -24,6 +25,7 @@ pub use self::builder::BuilderRef;
 pub use self::credentials::Credentials;
 pub use self::error::{Cause, DockerError};
 pub use self::helper::{BLOBS, abandoned, field, unique_name};
+pub use self::warm::Warmer;
 use crate::cancel;
 pub use crate::report::quote;
 
@@ -82,6 +84,7 @@ impl Docker {
             dir: None,
             limit: Some(self.limit),
             survives_cancel: self.survives_cancel,
+            merged: false,
         }
     }
 }
@@ -99,6 +102,8 @@ struct Call<'a> {
     dir: Option<PathBuf>,
     limit: Option<Duration>,
     survives_cancel: bool,
+    /// What it writes to standard error goes where its output goes.
+    merged: bool,
 }
 
 /// What a call reads from its standard input.
@@ -113,6 +118,12 @@ impl Call<'_> {
     /// Lets the call take as long as it needs.
     fn unlimited(mut self) -> Self {
         self.limit = None;
+        self
+    }
+
+    /// Sends standard error where the output goes, in the order in which both were written.
+    fn merged(mut self) -> Self {
+        self.merged = true;
         self
     }
 
@@ -205,6 +216,7 @@ impl Call<'_> {
                 command.process_group(0);
                 Ok(())
             });
+        command = if self.merged { command.stderr_to_stdout() } else { command.stderr_capture() };
         command = match output {
             Some(pipe) => command.stdout_file(pipe),
             None => command.stdout_capture(),

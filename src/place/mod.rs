@@ -6,6 +6,7 @@ mod build;
 pub mod carry;
 mod container;
 mod helper;
+pub mod warm;
 
 use std::path::{Path, PathBuf};
 

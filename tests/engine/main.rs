@@ -18,3 +18,4 @@ mod registry;
 mod size;
 #[path = "../support/mod.rs"]
 mod support;
+mod warm;

@@ -1,0 +1,444 @@
+//! `docker cache warm`: fills caches before they are needed, by each tool's own download of what the lock files say.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+
+use super::Context;
+use crate::builders::Builders;
+use crate::catalogue::{self, Row};
+use crate::checks::steps::{Facts, Run};
+use crate::cli::{Format, Warm};
+use crate::docker::{BuilderRef, Docker, Overview, endpoint};
+use crate::dockerfile::Dockerfile;
+use crate::dockerfile::mount::Mount;
+use crate::dockerfile::stage::{Base, Scope};
+use crate::inventory::{self, Names};
+use crate::lockfiles::{self, Lock};
+use crate::model::CacheVolume;
+use crate::place::warm::{Download, Site, is_plain};
+use crate::report::{self, Downloads};
+use crate::{cancel, exit, parallel, project};
+
+/// The JSON contract.
+#[derive(Serialize)]
+struct Answer<'a> {
+    version: u32,
+    downloads: Vec<DownloadRow<'a>>,
+    left_out: &'a [String],
+}
+
+#[derive(Serialize)]
+struct DownloadRow<'a> {
+    tool: &'static str,
+    language: &'static str,
+    lock_file: &'a str,
+    image: &'a str,
+    user: Option<&'a str>,
+    volume: Option<&'a str>,
+    builder: Option<&'a str>,
+    directory: &'a str,
+    command: &'a [String],
+    /// Null for a dry run.
+    seconds: Option<f64>,
+    error: Option<&'a str>,
+}
+
+/// One lock file and what will be done with it.
+struct Job {
+    row: &'static Row,
+    lock: String,
+    /// The tool's directory, as it sees it.
+    directory: String,
+    download: Download,
+}
+
+/// How a job ended: seconds, and why it failed.
+type Outcome = (f64, Option<String>);
+
+/// What an image runs as, and with.
+#[derive(Clone, Debug)]
+struct Told {
+    image: String,
+    user: Option<String>,
+    env: BTreeMap<String, String>,
+}
+
+pub fn run(context: Context, options: &Warm) -> Result<u8> {
+    let (docker, settings) = context.into_docker()?;
+    let root = options.path.as_deref().unwrap_or(Path::new("."));
+    let names = inventory::names(&options.selection())?;
+    let (jobs, left_out) = plan(&docker, &settings, options, root, &names)?;
+    let quiet = options.output.quiet;
+    if !quiet {
+        left_out.iter().for_each(|why| report::note(&format!("left out: {why}")));
+    }
+    let table = options.output.format == Format::Table;
+    if table && (options.dry_run || !quiet) && !jobs.is_empty() {
+        let text = plan_table(&jobs);
+        // It is the answer of a dry run only.
+        if options.dry_run { report::data(&text)? } else { report::note(text.trim_end()) }
+    }
+    let outcomes = if options.dry_run { Vec::new() } else { fill(&jobs, quiet)? };
+    if !table {
+        answer(&jobs, &outcomes, &left_out)?;
+    }
+    let failed = outcomes.iter().any(|(_, error)| error.is_some()) || (jobs.is_empty() && !left_out.is_empty());
+    Ok(if failed { exit::FAILED } else { 0 })
+}
+
+/// Runs the tools side by side, the jobs of one tool one after the other: not every tool can share its cache.
+fn fill(jobs: &[Job], quiet: bool) -> Result<Vec<Outcome>> {
+    let mut tools: Vec<Vec<usize>> = Vec::new();
+    for (at, job) in jobs.iter().enumerate() {
+        match tools.iter_mut().find(|tool| jobs[tool[0]].row.tool == job.row.tool) {
+            Some(tool) => tool.push(at),
+            None => tools.push(vec![at]),
+        }
+    }
+    let downloads = Downloads::new(quiet);
+    let mut outcomes: Vec<(usize, Outcome)> = parallel::each(&tools, |tool| {
+        let one = |at: &usize| {
+            let job = &jobs[*at];
+            let what = format!("{}  {}", job.row.tool, job.lock);
+            let begun = Instant::now();
+            let done = job.download.run(&mut |line| downloads.say(&what, line));
+            let error = done.err().map(|error| format!("{error:#}"));
+            let seconds = begun.elapsed().as_secs_f64();
+            if !cancel::requested() {
+                downloads.end(&what, seconds, error.as_deref());
+            }
+            (*at, (seconds, error))
+        };
+        tool.iter().map(one).collect::<Vec<_>>()
+    })
+    .into_iter()
+    .flatten()
+    .collect();
+    drop(downloads);
+    if cancel::requested() {
+        bail!("cancelled");
+    }
+    outcomes.sort_by_key(|(at, _)| *at);
+    Ok(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
+}
+
+fn plan_table(jobs: &[Job]) -> String {
+    let rows = jobs.iter().map(|job| {
+        let into = match &job.download.site {
+            Site::Volume { name, .. } => format!("volume {name}: {}", job.directory),
+            Site::Mounts { builder, .. } => format!("builder {}: {}", builder.name, job.directory),
+        };
+        let Download { image, user, command, .. } = &job.download;
+        let image = user.as_ref().map_or(image.clone(), |user| format!("{image} as {user}"));
+        vec![job.row.tool.into(), job.lock.clone(), image, into, command.join(" ")]
+    });
+    report::table(&["TOOL", "LOCK FILE", "IMAGE", "INTO", "COMMAND"], &rows.collect::<Vec<_>>())
+}
+
+fn answer(jobs: &[Job], outcomes: &[Outcome], left_out: &[String]) -> Result<()> {
+    let rows = jobs.iter().enumerate().map(|(at, job)| {
+        let (volume, builder) = match &job.download.site {
+            Site::Volume { name, .. } => (Some(name.as_str()), None),
+            Site::Mounts { builder, .. } => (None, Some(builder.name.as_str())),
+        };
+        DownloadRow {
+            tool: job.row.tool,
+            language: job.row.language,
+            lock_file: &job.lock,
+            image: &job.download.image,
+            user: job.download.user.as_deref(),
+            volume,
+            builder,
+            directory: &job.directory,
+            command: &job.download.command,
+            seconds: outcomes.get(at).map(|(seconds, _)| *seconds),
+            error: outcomes.get(at).and_then(|(_, error)| error.as_deref()),
+        }
+    });
+    report::json(&Answer { version: 1, downloads: rows.collect(), left_out })
+}
+
+/// Returns what will be done, and what of the project not, with the reason.
+fn plan(
+    docker: &Docker,
+    settings: &endpoint::Settings,
+    options: &Warm,
+    root: &Path,
+    names: &Names,
+) -> Result<(Vec<Job>, Vec<String>)> {
+    let mut locks = lockfiles::find(root)?;
+    locks.retain(|lock| names.select(Some(lock.row.language), Some(lock.row.tool)));
+    if locks.is_empty() {
+        bail!(
+            "no lock files in {}\nhint: it looks for {}",
+            root.display(),
+            catalogue::ROWS.iter().flat_map(|row| row.warm.locks).copied().collect::<Vec<_>>().join(", ")
+        );
+    }
+    let files = project::read(root).files;
+    let files: Vec<_> = files.iter().filter(|file| file.kind == project::Kind::Dockerfile).collect();
+    let parsed: Vec<Dockerfile> = files.iter().map(|file| Dockerfile::parse(&file.text)).collect();
+    let dockerfiles: Vec<Facts<'_>> =
+        files.iter().zip(&parsed).map(|(file, parsed)| Facts::new(&file.path, parsed, &file.around)).collect();
+    let target = Target::find(docker, settings, options)?;
+    let mut planner = Planner { docker, options, dockerfiles: &dockerfiles, images: BTreeMap::new() };
+    let (mut jobs, mut left_out) = (Vec::new(), Vec::new());
+    for lock in locks {
+        let path = lock.path.clone();
+        match planner.jobs(lock, &target)? {
+            Ok(planned) => jobs.extend(planned),
+            Err(why) => left_out.push(format!("{path}: {why}")),
+        }
+    }
+    Ok((jobs, left_out))
+}
+
+/// What is to be filled.
+enum Target {
+    /// Each with the way that a container uses it, if one does.
+    Volumes(Vec<(CacheVolume, Option<Told>)>),
+    Builders(Vec<BuilderRef>),
+}
+
+impl Target {
+    fn find(docker: &Docker, settings: &endpoint::Settings, options: &Warm) -> Result<Target> {
+        if options.volume.is_empty() {
+            let builders = Builders::ask(docker, settings)?;
+            if let Some(error) = builders.no_buildx {
+                return Err(anyhow::Error::new(error).context("cache mounts are filled by builds of buildx"));
+            }
+            let chosen = builders.selected(options.builder.as_deref(), false)?;
+            return Ok(Target::Builders(chosen.into_iter().map(|builder| builders.reference(builder)).collect()));
+        }
+        let Overview { containers, volumes, .. } = docker.overview()?;
+        let found = inventory::cache_volumes(&volumes, &containers, &options.volume)?;
+        let found = found.into_iter().map(|volume| {
+            let mounts = |container: &&crate::docker::Container| {
+                container.mounts.iter().any(|mount| mount.r#type == "volume" && mount.name == volume.name)
+            };
+            let told = match containers.iter().find(mounts) {
+                Some(user) => {
+                    let config = docker.container_config(&user.id)?;
+                    Some(Told { image: config.image, user: some(config.user), env: variables(config.env) })
+                }
+                None => None,
+            };
+            Ok((volume, told))
+        });
+        Ok(Target::Volumes(found.collect::<Result<_>>()?))
+    }
+}
+
+fn some(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+fn variables(env: Option<Vec<String>>) -> BTreeMap<String, String> {
+    let pair = |line: String| line.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+    env.unwrap_or_default().into_iter().filter_map(pair).collect()
+}
+
+struct Planner<'a> {
+    docker: &'a Docker,
+    options: &'a Warm,
+    dockerfiles: &'a [Facts<'a>],
+    /// The images that were asked about.
+    images: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+impl Planner<'_> {
+    /// Returns the jobs of a lock file, or why there are none.
+    fn jobs(&mut self, lock: Lock, target: &Target) -> Result<Result<Vec<Job>, String>> {
+        match target {
+            Target::Volumes(volumes) => self.volume_job(lock, volumes).map(|job| job.map(|job| vec![job])),
+            Target::Builders(builders) => self.mount_jobs(lock, builders),
+        }
+    }
+
+    fn volume_job(&mut self, lock: Lock, volumes: &[(CacheVolume, Option<Told>)]) -> Result<Result<Job, String>> {
+        let mut why = String::new();
+        for (volume, used) in volumes {
+            let Some(mut told) = self.image(&lock, used.as_ref()) else {
+                why = format!("no image is known that has {}; name one: `--image IMAGE`", lock.row.tool);
+                continue;
+            };
+            let mut env = self.image_env(&told.image)?;
+            env.extend(told.env.clone());
+            let Some(spot) = catalogue::spot(lock.row, &volume.mounted_at, |name| env.get(name).cloned()) else {
+                why = format!("volume {} is no place for {}", volume.name, lock.row.tool);
+                continue;
+            };
+            if let Some(by) = spot.by {
+                told.env.insert(by.into(), spot.directory.clone());
+            }
+            let site = Site::Volume {
+                docker: self.docker.clone(),
+                name: volume.name.clone(),
+                target: volume.mounted_at.clone(),
+            };
+            return Ok(self.job(lock, told, spot.directory, site));
+        }
+        Ok(Err(why))
+    }
+
+    fn mount_jobs(&mut self, lock: Lock, builders: &[BuilderRef]) -> Result<Result<Vec<Job>, String>> {
+        let Some((facts, run, mounts)) = self.mounted(&lock) else {
+            return Ok(Err(format!(
+                "no Dockerfile has a cache mount for {}; `docker cache doctor` proposes one",
+                lock.row.tool
+            )));
+        };
+        let scope = facts.scope(run);
+        let Some(told) = self.image(&lock, told(facts, run.stage, scope).as_ref()) else {
+            return Ok(Err(format!("the image in line {} is not known; name one: `--image IMAGE`", run.line)));
+        };
+        let mut options = Vec::new();
+        let mut directory = None;
+        for mount in &mounts {
+            match mount_options(mount, scope) {
+                Ok(words) => options.push(words),
+                Err(why) => return Ok(Err(format!("line {}: {why}", mount.line))),
+            }
+            let target = mount.target.as_deref().unwrap_or_default();
+            let found = catalogue::spot(lock.row, target, |name| scope.value(name));
+            directory = directory.or_else(|| found.map(|spot| spot.directory));
+        }
+        // A mount whose target says nothing has an id that does.
+        let directory = directory.or_else(|| mounts.iter().find_map(|mount| mount.target.clone())).unwrap_or_default();
+        let jobs = builders.iter().map(|builder| {
+            let site = Site::Mounts { builder: Box::new(builder.clone()), mounts: options.clone() };
+            self.job(lock.clone(), told.clone(), directory.clone(), site)
+        });
+        Ok(jobs.collect())
+    }
+
+    /// Returns the step nearest to the lock file that has the tool's cache mounts.
+    fn mounted(&self, lock: &Lock) -> Option<(&Facts<'_>, &Run, Vec<Mount>)> {
+        let all = self.dockerfiles.iter().flat_map(|facts| facts.runs.iter().map(move |run| (facts, run)));
+        let found = all.filter_map(|(facts, run)| {
+            let of_tool = |mount: &&Mount| {
+                let target = mount.target.as_deref().unwrap_or_default();
+                mount.is_cache()
+                    && catalogue::for_mount(mount.id(), target).is_some_and(|(row, _)| row.tool == lock.row.tool)
+            };
+            let mounts: Vec<Mount> = run.mounts.iter().filter(of_tool).cloned().collect();
+            (!mounts.is_empty()).then_some((facts, run, mounts))
+        });
+        // The last of equals is the greatest, so the first is sought backwards.
+        let found: Vec<_> = found.collect();
+        found.into_iter().rev().max_by_key(|(facts, ..)| shared_names(facts.path, &lock.path))
+    }
+
+    /// Returns the image to run: the one given, the one that uses the place, else the one that a Dockerfile tells.
+    fn image(&self, lock: &Lock, used: Option<&Told>) -> Option<Told> {
+        let mut told = match (&self.options.image, used) {
+            (Some(image), _) => Told { image: image.clone(), user: None, env: BTreeMap::new() },
+            (None, Some(used)) => used.clone(),
+            (None, None) => {
+                let calls =
+                    |facts: &&Facts<'_>| facts.runs.iter().find(|run| facts.fills_tool(run, lock.row)).is_some();
+                let nearest = |facts: &&Facts<'_>| shared_names(facts.path, &lock.path);
+                let facts = self.dockerfiles.iter().filter(calls).max_by_key(nearest)?;
+                let run = facts.runs.iter().find(|run| facts.fills_tool(run, lock.row))?;
+                told(facts, run.stage, facts.scope(run))?
+            }
+        };
+        if let Some(user) = &self.options.user {
+            told.user = Some(user.clone());
+        }
+        Some(told)
+    }
+
+    /// Returns the variables of an image, which is pulled if it is not here, but not for a dry run.
+    fn image_env(&mut self, image: &str) -> Result<BTreeMap<String, String>> {
+        if let Some(env) = self.images.get(image) {
+            return Ok(env.clone());
+        }
+        let mut config = self.docker.image_config(image)?;
+        if config.is_none() && !self.options.dry_run {
+            report::note(&format!("Pulling {image}"));
+            self.docker.pull(image)?;
+            config = self.docker.image_config(image)?;
+        }
+        if config.is_none() {
+            report::note(&format!("{image} is not here yet: its own variables may send a tool elsewhere"));
+        }
+        let env = variables(config.unwrap_or_default().env);
+        self.images.insert(image.into(), env.clone());
+        Ok(env)
+    }
+
+    fn job(&self, lock: Lock, told: Told, directory: String, site: Site) -> Result<Job, String> {
+        let row = lock.row;
+        let fill = |word: &&str| word.replace("{lock}", &lock.name).replace("{cache}", directory.trim_end_matches('/'));
+        let command = row.warm.command.iter().map(fill).collect();
+        let mut env = told.env;
+        env.extend(row.warm.env.iter().map(|(name, value)| ((*name).into(), (*value).into())));
+        for pair in &self.options.env {
+            let (name, value) = match pair.split_once('=') {
+                Some((name, value)) => (name.to_owned(), value.to_owned()),
+                None => (pair.clone(), std::env::var(pair).map_err(|_| format!("the variable {pair} is not set"))?),
+            };
+            env.insert(name, value);
+        }
+        let is_name = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        let download = Download {
+            site,
+            image: told.image,
+            user: told.user,
+            env: env.into_iter().filter(|(name, _)| is_name(name)).collect(),
+            command,
+            files: lock.files,
+            network: self.options.network.clone(),
+        };
+        Ok(Job { row, lock: lock.path, directory, download })
+    }
+}
+
+/// Returns the image that a stage begins from, and what the file sets before one of its steps.
+fn told(facts: &Facts<'_>, stage: usize, scope: &Scope) -> Option<Told> {
+    let first = facts.lineage(stage).first().map(|at| &facts.stages[*at].base);
+    let image = match first {
+        Some(Base::Image(image)) if is_plain(image) && image != "scratch" => image.clone(),
+        _ => return None,
+    };
+    let mut env: BTreeMap<String, String> =
+        scope.env.iter().filter_map(|(name, value)| Some((name.clone(), value.clone()?))).collect();
+    // A user that the file makes is not in the image: there it is a number with a home.
+    let user = match (scope.is_root(), scope.uid()) {
+        (Some(false), Some(uid)) => {
+            env.extend(scope.home().map(|home| ("HOME".to_owned(), home)));
+            Some(uid.to_string())
+        }
+        _ => scope.user.clone().filter(|user| user != "root"),
+    };
+    Some(Told { image, user, env })
+}
+
+/// Returns the options of a mount, written anew.
+fn mount_options(mount: &Mount, scope: &Scope) -> Result<String, String> {
+    if mount.option(&["from"]).is_some() {
+        return Err("the mount begins with another stage's files (`from`), which only the build has".into());
+    }
+    let target = mount.target.clone().ok_or("the mount's target is not known")?;
+    let mut words = vec![format!("target={target}")];
+    for key in ["id", "sharing", "uid", "gid", "mode"] {
+        if let Some(value) = mount.option(&[key]) {
+            let value = scope.expand(value).ok_or_else(|| format!("the mount's {key} is not known"))?;
+            words.push(format!("{key}={value}"));
+        }
+    }
+    match words.iter().find(|word| !word.split('=').all(is_plain)) {
+        Some(word) => Err(format!("{word:?} cannot be repeated in another Dockerfile")),
+        None => Ok(words.join(",")),
+    }
+}
+
+/// Returns how many directories two files share, from the root of the project on.
+fn shared_names(one: &str, other: &str) -> usize {
+    one.split('/').zip(other.split('/')).take_while(|(one, other)| one == other).count()
+}

@@ -1,0 +1,109 @@
+//! Calls that run a package manager's own download in an image, and take what it ran in away again.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, PipeReader, Write, pipe};
+use std::thread;
+
+use super::{Call, Cause, Docker, DockerError, Input, Result, field};
+
+/// A container that fills cache volumes.
+#[derive(Debug)]
+pub struct Warmer<'a> {
+    pub image: &'a str,
+    /// None for the image's own.
+    pub user: Option<&'a str>,
+    pub env: &'a [(String, String)],
+    /// `--network`, if not docker's default.
+    pub network: Option<&'a str>,
+    pub volume: &'a str,
+    pub target: &'a str,
+    pub workdir: &'a str,
+    /// Program and arguments.
+    pub command: &'a [String],
+}
+
+impl Docker {
+    /// `docker pull IMAGE`.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    pub fn pull(&self, image: &str) -> Result<()> {
+        self.call(["pull", "--quiet", "--", image]).unlimited().run().map(drop)
+    }
+
+    /// `docker create …`: a container of an image with a volume, which runs one command.
+    ///
+    /// # Errors
+    /// When docker refuses.
+    pub fn create_warmer(&self, name: &str, warmer: &Warmer<'_>) -> Result<()> {
+        let Warmer { image, user, env, network, volume, target, workdir, command } = warmer;
+        let mut args = vec!["create".into(), format!("--name={name}"), "--log-driver=none".into()];
+        args.push("--security-opt=no-new-privileges".into());
+        args.extend(user.iter().map(|user| format!("--user={user}")));
+        args.extend(network.iter().map(|network| format!("--network={network}")));
+        args.extend(env.iter().map(|(name, value)| format!("--env={name}={value}")));
+        args.push(format!("--mount=type=volume,{},{}", field("source", volume), field("target", target)));
+        args.push(format!("--workdir={workdir}"));
+        // The image's own entry point would take the words for its arguments.
+        args.push(format!("--entrypoint={}", command.first().map_or("", String::as_str)));
+        args.extend(["--".into(), (*image).into()]);
+        args.extend(command.iter().skip(1).cloned());
+        self.call(args).whole()?.run().map(drop)
+    }
+
+    /// `docker cp - NAME:/`: unpacks a tar archive in a container that does not run yet.
+    ///
+    /// # Errors
+    /// When docker refuses.
+    pub fn put(&self, name: &str, archive: Vec<u8>) -> Result<()> {
+        let call = self.call(["cp", "-", &format!("{name}:/")]);
+        with_archive(call, archive, |call, reader| call.run_with(Input::Pipe(reader)).map(drop))
+    }
+
+    /// `docker start --attach NAME`: hands on what it says, line by line.
+    ///
+    /// # Errors
+    /// When it cannot start, or fails; the cause is in docker's or the program's own words.
+    pub fn attach(&self, name: &str, each: &mut dyn FnMut(&str)) -> Result<()> {
+        told(self.call(["start", "--attach", name]).unlimited(), Input::Nothing, each)
+    }
+}
+
+/// Runs a call with a tar archive on its standard input.
+fn with_archive(call: Call<'_>, archive: Vec<u8>, run: impl FnOnce(Call<'_>, PipeReader) -> Result<()>) -> Result<()> {
+    let words = call.words();
+    let failed = |error: std::io::Error| DockerError::new(&words, Cause::Refused(error.to_string()));
+    let (reader, mut writer) = pipe().map_err(failed)?;
+    thread::scope(|scope| {
+        // If docker does not read it to the end, docker says why.
+        scope.spawn(move || writer.write_all(&archive));
+        run(call, reader)
+    })
+}
+
+/// Runs a build of the context in `archive` and hands on what it tells.
+pub(super) fn build(call: Call<'_>, archive: Vec<u8>, each: &mut dyn FnMut(&str)) -> Result<()> {
+    with_archive(call, archive, |call, reader| told(call, Input::Pipe(reader), each))
+}
+
+/// Runs a call and hands on both of its outputs; the last lines are the reason if it fails.
+fn told(call: Call<'_>, input: Input, each: &mut dyn FnMut(&str)) -> Result<()> {
+    let endpoint = call.docker.endpoint.to_string();
+    let mut last: VecDeque<String> = VecDeque::new();
+    let done = call.merged().stream(input, |output| {
+        for line in BufReader::new(output).split(b'\n').map_while(|line| line.ok()) {
+            let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+            each(&line);
+            last.push_back(line);
+            if last.len() > 40 {
+                last.pop_front();
+            }
+        }
+    });
+    done.map_err(|error| match error.cause {
+        Cause::Refused(why) if why.is_empty() => {
+            DockerError::from_stderr(error.call, &last.make_contiguous().join("\n"), &endpoint)
+        }
+        _ => error,
+    })
+}

@@ -1,0 +1,145 @@
+//! Finds the lock files of a project, with the files that their tools read beside them. Follows no link, runs nothing.
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use crate::catalogue::{ROWS, Row};
+use crate::project;
+
+/// Lock files are large, but not larger than this, in bytes.
+const LARGEST: u64 = 64 << 20;
+
+/// A lock file, and all that its tool needs to download what it says.
+#[derive(Clone, Debug)]
+pub struct Lock {
+    pub row: &'static Row,
+    /// Below the root of the project: `web/package-lock.json`.
+    pub path: String,
+    /// Without its directory.
+    pub name: String,
+    /// Names below the lock file's directory, itself among them, and contents; of some only the name counts.
+    pub files: Vec<(String, Vec<u8>)>,
+}
+
+/// Returns the lock files below a directory, sorted by path.
+///
+/// # Errors
+/// When one cannot be read.
+pub fn find(root: &Path) -> Result<Vec<Lock>> {
+    if !root.is_dir() {
+        bail!("{} is not a directory\nhint: name the project's directory: `docker cache warm DIR`", root.display());
+    }
+    let mut paths = Vec::new();
+    walk(root, "", 0, &mut paths);
+    paths.sort();
+    let mut locks: Vec<Lock> = Vec::new();
+    for row in ROWS.iter().filter(|row| !row.warm.locks.is_empty()) {
+        for path in paths.iter().filter(|path| row.warm.locks.iter().any(|lock| matches(lock, split(path).1))) {
+            let (directory, name) = split(path);
+            // A pom.xml stands for those below it: they are its modules.
+            let is_below = |lock: &Lock| std::ptr::eq(lock.row, row) && directory.starts_with(split(&lock.path).0);
+            if row.warm.reads.contains(&name) && locks.iter().any(is_below) {
+                continue;
+            }
+            let mut files = Vec::new();
+            for (below, path) in paths.iter().filter_map(|path| Some((path.strip_prefix(directory)?, path))) {
+                let is = |names: &[&str]| names.iter().any(|pattern| matches(pattern, split(below).1));
+                if path.as_str() == directory.to_owned() + name || is(row.warm.reads) {
+                    files.push((below.to_owned(), content(&root.join(path))?));
+                } else if is(row.warm.stubs) {
+                    files.push((below.to_owned(), Vec::new()));
+                }
+            }
+            locks.push(Lock { row, path: path.clone(), name: name.to_owned(), files });
+        }
+    }
+    locks.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(locks)
+}
+
+/// Returns the directory, with the slash, and the name.
+fn split(path: &str) -> (&str, &str) {
+    path.split_at(path.rfind('/').map_or(0, |at| at + 1))
+}
+
+/// Tells whether a name fits a pattern with at most one `*`.
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        Some((start, end)) => name.len() >= start.len() + end.len() && name.starts_with(start) && name.ends_with(end),
+        None => name == pattern,
+    }
+}
+
+fn walk(directory: &Path, prefix: &str, depth: usize, paths: &mut Vec<String>) {
+    // A directory that cannot be read has no lock files for us.
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let (Ok(kind), Ok(name)) = (entry.file_type(), entry.file_name().into_string()) else { continue };
+        if paths.len() > project::MOST {
+            return;
+        }
+        if kind.is_file() {
+            paths.push(format!("{prefix}{name}"));
+        } else if kind.is_dir() && depth < project::DEEPEST && !project::SKIPPED.contains(&name.as_str()) {
+            walk(&entry.path(), &format!("{prefix}{name}/"), depth + 1, paths);
+        }
+    }
+}
+
+fn content(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = fs::File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes));
+    read.with_context(|| format!("cannot read {}", path.display()))?;
+    if bytes.len() as u64 > LARGEST {
+        bail!("{} is larger than 64 MiB", path.display());
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_file_comes_with_what_its_tool_reads() {
+        let root = tempfile::tempdir().unwrap();
+        for path in [
+            "requirements.txt",
+            "requirements-dev.txt",
+            "Cargo.lock",
+            "Cargo.toml",
+            "crates/a/Cargo.toml",
+            "crates/a/src/lib.rs",
+            "web/package-lock.json",
+            "web/package.json",
+            "web/node_modules/x/package-lock.json",
+            "java/pom.xml",
+            "java/core/pom.xml",
+            "secret.txt",
+        ] {
+            fs::create_dir_all(root.path().join(path).parent().unwrap()).unwrap();
+            fs::write(root.path().join(path), "text").unwrap();
+        }
+        std::os::unix::fs::symlink("/etc/passwd", root.path().join("uv.lock")).unwrap();
+        let found: Vec<String> = find(root.path())
+            .unwrap()
+            .iter()
+            .map(|lock| {
+                let files = lock.files.iter().map(|(name, content)| format!("{name}:{}", content.len()));
+                format!("{} {}", lock.path, files.collect::<Vec<_>>().join(","))
+            })
+            .collect();
+        assert_eq!(
+            found,
+            [
+                "Cargo.lock Cargo.lock:4,Cargo.toml:4,crates/a/Cargo.toml:4,crates/a/src/lib.rs:0",
+                "java/pom.xml core/pom.xml:4,pom.xml:4",
+                "requirements-dev.txt requirements-dev.txt:4,requirements.txt:4",
+                "requirements.txt requirements-dev.txt:4,requirements.txt:4",
+                "web/package-lock.json package-lock.json:4,package.json:4",
+            ]
+        );
+    }
+}

@@ -1,0 +1,202 @@
+//! Runs a package manager's download where its cache is: in a container with the volume, or in a build with the cache
+//! mounts. It sees a copy of the lock files and nothing else of the project; the copy, container, image layers and
+//! records are gone afterwards. Nothing of it passes through a shell.
+
+use std::collections::{BTreeSet, HashSet};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::docker::{BuilderRef, Cause, Docker, DockerError, Warmer, unique_name};
+
+/// One download.
+#[derive(Clone, Debug)]
+pub struct Download {
+    pub site: Site,
+    pub image: String,
+    /// None for the image's own.
+    pub user: Option<String>,
+    pub env: Vec<(String, String)>,
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Names below the working directory, and contents.
+    pub files: Vec<(String, Vec<u8>)>,
+    /// `--network` of docker, if not its default.
+    pub network: Option<String>,
+}
+
+/// Where the cache is.
+#[derive(Clone, Debug)]
+pub enum Site {
+    Volume {
+        docker: Docker,
+        name: String,
+        target: String,
+    },
+    /// The options of each mount, without `type=cache`: plain words.
+    Mounts {
+        builder: Box<BuilderRef>,
+        mounts: Vec<String>,
+    },
+}
+
+/// Returns true if a word can stand in a Dockerfile, among the options of a mount too, as it is.
+pub fn is_plain(word: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_./:@+~-".contains(c);
+    !word.is_empty() && !word.starts_with('-') && word.chars().all(plain)
+}
+
+impl Download {
+    /// Runs it, and hands on what it says, line by line.
+    ///
+    /// # Errors
+    /// When it cannot run, or fails; the program's own words say why.
+    pub fn run(&self, each: &mut dyn FnMut(&str)) -> Result<()> {
+        let name = unique_name();
+        let done = match &self.site {
+            Site::Volume { docker, name: volume, target } => self.in_container(docker, volume, target, &name, each),
+            Site::Mounts { builder, mounts } => self.in_build(builder, mounts, &name, each),
+        };
+        // What the program says is wanted, not how docker was asked to run it.
+        done.map_err(|error| match error.downcast_ref().map(|DockerError { cause, .. }| cause) {
+            Some(Cause::Refused(why)) if is_missing(why) => {
+                anyhow!("there is no `{}` in {}", self.command[0], self.image)
+            }
+            Some(Cause::Refused(why)) => anyhow!("`{}` failed: {why}", self.command.join(" ")),
+            _ => error,
+        })
+    }
+
+    fn in_container(
+        &self,
+        docker: &Docker,
+        volume: &str,
+        target: &str,
+        name: &str,
+        each: &mut dyn FnMut(&str),
+    ) -> Result<()> {
+        let workdir = format!("/{name}");
+        let warmer = Warmer {
+            image: &self.image,
+            user: self.user.as_deref(),
+            env: &self.env,
+            network: self.network.as_deref(),
+            volume,
+            target,
+            workdir: &workdir,
+            command: &self.command,
+        };
+        let _cleaner = ContainerCleaner { docker, name };
+        docker.create_warmer(name, &warmer)?;
+        docker.put(name, archive(&[], name, &self.files)?)?;
+        docker.attach(name, each)?;
+        Ok(())
+    }
+
+    fn in_build(&self, builder: &BuilderRef, mounts: &[String], name: &str, each: &mut dyn FnMut(&str)) -> Result<()> {
+        if let Some(word) = self.user.iter().chain([&self.image]).find(|word| !is_plain(word)) {
+            bail!("{word:?} cannot be written in a Dockerfile");
+        }
+        let dockerfile = self.dockerfile(mounts, name)?;
+        let context = archive(&[("Dockerfile", &dockerfile)], "work", &self.files)?;
+        let build_args: Vec<String> =
+            self.env.iter().enumerate().map(|(at, (_, value))| format!("DOCKER_CACHE_{at}={value}")).collect();
+        let before = builder.records()?.into_iter().map(|record| record.id).collect();
+        let step = format!("mount / from exec {}", self.command.join(" "));
+        let _cleaner = BuildCleaner { builder, name, step, before };
+        let out = tempfile::tempdir().context("no temporary directory")?;
+        builder.warm_build(context, &build_args, self.network.as_deref(), out.path(), each)?;
+        Ok(())
+    }
+
+    /// Values of variables come as build arguments, which a Dockerfile expands without reading them again; all other
+    /// words are [`is_plain`] or JSON. The name makes the step a new one, so that it is never taken from the cache.
+    fn dockerfile(&self, mounts: &[String], name: &str) -> Result<String> {
+        let Download { image, user, env, .. } = self;
+        let variable = |(at, (name, _)): (usize, &(String, String))| {
+            format!("ARG DOCKER_CACHE_{at}\nENV {name}=$DOCKER_CACHE_{at}\n")
+        };
+        let env: String = env.iter().enumerate().map(variable).collect();
+        let user = user.as_ref().map_or(String::new(), |user| format!("USER {user}\n"));
+        let mounts: String = mounts.iter().map(|options| format!("--mount=type=cache,{options} ")).collect();
+        Ok(format!(
+            "FROM {image} AS {name}\n{env}{user}WORKDIR /{name}/work\n\
+             RUN --mount=type=bind,target=/{name},rw {mounts}{command}\n\
+             FROM scratch\nCOPY --from={name} /{name}/ /\n",
+            command = serde_json::to_string(&self.command)?
+        ))
+    }
+}
+
+/// Tells whether docker's words say that the image does not have the program.
+fn is_missing(told: &str) -> bool {
+    (told.contains("executable file not found") || told.contains("no such file or directory"))
+        && (told.contains("exec: ") || told.contains("runc") || told.contains("executor failed"))
+}
+
+/// Returns a tar archive with files at its root and, below a directory, the copy of the project. Any user may write
+/// there: what a tool makes beside its lock file is thrown away.
+fn archive(root: &[(&str, &str)], directory: &str, files: &[(String, Vec<u8>)]) -> Result<Vec<u8>> {
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut add = |path: &str, kind: tar::EntryType, mode: u32, content: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(content.len() as u64);
+        header.set_mode(mode);
+        header.set_mtime(1);
+        archive.append_data(&mut header, path, content)
+    };
+    for (name, content) in root {
+        add(name, tar::EntryType::Regular, 0o644, content.as_bytes())?;
+    }
+    let above = |path: &str| path.match_indices('/').map(|(at, _)| path[..at].to_owned()).collect::<Vec<_>>();
+    let directories: BTreeSet<String> =
+        files.iter().flat_map(|(name, _)| above(&format!("{directory}/{name}"))).chain([directory.into()]).collect();
+    for path in directories {
+        add(&path, tar::EntryType::Directory, 0o777, &[])?;
+    }
+    for (name, content) in files {
+        add(&format!("{directory}/{name}"), tar::EntryType::Regular, 0o666, content)?;
+    }
+    Ok(archive.into_inner()?)
+}
+
+/// Removes the container.
+struct ContainerCleaner<'a> {
+    docker: &'a Docker,
+    name: &'a str,
+}
+
+impl Drop for ContainerCleaner<'_> {
+    fn drop(&mut self) {
+        // It may not exist.
+        let _ = self.docker.remove_container(self.name);
+    }
+}
+
+/// Prunes what the build leaves beside the mounts: its steps, and the context that it alone had.
+struct BuildCleaner<'a> {
+    builder: &'a BuilderRef,
+    name: &'a str,
+    /// How BuildKit describes the step, which does not bear the name.
+    step: String,
+    before: HashSet<String>,
+}
+
+impl Drop for BuildCleaner<'_> {
+    fn drop(&mut self) {
+        let records = self.builder.records_cleanup().unwrap_or_default();
+        let is_context = |told: &str| told.contains("buildkit-session") || told == "copy /context /";
+        let ids: Vec<String> = records
+            .into_iter()
+            .filter(|record| !self.before.contains(&record.id) && record.mount().is_none())
+            .filter(|record| {
+                let told = record.description.as_str();
+                told.contains(self.name) || told == self.step || is_context(told)
+            })
+            .map(|record| record.id)
+            .collect();
+        if !ids.is_empty() {
+            let _ = self.builder.prune(&ids);
+        }
+    }
+}
