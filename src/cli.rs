@@ -322,17 +322,20 @@ pub struct Clear {
     /// Clear the least recently used, until this size remains; small is 2GB, medium 5GB, large 10GB
     #[arg(long, value_name = "SIZE", visible_alias = "to-budget")]
     pub keep: Option<Budget>,
+    /// Clear only this directory of the volume, as containers see it, and the directory itself
+    #[arg(long, value_name = "DIR", requires = "volume")]
+    pub path: Vec<String>,
     /// Clear every cache
     #[arg(long)]
     pub all: bool,
-    /// Clear also what is no cache of the tools and mounts that are named: programs, settings, secrets
+    /// Clear also what is no cache of the tools, mounts and directories that are named: programs, settings, secrets
     #[arg(long)]
     pub include_installs: bool,
     /// Clear also volumes that running containers use
     #[arg(long)]
     pub force_in_use: bool,
     /// Remove the named volumes and make them again, with driver, options and labels
-    #[arg(long, requires = "volume", conflicts_with_all = ["lang", "tool", "mount", "layers", "kind", "older_than", "keep", "all"])]
+    #[arg(long, requires = "volume", conflicts_with_all = ["lang", "tool", "mount", "layers", "kind", "older_than", "keep", "all", "path"])]
     pub recreate: bool,
     /// Show what would be removed, and remove nothing
     #[arg(long)]

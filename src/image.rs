@@ -98,7 +98,8 @@ mod tests {
             ("cache/mine", 40),
             ("root/.cargo/bin/tool", 50),
             ("usr/lib/python3/x", 60),
-            ("root/.cache/pipx/venvs/x", 70),
+            ("root/.cache/pipx/x", 70),
+            ("root/.local/share/pipx/venvs/x", 80),
         ] {
             add(path, size);
         }
@@ -112,7 +113,9 @@ mod tests {
                 (None, "/cache", 40),
                 (pip, "/home/dev/.cache/pip", 20),
                 (pip, "/root/.cache/pip", 10),
-                (pip, "/srv/wheels", 30)
+                (pip, "/srv/wheels", 30),
+                // The environments of `pipx run`; those of `pipx install` are elsewhere.
+                (Some("pipx"), "/root/.cache/pipx", 70),
             ]
         );
     }

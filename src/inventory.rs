@@ -1,6 +1,7 @@
 //! Everything that is cached, as rows: asks builders, volumes and the catalogue, side by side. Changes nothing.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::thread;
 
 use anyhow::{Result, bail};
@@ -151,6 +152,8 @@ pub struct FoundBuilder {
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
     pub selection: &'a Selection,
+    /// Only these directories of volumes, as the containers see them.
+    pub paths: &'a [String],
     /// Measure mounts inside.
     pub exact: bool,
 }
@@ -544,7 +547,23 @@ pub fn of_volumes(
         let known = catalogue::known_below(&cache.mounted_at);
         Some(FoundVolume { cache, volume, known })
     });
-    measure_volumes(docker, info, found.collect(), look.ages, progress)
+    let mut found: Vec<FoundVolume> = found.collect();
+    for path in wanted.paths {
+        let single_out = |found: &mut FoundVolume| {
+            let below = Path::new(path).strip_prefix(&found.cache.mounted_at).ok().and_then(Path::to_str);
+            below.is_some_and(|below| catalogue::single_out(&mut found.known, below))
+        };
+        // In every volume, and not only in the first that has it.
+        if found.iter_mut().filter_map(|found| single_out(found).then_some(())).count() == 0 {
+            bail!("{path:?} is in no directory that is known\nhint: `docker cache size` shows the directories");
+        }
+    }
+    let mut inventory = measure_volumes(docker, info, found, look.ages, progress)?;
+    inventory.caches.retain(|cache| {
+        let at = Path::new(cache.path.as_deref().unwrap_or_default());
+        wanted.paths.is_empty() || wanted.paths.iter().any(|path| at.starts_with(path))
+    });
+    Ok(inventory)
 }
 
 /// Returns the volumes that hold caches: those mounted at a cache path by any container, those that compose or their
@@ -670,7 +689,7 @@ fn volume_row(volume: &CacheVolume) -> Cache {
 fn part_row(whole: &Cache, known: &[Known], holder: Holder, part: usize, sum: Sum) -> Cache {
     let known = known.get(part);
     let root = whole.path.as_deref().unwrap_or_default().trim_end_matches('/');
-    let path = known.map_or("", |known| &known.path);
+    let path = known.map_or("", |known| known.path.trim_end_matches('/'));
     Cache {
         path: Some(if path.is_empty() { root.into() } else { format!("{root}/{path}") }),
         language: known.map(|known| known.row.language),

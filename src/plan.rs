@@ -21,6 +21,8 @@ pub struct Rules {
     pub include_installs: bool,
     pub tools: Vec<&'static str>,
     pub mounts: Vec<String>,
+    /// True if all rows of volumes are of directories that were named.
+    pub by_path: bool,
     /// Take also what a running container uses.
     pub force_in_use: bool,
 }
@@ -244,7 +246,8 @@ fn is_empty(cache: &Cache) -> bool {
 fn refusal(cache: &Cache, rules: &Rules) -> Option<String> {
     let named = match cache.kind {
         Kind::Mount => rules.mounts.iter().any(|name| *name == cache.name || Some(name) == cache.path.as_ref()),
-        _ => false,
+        Kind::Volume => rules.by_path,
+        Kind::Layer => false,
     } || cache.tool.is_some_and(|tool| rules.tools.contains(&tool));
     if cache.class.is_deletable() || (named && rules.include_installs) {
         return None;

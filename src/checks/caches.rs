@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::versions::NamedVolume;
 use super::{Check, Fact, Facts as AllFacts, Finding, NotRun, Severity};
 use crate::budget::Budget;
 use crate::inside::own::Owner;
@@ -14,6 +15,8 @@ use crate::report::quote;
 pub struct Facts {
     /// The cache volumes that containers have mounted.
     pub volumes: Fact<Vec<OwnedVolume>>,
+    /// Names in cache volumes that tell versions.
+    pub names: Fact<Vec<NamedVolume>>,
     /// What counts against the budget.
     pub held: Fact<Held>,
     /// The image that was named, if one was.
@@ -51,7 +54,7 @@ pub struct Held {
 impl Default for Facts {
     fn default() -> Self {
         let none = || NotRun::Skipped("nobody looked into the caches".into());
-        Facts { volumes: Err(none()), held: Err(none()), image: None }
+        Facts { volumes: Err(none()), names: Err(none()), held: Err(none()), image: None }
     }
 }
 

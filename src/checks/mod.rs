@@ -9,6 +9,7 @@ pub mod live;
 pub mod project;
 pub mod scripts;
 pub mod steps;
+pub mod versions;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -46,7 +47,8 @@ pub enum NotRun {
 
 /// Returns all checks in the order in which they are told: what breaks others comes first.
 pub fn all() -> impl Iterator<Item = &'static Check> {
-    engine::CHECKS.iter().chain(caches::CHECKS).chain(live::CHECKS).chain(project::CHECKS)
+    let caches = caches::CHECKS.iter().chain(versions::CHECKS);
+    engine::CHECKS.iter().chain(caches).chain(live::CHECKS).chain(project::CHECKS)
 }
 
 /// Returns the names of all checks.

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::Context;
 use crate::cli::{CacheKind, Clear, Format};
-use crate::docker::{Docker, Volume, quote};
+use crate::docker::{Docker, Overview, Volume, quote};
 use crate::exit::USAGE;
 use crate::inside::remove::{Cut, Removed, Take};
 use crate::inside::{Job, Line};
@@ -38,7 +38,7 @@ const NOTHING_CHOSEN: &str = "\
 nothing chosen to clear
 
 Choose by what it is      --lang python,node   --tool pip   --kind mount|volume|layer   --layers
-       by where it is     --volume NAME   --mount ID   (--builder NAME, --all-builders)
+       by where it is     --volume NAME [--path DIR]   --mount ID   (--builder NAME, --all-builders)
        by age or size     --older-than 30d   --keep 10GB
        or everything      --all
 
@@ -56,7 +56,7 @@ pub fn run(context: Context, options: &Clear) -> Result<u8> {
     }
     let (docker, settings) = context.into_docker()?;
     let now = Moment::now();
-    let wanted = Wanted { selection: &options.selection, exact: false };
+    let wanted = Wanted { selection: &options.selection, paths: &options.path, exact: false };
     let mut progress = Progress::new("Measuring", options.output.quiet);
     let found = inventory::collect_in(&docker, &settings, wanted, look(options), &mut |files, bytes| {
         progress.update(files, bytes);
@@ -108,9 +108,10 @@ fn misuse(options: &Clear) -> Option<&'static str> {
     {
         return Some(NOTHING_CHOSEN);
     }
-    if options.include_installs && !options.recreate && selection.tool.is_empty() && selection.mount.is_empty() {
+    let by_name = !selection.tool.is_empty() || !selection.mount.is_empty() || !options.path.is_empty();
+    if options.include_installs && !options.recreate && !by_name {
         return Some(
-            "--include-installs removes only what is named\nhint: add `--tool NAME` or `--mount ID`, or `--volume NAME --recreate`",
+            "--include-installs removes only what is named\nhint: add `--tool NAME`, `--mount ID` or `--path DIR`, or `--volume NAME --recreate`",
         );
     }
     if options.output.format == Format::Json && !options.dry_run && !options.force {
@@ -142,6 +143,7 @@ fn rules(options: &Clear, now: Moment) -> Rules {
         include_installs: options.include_installs,
         tools: options.selection.tool.iter().filter_map(|name| catalogue::tool(name)).collect(),
         mounts: options.selection.mount.clone(),
+        by_path: !options.path.is_empty(),
         force_in_use: options.force_in_use,
     }
 }
@@ -449,7 +451,7 @@ fn cut_volumes(
     }
     let Some(info) = found.info.as_ref().filter(|_| !cuts.is_empty()) else { return Ok(outcome) };
     // The world may have changed while the user was asked.
-    let (volumes, containers) = (docker.volumes()?, docker.containers()?);
+    let Overview { volumes, containers, .. } = docker.overview()?;
     cuts.retain(|(FoundVolume { cache, volume, .. }, _)| {
         let name = &volume.name;
         if !volumes.iter().any(|now| now.name == *name && now.mountpoint == volume.mountpoint) {

@@ -426,7 +426,7 @@ mod tests {
 
     #[test]
     fn flag_that_must_be_given_is_offered_unasked() {
-        assert_eq!(complete("export "), (vec!["--dest".into()], Directive::Directories));
+        assert_eq!(complete("import "), (vec!["--src".into()], Directive::Directories));
         assert_eq!(complete("export --dest x "), (vec![], Directive::Directories));
         assert_eq!(complete("export --dest x . -- "), (vec![], Directive::Nothing));
         assert_eq!(words("import --to-volume "), ["own"]);

@@ -6,6 +6,7 @@ mod facts;
 mod fix;
 mod own;
 mod sarif;
+mod versions;
 
 use std::path::Path;
 

@@ -98,18 +98,19 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
     let (docker, settings) = context.into_docker()?;
     let quiet = options.output.quiet;
     let mut plan = Plan::default();
-    let builders = Builders::ask(&docker, &settings)?;
-    let Some(dest) = &options.dest else { return to_builder(&builders, options) };
+    let Some(dest) = &options.dest else { return to_builder(&Builders::ask(&docker, &settings)?, options) };
+    let of_builders = [Kind::Mount, Kind::Layer].map(|kind| wants(&options.selection, kind));
+    let builders = of_builders.contains(&true).then(|| Builders::ask(&docker, &settings)).transpose()?;
     if wants(&options.selection, Kind::Volume) {
         let mut progress = Progress::new("Measuring", quiet);
         plan_volumes(&docker, options, &mut plan, &mut |files, bytes| progress.update(files, bytes))?;
     }
-    if wants(&options.selection, Kind::Mount) {
-        plan_mounts(&builders, options, &mut plan)?;
+    if let Some(builders) = builders.as_ref().filter(|_| wants(&options.selection, Kind::Mount)) {
+        plan_mounts(builders, options, &mut plan)?;
     }
-    let layers = match wants(&options.selection, Kind::Layer) {
-        true => layers::plan_export(&builders, options)?,
-        false => Layers::None,
+    let layers = match builders.as_ref().filter(|_| wants(&options.selection, Kind::Layer)) {
+        Some(builders) => layers::plan_export(builders, options)?,
+        None => Layers::None,
     };
     if let Layers::Without(why) = &layers {
         plan.left_out.push(why.clone());
@@ -203,8 +204,12 @@ fn plan_volumes(
 ) -> Result<()> {
     let selection = &options.selection;
     let names = inventory::names(selection)?;
-    let measured =
-        inventory::of_volumes(docker, Wanted { selection, exact: false }, inventory::Look::default(), progress)?;
+    let measured = inventory::of_volumes(
+        docker,
+        Wanted { selection, paths: &[], exact: false },
+        inventory::Look::default(),
+        progress,
+    )?;
     plan.left_out.extend(measured.gaps);
     plan.volumes = measured.volumes.into_iter().map(|found| found.cache).collect();
     for (at, volume) in plan.volumes.iter().enumerate() {

@@ -24,7 +24,7 @@ struct Answer<'a> {
 
 pub fn run(context: Context, options: &Size) -> Result<u8> {
     let (docker, settings) = context.into_docker()?;
-    let wanted = Wanted { selection: &options.selection, exact: options.exact };
+    let wanted = Wanted { selection: &options.selection, paths: &[], exact: options.exact };
     let mut progress = Progress::new("Measuring", options.output.quiet);
     let found = inventory::collect(&docker, &settings, wanted, &mut |files, bytes| progress.update(files, bytes));
     drop(progress);

@@ -31,10 +31,17 @@ pub fn abandoned(text: &str) -> Option<&str> {
     let mut words = name[PREFIX.len()..].split('-');
     let (of, process, made) = (words.next()?, words.next()?.parse().ok()?, words.next()?.parse().ok()?);
     let over = match of == machine() {
-        true => Pid::from_raw(process).is_none_or(|process| test_kill_process(process) == Err(Errno::SRCH)),
+        true => !is_alive(process),
         false => now().as_nanos().saturating_sub(made) > DAY.as_nanos(),
     };
     over.then_some(name)
+}
+
+/// Returns false for a process that is gone, or of which nothing is left but its exit status.
+fn is_alive(process: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let is_zombie = stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with(['Z', 'X']));
+    !is_zombie && Pid::from_raw(process).is_some_and(|process| test_kill_process(process) != Err(Errno::SRCH))
 }
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -194,4 +201,24 @@ fn send_tar(mut file: File, out: impl Write) -> io::Result<()> {
     let mut archive = tar::Builder::new(out);
     archive.append_data(&mut header, "docker-cache", &mut file)?;
     archive.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_ended_runs_are_abandoned() {
+        let own = unique_name();
+        assert_eq!(abandoned(&own), None);
+        // No process has this id: it is above what Linux gives.
+        let gone = format!("{PREFIX}{}-99999999-{}", machine(), now().as_nanos());
+        assert_eq!(abandoned(&format!("[{gone} 2/3] COPY x /{gone}/")), Some(gone.as_str()));
+        let other = |age: Duration| format!("{PREFIX}0-99999999-{}", (now() - age).as_nanos());
+        assert_eq!(abandoned(&other(Duration::from_secs(60))), None);
+        assert!(abandoned(&other(DAY * 2)).is_some());
+        for foreign in ["docker-cache-helper-", "docker-cache-helper-mine", "my-helper-1-2-3"] {
+            assert_eq!(abandoned(foreign), None);
+        }
+    }
 }

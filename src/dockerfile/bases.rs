@@ -155,15 +155,28 @@ pub fn name(reference: &str) -> &str {
 /// Returns what is known of an image reference, and its distribution. `None` for an image that is not in the table,
 /// and for Windows.
 pub fn look_up(reference: &str) -> Option<(&'static Image, Os)> {
-    let name = name(reference);
-    let (reference, _) = reference.split_once('@').unwrap_or((reference, ""));
-    let slash = reference.rfind('/').map_or(0, |at| at + 1);
-    let tag = reference[slash..].split_once(':').map_or("", |(_, tag)| tag);
+    let (name, tag) = (name(reference), tag(reference));
     let image = IMAGES.iter().find(|image| image.names.contains(&name))?;
     if ["windows", "nanoserver", "ltsc"].iter().any(|word| tag.contains(word)) {
         return None;
     }
     Some((image, os(image, name, tag)))
+}
+
+/// Returns the tag of a reference, `""` if it has none.
+fn tag(reference: &str) -> &str {
+    let reference = reference.split('@').next().unwrap_or_default();
+    let slash = reference.rfind('/').map_or(0, |at| at + 1);
+    reference[slash..].split_once(':').map_or("", |(_, tag)| tag)
+}
+
+/// Returns the language of an image that brings one, and the numbers of its version as far as the tag tells them.
+pub fn language(reference: &str) -> Option<(&'static str, Vec<u32>)> {
+    let (name, tag) = (name(reference), tag(reference));
+    let languages = [("python", "python"), ("node", "node"), ("ruby", "ruby"), ("golang", "go"), ("rust", "rust")];
+    let (_, language) = languages.into_iter().find(|(image, _)| *image == name)?;
+    let version = tag.split('-').next().unwrap_or_default();
+    Some((language, version.split('.').map_while(|number| number.parse().ok()).collect()))
 }
 
 fn os(image: &Image, name: &str, tag: &str) -> Os {
@@ -210,6 +223,22 @@ fn os(image: &Image, name: &str, tag: &str) -> Os {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tags_tell_the_version_of_a_language() {
+        let cases = [
+            ("python:3.12-slim", Some(("python", vec![3, 12]))),
+            ("docker.io/library/golang:1.22.4@sha256:00", Some(("go", vec![1, 22, 4]))),
+            ("node:lts", Some(("node", vec![]))),
+            ("ruby", Some(("ruby", vec![]))),
+            ("python:3.13.0rc1", Some(("python", vec![3, 13]))),
+            ("me/python:3.12", None),
+            ("debian:12", None),
+        ];
+        for (image, expected) in cases {
+            assert_eq!(language(image), expected, "{image}");
+        }
+    }
 
     #[test]
     fn tags_tell_the_distribution() {

@@ -3,6 +3,7 @@
 
 pub mod archive;
 pub mod dirs;
+pub mod find;
 pub mod measure;
 pub mod own;
 pub mod pack;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
+use self::find::Search;
 use self::measure::{Measured, Tree};
 use self::own::{Gift, Given, Owned};
 use self::pack::{Pack, Packed};
@@ -37,6 +39,8 @@ pub enum Job {
     Measure(Vec<Tree>),
     /// Removes parts of trees.
     Remove(Vec<Cut>),
+    /// Tells which names there are in trees.
+    Find(Vec<Search>),
     /// Tells who owns what in trees.
     Owners(Vec<Tree>),
     /// Gives parts of trees to other owners.
@@ -57,6 +61,8 @@ pub enum Line {
     Measured(Vec<Measured>),
     /// What a [`Job::Remove`] removed, in the order of its trees.
     Removed(Vec<Removed>),
+    /// What a [`Job::Find`] found, in the order of its trees.
+    Names(Vec<Vec<String>>),
     /// What a [`Job::Owners`] found: for each tree its known paths, then the rest.
     Owners(Vec<Vec<Owned>>),
     /// What a [`Job::Give`] did, in the order of its trees.
@@ -81,6 +87,7 @@ pub fn perform(job: &Job, each: &mut (dyn FnMut(Line) + Send)) -> anyhow::Result
             let removed = remove::all(cuts, &mut |files, bytes| each(Line::Progress { files, bytes }));
             each(Line::Removed(removed));
         }
+        Job::Find(searches) => each(Line::Names(searches.iter().map(find::names).collect())),
         Job::Owners(trees) => {
             let found = own::owners(trees, &mut |files, bytes| each(Line::Progress { files, bytes }));
             each(Line::Owners(found));

@@ -170,20 +170,39 @@ fn pack(
     read: &Counters,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Packed> {
-    let rules = Rules::new(&tree.rules);
-    let walk = |sink: Sink<'_>| walk(tree, &rules, sink);
-    let kept = match &tree.previous {
-        Some(previous) => kept_layers(previous, &walk)?,
-        None => Vec::new(),
-    };
-    let mut layers: Vec<Layer> = Vec::new();
-    let mut renumbered = Vec::new();
-    if let Some(previous) = &tree.previous {
-        for (layer, kept) in previous.layers.iter().zip(&kept) {
-            renumbered.push(kept.then_some(layers.len() as u32));
-            layers.extend(kept.then(|| layer.clone()));
+    let former = tree.previous.as_ref().map_or(&[][..], |previous| &previous.layers);
+    let mut kept: Vec<bool> = former.iter().map(|layer| layer.usable).collect();
+    let begun = (read.files.load(Relaxed), read.bytes.load(Relaxed));
+    loop {
+        let (packed, used) = pack_new(job, tree, number, &kept, read, progress)?;
+        let worth_it = worth_keeping(former, &kept, &used);
+        if worth_it == kept {
+            return Ok(packed);
         }
+        // Once more, with the archives that are mostly rubbish packed anew.
+        let is_new = |blob: &&Blob| !former.iter().any(|layer| layer.blob == **blob);
+        for blob in packed.layers.iter().map(|layer| &layer.blob).chain([&packed.table]).filter(is_new) {
+            fs::remove_file(job.out.join(blob.file()))?;
+        }
+        kept = worth_it;
+        read.files.store(begun.0, Relaxed);
+        read.bytes.store(begun.1, Relaxed);
     }
+}
+
+/// Packs what the former archives that are `kept` do not have. Returns also how much of each of them is in use; those
+/// of which nothing is, are not among the new ones.
+fn pack_new(
+    job: &Pack,
+    tree: &Tree,
+    number: usize,
+    kept: &[bool],
+    read: &Counters,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<(Packed, Vec<u64>)> {
+    let rules = Rules::new(&tree.rules);
+    let mut layers: Vec<Layer> = tree.previous.iter().flat_map(|previous| previous.layers.clone()).collect();
+    let mut used = vec![0; layers.len()];
     let old = layers.len();
     let mut packed = Packed::default();
     let rows = job.out.join(format!("table-{number}"));
@@ -206,27 +225,29 @@ fn pack(
             Some(previous) => Some(Former::open(previous)?),
             None => None,
         };
-        let walked = walk(&mut |found| {
+        let walked = walk(tree, &rules, &mut |found| {
             let former = match &mut previous {
                 Some(previous) => previous.row(&found.path)?,
                 None => None,
             };
             let same = former.filter(|row| row.print == found.print && row.print != 0 && row.kind == found.kind);
-            let kept = same.and_then(|row| renumbered.get(row.layer as usize).copied().flatten());
+            let same = same.filter(|row| kept.get(row.layer as usize) == Some(&true));
             packed.files += u64::from(found.kind != Kind::Dir);
             packed.bytes += found.size();
-            let layer = kept.unwrap_or((old + chunks.sent) as u32);
+            let layer = same.map_or((old + chunks.sent) as u32, |row| row.layer);
+            if let Some(row) = same {
+                used[row.layer as usize] += row.cost();
+            }
+            let is_new = same.is_none();
             let (kind, size, print) = (found.kind, found.size(), found.print);
             table::write(&mut table, &Row { layer, kind, size, print, path: found.path.clone() })?;
             read.tell(progress);
-            match kept {
-                Some(_) => {
-                    read.files.fetch_add(u64::from(kind != Kind::Dir), Relaxed);
-                    read.bytes.fetch_add(size, Relaxed);
-                    Ok(())
-                }
-                None => chunks.add(found),
+            if is_new {
+                return chunks.add(found);
             }
+            read.files.fetch_add(u64::from(kind != Kind::Dir), Relaxed);
+            read.bytes.fetch_add(size, Relaxed);
+            Ok(())
         });
         let sent = walked.and_then(|notes| chunks.flush().map(|()| notes));
         drop(chunks);
@@ -254,47 +275,35 @@ fn pack(
     let amended = amended.into_inner().unwrap_or_else(PoisonError::into_inner);
     packed.skipped_count = notes.skipped_count;
     packed.skipped = notes.skipped;
-    if !amended.is_empty() {
+    // Those that nothing refers to go, and the others get their numbers.
+    let stays = |at: usize| at >= old || used[at] > 0;
+    let mut next = 0..;
+    let numbers: Vec<u32> =
+        (0..layers.len()).map(|at| if stays(at) { next.next().unwrap_or_default() } else { 0 }).collect();
+    if !amended.is_empty() || !(0..old).all(stays) {
         table.flush()?;
-        table = amend(&rows, amended, &mut packed)?;
+        table = amend(&rows, &numbers, amended, &mut packed)?;
     }
     packed.secrets = notes.secrets;
     packed.table = store(table, &rows, &job.out)?;
-    packed.layers = layers;
-    Ok(packed)
+    packed.layers = layers.into_iter().enumerate().filter(|(at, _)| stays(*at)).map(|(_, layer)| layer).collect();
+    Ok((packed, used))
 }
 
-/// Returns which of the former archives stay: those that are little but what is still in use.
-fn kept_layers(previous: &Previous, walk: &impl Fn(Sink<'_>) -> Result<Notes>) -> Result<Vec<bool>> {
-    let mut used = vec![0; previous.layers.len()];
-    let mut former = Former::open(previous)?;
-    walk(&mut |found| {
-        if let Some(row) = former.row(&found.path)?
-            && row.print == found.print
-            && row.print != 0
-            && row.kind == found.kind
-            && let Some(used) = used.get_mut(row.layer as usize)
-        {
-            *used += row.cost();
-        }
-        Ok(())
-    })?;
-    let mut kept: Vec<bool> = previous
-        .layers
-        .iter()
-        .zip(&used)
-        .map(|(layer, used)| {
-            let rubbish = layer.cost.saturating_sub(*used);
-            layer.usable && *used > 0 && rubbish <= if layer.cost < SMALL { 0 } else { layer.cost / 10 }
-        })
-        .collect();
+/// Returns which of the former archives stay: all but those that have become mostly rubbish, and many small ones.
+fn worth_keeping(former: &[Layer], kept: &[bool], used: &[u64]) -> Vec<bool> {
+    let is_worth = |((layer, kept), used): ((&Layer, &bool), &u64)| {
+        let rubbish = layer.cost.saturating_sub(*used);
+        *kept && (*used == 0 || rubbish <= if layer.cost < SMALL { 0 } else { layer.cost / 10 })
+    };
+    let mut kept: Vec<bool> = former.iter().zip(kept).zip(used).map(is_worth).collect();
     let partial = |layer: &Layer| layer.cost < MAX_BYTES / 2 && layer.entries < MAX_FILES as u64 / 2;
-    let few = |at: &usize| kept[*at] && partial(&previous.layers[*at]);
+    let few = |at: &usize| kept[*at] && used[*at] > 0 && partial(&former[*at]);
     let partials: Vec<usize> = (0..kept.len()).filter(few).collect();
     if partials.len() > MAX_PARTIAL {
         partials.into_iter().for_each(|at| kept[at] = false);
     }
-    Ok(kept)
+    kept
 }
 
 /// The former table, read alongside a walk.
@@ -780,8 +789,8 @@ fn attributes(fd: BorrowedFd<'_>) -> Vec<(String, Vec<u8>)> {
     names.filter_map(value).collect()
 }
 
-/// Writes a table anew, without the files that vanished and with the sizes of those that changed.
-fn amend(rows: &Path, amended: Vec<Amended>, packed: &mut Packed) -> Result<Hashed<BufWriter<File>>> {
+/// Writes a table anew, with other numbers of archives, without the files that vanished and with the sizes of those that changed.
+fn amend(rows: &Path, numbers: &[u32], amended: Vec<Amended>, packed: &mut Packed) -> Result<Hashed<BufWriter<File>>> {
     let aside = rows.with_extension("amended");
     let mut old = Rows::new(File::open(rows)?)?;
     let mut table = encoder(&aside)?;
@@ -806,6 +815,7 @@ fn amend(rows: &Path, amended: Vec<Amended>, packed: &mut Packed) -> Result<Hash
             row.size = *size;
             row.print = 0;
         }
+        row.layer = numbers.get(row.layer as usize).copied().unwrap_or_default();
         packed.files += u64::from(row.kind != Kind::Dir);
         packed.bytes += row.size;
         table::write(&mut table, &row)?;

@@ -17,7 +17,7 @@ use super::walk::{self, Counters, Folder, Names, Troubles, Visit, blocks, last_u
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Cut {
     pub root: PathBuf,
-    /// The paths that tell the parts apart, as in [`super::measure::Tree::known`].
+    /// The paths that tell the parts apart, as in [`super::measure::Tree::known`]. A directory whose path ends in `/` goes too.
     pub known: Vec<String>,
     /// What to remove of each, and last of what none of them covers.
     pub take: Vec<Take>,
@@ -234,6 +234,27 @@ mod tests {
         let left: Vec<_> = paths(dir.path()).into_iter().map(|path| path.display().to_string()).collect();
         assert_eq!(left, ["cargo", "cargo/bin", "cargo/bin/tool", "cargo/registry", "other", "other/f", "pip"]);
         assert_eq!(fs::metadata(dir.path().join("pip")).unwrap().mode() & 0o7777, 0o2770);
+    }
+
+    #[test]
+    fn a_directory_whose_path_ends_in_a_slash_goes_too_unless_something_in_it_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        for file in ["toolchains/old/bin/rustc", "toolchains/new/bin/rustc", "bundle/old/gem/f", "bundle/old/config/f"]
+        {
+            fs::create_dir_all(dir.path().join(file).parent().unwrap()).unwrap();
+            fs::write(dir.path().join(file), "1").unwrap();
+        }
+        let known = ["toolchains", "toolchains/old/", "bundle/old/", "bundle/old/config"];
+        let take = [Take::Nothing, Take::Everything, Take::Everything, Take::Nothing, Take::Nothing];
+        let tree = Tree { root: dir.path().into(), known: known.map(str::to_owned).to_vec(), ages: false };
+        let planned = measure::all(&[tree], &mut |_, _| ()).remove(0).known;
+        let removed = cut(dir.path(), &known, &take);
+        assert_eq!((removed.files, removed.failed_count), (2, 0), "{removed:?}");
+        assert_eq!((planned[1].staying, planned[2].staying), (0, 0));
+        let left: Vec<_> = paths(dir.path()).into_iter().map(|path| path.display().to_string()).collect();
+        let expected =
+            ["bundle", "bundle/old", "bundle/old/config", "bundle/old/config/f", "toolchains", "toolchains/new"];
+        assert_eq!(left, [&expected[..], &["toolchains/new/bin", "toolchains/new/bin/rustc"]].concat());
     }
 
     #[test]

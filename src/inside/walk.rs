@@ -24,6 +24,8 @@ pub struct Names {
     children: BTreeMap<Vec<u8>, Names>,
     any: Option<Box<Names>>,
     part: Option<usize>,
+    /// True if the directory is not kept for itself: its path ends in `/`.
+    whole: bool,
 }
 
 impl Names {
@@ -46,6 +48,7 @@ impl Names {
             };
         }
         node.part.get_or_insert(part);
+        node.whole |= path.ends_with('/');
     }
 
     fn child(&self, name: &[u8]) -> Option<&Names> {
@@ -66,7 +69,7 @@ pub struct Folder {
     pub above: Option<Arc<Folder>>,
     /// The part that the folder itself belongs to.
     pub part: usize,
-    /// True for the root and for what a path of [`Names`] names or leads through.
+    /// True for the root and for what a path of [`Names`] names or leads through, but nothing at or below one that is whole.
     pub named: bool,
     pub stat: Stat,
 }
@@ -275,7 +278,8 @@ impl<'s, V: Visit> Walk<'s, V> {
             openat(&above.fd, &name, FOLDER, Mode::empty()).and_then(|fd| Ok((fstat(&fd)?, mount_of(&fd)?, fd)));
         match opened {
             Ok((stat, here, fd)) if here == mount => {
-                let folder = Folder { fd, name, above: Some(above), part, named: names.is_some(), stat };
+                let named = above.named && names.is_some_and(|names| !names.whole);
+                let folder = Folder { fd, name, above: Some(above), part, named, stat };
                 self.list(scope, Arc::new(folder), names, mount);
                 return;
             }

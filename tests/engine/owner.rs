@@ -61,6 +61,29 @@ for_each_engine!(a_volume_is_given_to_the_container_that_writes_to_it, [all], |e
     assert_eq!(findings(engine), Vec::<Value>::new());
 });
 
+for_each_engine!(what_is_of_an_old_version_goes_by_the_printed_command, [v20, v28_containerd], |engine| {
+    let old = "rustup/toolchains/1.70.0-x86_64-unknown-linux-gnu";
+    let (rustc, kept) = (format!("{old}/bin/rustc"), "rustup/toolchains/stable-x86_64-unknown-linux-gnu/bin/rustc");
+    let root = engine.volume("project-cache", &[(&rustc, "1"), (kept, "1"), ("cargo/registry/cache/a", "1")]);
+    let project = engine.folder().join("tmp/project");
+    write_files(&project, &[("Dockerfile", "FROM rust:1.88\n")]);
+    let path = project.display().to_string();
+    let check = ["doctor", "--check", "stale-versions", "--format", "json", &path];
+    let look = || -> Value { serde_json::from_str(&engine.cache(&check).stdout).unwrap() };
+    let found = look();
+    let remedy = found["findings"][0]["fix"]["command"].as_str().unwrap_or_else(|| panic!("{found}"));
+    let words: Vec<&str> = remedy.strip_prefix("docker cache ").unwrap().split(' ').collect();
+    let before = Tree::read(&root);
+    let refused: Vec<&str> = words.iter().copied().filter(|word| *word != "--include-installs").collect();
+    engine.cache(&[&refused[..], &["--force"]].concat()).ok();
+    assert_same(&before, &Tree::read(&root));
+    let done = engine.cache(&[&words[..], &["--force", "--format", "json"]].concat()).ok();
+    let done: Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!(done["freed_bytes"], done["total_bytes"], "{done}");
+    assert!(!root.join(old).exists() && root.join(kept).exists() && root.join("cargo/registry/cache/a").exists());
+    assert_eq!(look()["checks"][0]["status"], "ok");
+});
+
 for_each_engine!(two_users_of_one_volume_are_told_and_nothing_is_changed, [v20, v28_containerd], |engine| {
     let root = engine.volume("project-cache", &[("pip/a", "1")]);
     engine.build("RUN true", &["--tag", "box"]);

@@ -12,7 +12,7 @@ use crate::builders::Builders;
 use crate::checks::caches::{Held, Image, OwnedVolume, Writer};
 use crate::checks::engine::{self, Client, Disk, Engine, NamedBy, NoEngine, System};
 use crate::checks::project::{CACHE_IN_IMAGE, Project};
-use crate::checks::{Check, Fact, Facts, NotRun, caches, live};
+use crate::checks::{Check, Fact, Facts, NotRun, caches, live, versions};
 use crate::cli::{Doctor, Selection};
 use crate::docker::endpoint::Source;
 use crate::docker::{Cause, Container, Docker, DockerError, Info, Overview};
@@ -33,9 +33,9 @@ pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, mut projec
         }
     };
     let wants = |name| checks.iter().any(|check| check.name == name);
-    let wants_owners = wants(caches::VOLUME_OWNER);
     let wants_containers = live::WANTED_BY.iter().copied().any(wants);
     let locks = project.as_ref().ok().map(|project| project.files.locks);
+    let used = project.as_ref().map(versions::used).unwrap_or_default();
     let (engine, caches, live) = thread::scope(|scope| {
         let held = wants(caches::OVER_BUDGET).then(|| scope.spawn(|| held(docker, context, options, locks)));
         let image = options.image.as_deref().filter(|_| wants(CACHE_IN_IMAGE));
@@ -60,16 +60,17 @@ pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, mut projec
             Ok(_) => Err(NotRun::Skipped("it was not asked for".into())),
             Err(_) => Err(NotRun::Skipped("no engine answers".into())),
         };
-        let owned = match &overview {
-            Ok(overview) if wants_owners => {
-                // A thread of its own: if it panics, the others go on.
-                let ask = || ownership::ask(docker, overview, &options.volume);
-                let owned = thread::scope(|scope| scope.spawn(ask).join());
-                owned.unwrap_or_else(|_| Err(crashed().into())).map_err(|error| NotRun::Failed(format!("{error:#}")))
-            }
-            Ok(_) => Err(NotRun::Skipped("it was not asked for".into())),
-            Err(error) => Err(NotRun::Failed(error.to_string())),
-        };
+        // Threads of their own: if one panics, the others go on.
+        let (owned, told) = thread::scope(|scope| {
+            let asked = |name| overview.as_ref().ok().filter(|_| wants(name));
+            let owned = asked(caches::VOLUME_OWNER)
+                .map(|overview| scope.spawn(|| ownership::ask(docker, overview, &options.volume)));
+            let told = asked(versions::STALE_VERSIONS)
+                .filter(|_| !used.is_empty())
+                .map(|overview| scope.spawn(|| super::versions::ask(docker, overview, &options.volume, &used)));
+            (owned.map(ScopedJoinHandle::join), told.map(ScopedJoinHandle::join))
+        });
+        let (owned, told) = (looked(owned, &overview), looked(told, &overview));
         let (client_version, advised_builder) =
             client_facts.join().unwrap_or_else(|_| (fact(Err(crashed())), fact(Err(crashed()))));
         let engine = engine::Facts {
@@ -101,6 +102,7 @@ pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, mut projec
         };
         let caches = caches::Facts {
             volumes: owned.map(|found| found.into_iter().map(|(_, owned)| owned).filter(of_named).collect()),
+            names: told,
             held: match held {
                 None => Err(NotRun::Skipped("it was not asked for".into())),
                 Some(held) => joined(held),
@@ -132,7 +134,7 @@ fn held(docker: &Docker, context: &Context, options: &Doctor, locks: Option<usiz
     };
     let builder = std::env::var("BUILDX_BUILDER").ok().filter(|name| !name.is_empty());
     let selection = Selection { volume: volumes.clone(), builder, ..Selection::default() };
-    let wanted = Wanted { selection: &selection, exact: false };
+    let wanted = Wanted { selection: &selection, paths: &[], exact: false };
     let found = inventory::collect_in(docker, &context.settings, wanted, look, &mut |_, _| ());
     let caches = found.map_err(|error| NotRun::Failed(format!("{error:#}")))?.caches;
     Ok(Held { caches, budget, locks, volumes })
@@ -155,6 +157,17 @@ fn joined<T>(thread: ScopedJoinHandle<'_, Fact<T>>) -> Fact<T> {
 
 fn fact<T>(answer: Result<T, DockerError>) -> Fact<T> {
     answer.map_err(|error| NotRun::Failed(error.to_string()))
+}
+
+/// Returns what a look into volumes came to, if there was one.
+fn looked<T>(answer: Option<thread::Result<anyhow::Result<T>>>, overview: &Result<Overview, DockerError>) -> Fact<T> {
+    match (answer, overview) {
+        (Some(answer), _) => {
+            answer.unwrap_or_else(|_| Err(crashed().into())).map_err(|error| NotRun::Failed(format!("{error:#}")))
+        }
+        (None, Err(error)) => Err(NotRun::Failed(error.to_string())),
+        (None, Ok(_)) => Err(NotRun::Skipped("it was not asked for".into())),
+    }
 }
 
 fn crashed() -> DockerError {
