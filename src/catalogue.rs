@@ -1909,33 +1909,6 @@ pub fn deepest<'a>(known: &'a [Known], path: &str) -> Option<&'a Known> {
         .max_by_key(|known| (names(&known.path).count(), !known.path.contains('*')))
 }
 
-/// Makes a directory a place of its own, with the row and class of what it lies in; a directory that is known already is
-/// left as it is. Returns false if nothing is known of where it lies.
-pub fn single_out(known: &mut Vec<Known>, path: &str) -> bool {
-    let Some(Known { row, class, .. }) = deepest(known, path).filter(|_| !path.contains('*')).cloned() else {
-        return false;
-    };
-    let at: Vec<&str> = names(path).collect();
-    let is_known =
-        |known: &[Known], path: &[&str]| known.iter().any(|known| names(&known.path).eq(path.iter().copied()));
-    if is_known(known, &at) {
-        return true;
-    }
-    // What is known by a `*` would be hidden by the names of this path: it is known by them as well.
-    let mut told = Vec::new();
-    for pattern in known.iter() {
-        let its: Vec<&str> = names(&pattern.path).collect();
-        let common = its.len().min(at.len());
-        let path = [&at[..common], &its[common..]].concat();
-        if its[..common].contains(&"*") && fits(&its, &at) && path != at && !is_known(known, &path) {
-            told.push(Known { path: path.join("/"), ..pattern.clone() });
-        }
-    }
-    known.extend(told);
-    known.push(Known { path: format!("{}/", at.join("/")), row, class });
-    true
-}
-
 /// Where a tool keeps a row's directory, in a tree that is mounted somewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spot {
@@ -1968,6 +1941,33 @@ pub fn spot(row: &'static Row, mount: &str, env: impl Fn(&str) -> Option<String>
     let in_cache = in_cache.into_iter().find(|at| fits(at, &tree));
     let elsewhere = tree.last().filter(|name| is_cache_root(name)).and_then(|_| row.in_volume.first());
     in_cache.or_else(|| elsewhere.map(|path| tree.iter().copied().chain(names(path)).collect())).map(|at| spot(at, by))
+}
+
+/// Makes a directory a place of its own, with the row and class of what it lies in; a directory that is known already is
+/// left as it is. Returns false if nothing is known of where it lies.
+pub fn single_out(known: &mut Vec<Known>, path: &str) -> bool {
+    let Some(Known { row, class, .. }) = deepest(known, path).filter(|_| !path.contains('*')).cloned() else {
+        return false;
+    };
+    let at: Vec<&str> = names(path).collect();
+    let is_known =
+        |known: &[Known], path: &[&str]| known.iter().any(|known| names(&known.path).eq(path.iter().copied()));
+    if is_known(known, &at) {
+        return true;
+    }
+    // What is known by a `*` would be hidden by the names of this path: it is known by them as well.
+    let mut told = Vec::new();
+    for pattern in known.iter() {
+        let its: Vec<&str> = names(&pattern.path).collect();
+        let common = its.len().min(at.len());
+        let path = [&at[..common], &its[common..]].concat();
+        if its[..common].contains(&"*") && fits(&its, &at) && path != at && !is_known(known, &path) {
+            told.push(Known { path: path.join("/"), ..pattern.clone() });
+        }
+    }
+    known.extend(told);
+    known.push(Known { path: format!("{}/", at.join("/")), row, class });
+    true
 }
 
 /// Returns where a volume that no container mounts would be mounted, going by its name alone: `myproj_pip-cache` at
@@ -2248,6 +2248,31 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_tool_is_sent_only_where_it_does_not_go_by_itself() {
+        let cases = [
+            ("pip", "/cache", "", Some(("/cache/pip", Some("PIP_CACHE_DIR")))),
+            ("pip", "/cache", "/cache/py", Some(("/cache/py", None))),
+            ("pip", "/cache/pip", "", Some(("/cache/pip", Some("PIP_CACHE_DIR")))),
+            ("pip", "/root/.cache", "", Some(("/root/.cache/pip", None))),
+            ("pip", "/home/dev/.cache/pip", "", Some(("/home/dev/.cache/pip", None))),
+            ("pip", "/root/.npm", "", None),
+            ("cargo", "/cache/cargo/registry", "", Some(("/cache/cargo", Some("CARGO_HOME")))),
+            ("cargo", "/root/.cargo/registry", "", Some(("/root/.cargo", None))),
+            ("cargo", "/usr/local/cargo/registry", "/usr/local/cargo", Some(("/usr/local/cargo", None))),
+            ("cargo", "/cache", "/usr/local/cargo", Some(("/cache/cargo", Some("CARGO_HOME")))),
+            ("npm", "/srv/caches", "", Some(("/srv/caches/npm", Some("npm_config_cache")))),
+            ("maven", "/cache", "", Some(("/cache/maven", None))),
+        ];
+        for (tool, mount, value, expected) in cases {
+            let row = ROWS.iter().find(|row| row.tool == tool && !row.warm.locks.is_empty()).unwrap();
+            let env = |name: &str| (row.env.first() == Some(&name) && !value.is_empty()).then(|| value.to_owned());
+            let found = spot(row, mount, env);
+            let found = found.as_ref().map(|spot| (spot.directory.as_str(), spot.by));
+            assert_eq!(found, expected, "{tool} {mount} {value}");
+        }
+    }
 
     /// Returns tool and class of what decides about a path in a cache volume.
     fn in_cache(path: &str) -> Option<(&'static str, Class)> {

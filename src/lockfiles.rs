@@ -40,8 +40,11 @@ pub fn find(root: &Path) -> Result<Vec<Lock>> {
         for path in paths.iter().filter(|path| row.warm.locks.iter().any(|lock| matches(lock, split(path).1))) {
             let (directory, name) = split(path);
             // A pom.xml stands for those below it: they are its modules.
-            let is_below = |lock: &Lock| std::ptr::eq(lock.row, row) && directory.starts_with(split(&lock.path).0);
-            if row.warm.reads.contains(&name) && locks.iter().any(is_below) {
+            let is_above = |other: &&String| {
+                let (above, its_name) = split(other);
+                its_name == name && above.len() < directory.len() && directory.starts_with(above)
+            };
+            if row.warm.reads.contains(&name) && paths.iter().any(|other| is_above(&other)) {
                 continue;
             }
             let mut files = Vec::new();
