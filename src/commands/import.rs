@@ -263,7 +263,7 @@ fn note(unpacked: Vec<crate::inside::unpack::Unpacked>, answer: &mut Answer) {
     for unpacked in unpacked {
         answer.left_out.extend(unpacked.notes);
         if unpacked.kept > 0 {
-            answer.left_out.push(format!("{} entries that were there already, and as new", unpacked.kept));
+            answer.left_out.push(format!("what was there already, and as new: {}", unpacked.kept));
         }
     }
 }
