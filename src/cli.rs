@@ -197,7 +197,7 @@ pub struct Doctor {
     #[arg(long, value_name = "IMAGE")]
     pub image: Option<String>,
     /// Build into the cache, and tell which steps were not in it and why, as against the last such run
-    #[arg(long, conflicts_with_all = ["image", "fix", "check", "list_checks", "budget", "volume"])]
+    #[arg(long, conflicts_with_all = ["image", "container", "fix", "check", "list_checks", "budget", "volume"])]
     pub explain: bool,
     /// Put right what can be in Dockerfiles, and show it as a diff; with --check volume-owner, the owners in cache volumes
     #[arg(long)]

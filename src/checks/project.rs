@@ -48,7 +48,6 @@ impl Project {
     }
 }
 
-/// Returns what is found in one file, and notes the caches that its mounts name.
 /// Returns what is wrong in a file, and the ids of cache mounts that it shares with others.
 fn of_file(file: &project::File) -> (Vec<Finding>, Vec<UsedId>) {
     if file.kind != Kind::Dockerfile {
