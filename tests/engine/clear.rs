@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use docker_cache::catalogue::{self, Known};
 use serde_json::Value;
@@ -113,10 +114,20 @@ fn targets(engine: &Engine) -> Vec<String> {
     targets
 }
 
+/// Builds [`MOUNTS`] and waits for their records: right after a build an engine may not tell of all of them.
+#[track_caller]
+fn fill_mounts(engine: &Engine) {
+    engine.build(MOUNTS, &["--tag", "kept"]);
+    let begin = Instant::now();
+    while targets(engine).len() != 7 {
+        assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", targets(engine));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 for_each_engine!(mounts_of_a_language_go_with_all_variants_and_the_others_stay, [all], |engine| {
-    engine.build(MOUNTS, &[]);
+    fill_mounts(engine);
     let before = engine.records();
-    assert_eq!(targets(engine).len(), 7);
     let python = |record: &Value| {
         let text = record["Description"].as_str().unwrap();
         record["Type"] == "exec.cachemount"
@@ -141,7 +152,7 @@ for_each_engine!(mounts_of_a_language_go_with_all_variants_and_the_others_stay, 
 });
 
 for_each_engine!(one_mount_goes_by_its_id_or_target, [all], |engine| {
-    engine.build(MOUNTS, &[]);
+    fill_mounts(engine);
     let name = if engine.generation() == Generation::V20 { "/root/.cache/uv" } else { "uv" };
     engine.cache(&["clear", "--mount", name, "--force"]).ok();
     assert_eq!(targets(engine).len(), 6);
@@ -189,7 +200,7 @@ for_each_engine!(
 );
 
 for_each_engine!(layers_go_alone, [all], |engine| {
-    engine.build(MOUNTS, &["--tag", "kept"]);
+    fill_mounts(engine);
     let root = engine.volume("project-cache", &[("pip/file", "1")]);
     let mounts = targets(engine);
     engine.cache(&["clear", "--layers", "--force"]).ok();
