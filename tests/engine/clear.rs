@@ -224,21 +224,16 @@ for_each_engine!(nothing_chosen_explains_and_removes_nothing, [v20, v28_containe
     assert!(root.join("pip/file").exists());
 });
 
-for_each_engine!(what_a_container_uses_stays_and_is_named, [v20, v26, v28_containerd], |engine| {
+/// Starts a container `worker` that has the volume `project-cache` at `/cache`.
+fn start_worker(engine: &Engine) {
     engine.build("RUN true", &["--tag", "box"]);
+    let run = "run --detach --name worker --volume project-cache:/cache box /bin/busybox sleep 600";
+    engine.docker(&run.split(' ').collect::<Vec<_>>());
+}
+
+for_each_engine!(what_a_container_uses_stays_and_is_named, [v20, v26, v28_containerd], |engine| {
     let root = engine.volume("project-cache", &[("pip/file", "1")]);
-    engine.docker(&[
-        "run",
-        "--detach",
-        "--name",
-        "worker",
-        "--volume",
-        "project-cache:/cache",
-        "box",
-        "/bin/busybox",
-        "sleep",
-        "600",
-    ]);
+    start_worker(engine);
     let run = engine.cache(&["clear", "--lang", "python", "--force"]).ok();
     assert!(run.stdout.contains("in use by container worker"), "{run}");
     assert!(root.join("pip/file").exists());
@@ -399,19 +394,7 @@ for_each_engine!(a_volume_is_made_anew_as_it_was, [v20, v26, v28_containerd], |e
     let refused = engine.cache(&["clear", "--volume", "project-cache", "--recreate", "--force"]);
     assert_eq!(refused.code, 1, "{refused}");
     assert!(refused.stderr.contains("/cache/cargo/bin") && root.join("pip/file").exists(), "{refused}");
-    engine.build("RUN true", &["--tag", "box"]);
-    engine.docker(&[
-        "run",
-        "--detach",
-        "--name",
-        "worker",
-        "--volume",
-        "project-cache:/cache",
-        "box",
-        "/bin/busybox",
-        "sleep",
-        "600",
-    ]);
+    start_worker(engine);
     let anew = ["clear", "--volume", "project-cache", "--recreate", "--include-installs", "--force"];
     let refused = engine.cache(&anew);
     assert!(refused.code == 1 && refused.stderr.contains("worker"), "{refused}");
