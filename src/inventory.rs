@@ -614,14 +614,9 @@ pub fn users(containers: &[Container], volume: &str) -> Vec<VolumeUser> {
     let mut users: Vec<VolumeUser> = mounts
         .filter(|(_, mount)| mount.r#type == "volume" && mount.name == volume)
         .map(|(container, mount)| VolumeUser {
-            container: container
-                .names
-                .first()
-                .map_or(container.id.as_str(), |name| name.trim_start_matches('/'))
-                .into(),
+            container: container.name().into(),
             destination: mount.destination.clone(),
-            // A paused one goes on with what it has open.
-            running: ["running", "paused", "restarting"].contains(&container.state.as_str()),
+            running: container.is_running(),
         })
         .collect();
     users.sort_by_key(|user| (!user.running, user.container.clone()));

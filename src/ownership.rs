@@ -69,7 +69,7 @@ fn look_inside(docker: &Docker, info: &Info, found: &mut [(FoundVolume, OwnedVol
 /// Returns as whom a container writes.
 fn writer(docker: &Docker, container: &Container) -> Result<Writer> {
     let config = docker.container_config(&container.id)?;
-    let name = container.names.first().map_or(container.id.as_str(), |name| name.trim_start_matches('/')).to_owned();
+    let name = container.name().to_owned();
     // A container without users of its own knows only numbers.
     let passwd = match config.user.is_empty() {
         true => String::new(),

@@ -42,6 +42,18 @@ pub struct Container {
     pub mounts: Vec<ContainerMount>,
 }
 
+impl Container {
+    /// Returns its name as docker's tables show it, or its id if it has none.
+    pub fn name(&self) -> &str {
+        self.names.first().map_or(self.id.as_str(), |name| name.trim_start_matches('/'))
+    }
+
+    /// Returns true for one whose programs are alive: a paused one goes on with what it has open.
+    pub fn is_running(&self) -> bool {
+        ["running", "paused", "restarting"].contains(&self.state.as_str())
+    }
+}
+
 /// As whom a container runs: `GET /containers/ID/json`, its `Config`.
 #[derive(Clone, Debug, Deserialize, Default)]
 #[serde(rename_all = "PascalCase", default)]
@@ -162,12 +174,10 @@ impl Docker {
             "/containers/json?all=1",
             "/images/json?filters=%7B%22reference%22%3A%5B%22docker-cache-helper-*%22%5D%7D",
         ];
-        let mut answers = self.requests(&paths)?.into_iter();
-        let mut next = |path| answers.next().unwrap_or_else(|| Err(garbage(path, "no answer")));
-        let containers: Vec<Container> = read(paths[0], next(paths[0])?)?;
-        let images: Vec<Image> = read(paths[1], next(paths[1])?)?;
-        let (running, ended): (Vec<_>, Vec<_>) =
-            containers.into_iter().partition(|container| ["running", "paused"].contains(&container.state.as_str()));
+        let [containers, images] = self.requests(paths)?;
+        let containers: Vec<Container> = read(paths[0], containers)?;
+        let images: Vec<Image> = read(paths[1], images)?;
+        let (running, ended): (Vec<_>, Vec<_>) = containers.into_iter().partition(Container::is_running);
         let images = images.into_iter().flat_map(|image| image.tags.unwrap_or_default());
         let names = ended.into_iter().flat_map(|container| container.names).chain(images);
         let mut names: Vec<String> = names.filter_map(|name| abandoned(&name).map(String::from)).collect();
@@ -212,11 +222,10 @@ impl Docker {
     /// See [`Docker::info`].
     pub fn overview(&self) -> Result<Overview> {
         let paths = ["/info", "/containers/json?all=1", "/volumes"];
-        let mut answers = self.requests(&paths)?.into_iter();
-        let mut next = |path| answers.next().unwrap_or_else(|| Err(garbage(path, "no answer")));
-        let info = read(paths[0], next(paths[0])?)?;
-        let containers = read(paths[1], next(paths[1])?)?;
-        let volumes: Volumes = read(paths[2], next(paths[2])?)?;
+        let [info, containers, volumes] = self.requests(paths)?;
+        let info = read(paths[0], info)?;
+        let containers = read(paths[1], containers)?;
+        let volumes: Volumes = read(paths[2], volumes)?;
         Ok(Overview { info, containers, volumes: volumes.volumes.unwrap_or_default() })
     }
 
@@ -294,12 +303,12 @@ impl Docker {
     }
 
     fn request(&self, path: &str) -> Result<Answer> {
-        self.requests(&[path])?.pop().unwrap_or_else(|| Err(garbage(path, "no answer")))
+        self.requests([path]).map(|[answer]| answer)
     }
 
     /// Sends requests over one connection and returns their answers. The last one asks the engine to close it; our end
     /// stays open until then, for the engine gives up a request whose client has closed.
-    fn requests(&self, paths: &[&str]) -> Result<Vec<Result<Answer>>> {
+    fn requests<const N: usize>(&self, paths: [&str; N]) -> Result<[Answer; N]> {
         let mut requests = String::new();
         for (at, path) in paths.iter().enumerate() {
             let connection = if at + 1 == paths.len() { "close" } else { "keep-alive" };
@@ -307,7 +316,8 @@ impl Docker {
         }
         let output = self.call(["system", "dial-stdio"]).run_with(Input::Held(requests.into_bytes()))?;
         let mut rest = output.as_slice();
-        Ok(paths.iter().map(|path| next_answer(&mut rest, path)).collect())
+        let answers: Vec<Answer> = paths.iter().map(|path| next_answer(&mut rest, path)).collect::<Result<_>>()?;
+        answers.try_into().map_err(|_| garbage(&paths.join(" "), "not as many answers"))
     }
 }
 

@@ -75,7 +75,7 @@ fn look(docker: &Docker, container: &docker::Container) -> Result<Container, Doc
     let volumes: BTreeMap<String, String> =
         volumes.map(|mount| (mount.destination.clone(), mount.name.clone())).collect();
     Ok(Container {
-        name: container.names.first().map_or(container.id.as_str(), |name| name.trim_start_matches('/')).to_owned(),
+        name: container.name().to_owned(),
         service: container.labels.get("com.docker.compose.service").cloned(),
         is_dev: container.labels.contains_key("devcontainer.local_folder"),
         volumes,
