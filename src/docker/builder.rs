@@ -1,9 +1,8 @@
 //! Calls about one builder, whichever of docker's two command families reaches it.
 
-use std::ffi::OsString;
-use std::io::{PipeReader, PipeWriter, pipe};
+use std::ffi::{OsStr, OsString};
+use std::io::{PipeReader, PipeWriter};
 use std::path::Path;
-use std::thread;
 
 use serde_json::Value;
 
@@ -110,18 +109,9 @@ impl BuilderRef {
     /// # Errors
     /// When the build fails; docker's last line says why.
     pub fn helper_build(&self, context: &Path, out: &Path, namespace: &str) -> Result<()> {
-        let mut dest = OsString::from("--output=type=local,dest=");
+        let mut dest = OsString::from("type=local,dest=");
         dest.push(out);
-        let mut args: Vec<OsString> = match self.has_buildx {
-            true => vec!["buildx".into(), "build".into(), format!("--builder={}", self.name).into()],
-            false => vec!["build".into()],
-        };
-        args.extend(["--network=none".into(), "--progress=plain".into(), dest]);
-        if !namespace.is_empty() {
-            args.push(format!("--build-arg=BUILDKIT_CACHE_MOUNT_NS={namespace}").into());
-        }
-        args.push(context.into());
-        self.build_call(args).run().map(drop)
+        self.confined_build(&dest, namespace, context.as_os_str()).run().map(drop)
     }
 
     /// `docker buildx build --network=none --output type=local,dest=OUT -`: a build of the context that `send` writes as
@@ -136,15 +126,9 @@ impl BuilderRef {
         namespace: &str,
         told: &mut dyn FnMut(&str),
     ) -> Result<()> {
-        let call = self.carrier_call(&format!("type=local,{}", field("dest", &out.to_string_lossy())), namespace);
-        let words = call.words();
-        let failed = |error: std::io::Error| DockerError::new(&words, Cause::Refused(error.to_string()));
-        let (reader, writer) = pipe().map_err(failed)?;
-        thread::scope(|scope| {
-            let sender = scope.spawn(|| send(writer));
-            call.run_telling(Input::Pipe(reader), told)?;
-            crate::parallel::join(sender).map_err(failed)
-        })
+        let output = format!("type=local,{}", field("dest", &out.to_string_lossy()));
+        let call = self.confined_build(output.as_ref(), namespace, "-".as_ref());
+        call.fed(send, |call, context| call.run_telling(Input::Pipe(context), told))
     }
 
     /// `docker buildx build --output type=local,dest=OUT -`: a build of the context in a tar archive; hands on what it
@@ -180,29 +164,28 @@ impl BuilderRef {
         namespace: &str,
         read: impl FnOnce(PipeReader) -> T,
     ) -> Result<T> {
-        let call = self.carrier_call("type=tar,dest=-", namespace);
-        let words = call.words();
-        let failed = |error: std::io::Error| DockerError::new(&words, Cause::Refused(error.to_string()));
-        let (reader, writer) = pipe().map_err(failed)?;
-        thread::scope(|scope| {
-            let sender = scope.spawn(|| send(writer));
-            let value = call.stream(Input::Pipe(reader), read)?;
-            crate::parallel::join(sender).map_err(failed)?;
-            Ok(value)
-        })
+        let call = self.confined_build("type=tar,dest=-".as_ref(), namespace, "-".as_ref());
+        call.fed(send, |call, context| call.stream(Input::Pipe(context), read))
     }
 
-    fn carrier_call(&self, output: &str, namespace: &str) -> Call<'_> {
-        let mut args: Vec<OsString> = match self.has_buildx {
-            true => vec!["buildx".into(), "build".into(), format!("--builder={}", self.name).into()],
-            false => vec!["build".into()],
-        };
-        args.extend(["--network=none".into(), "--progress=plain".into(), format!("--output={output}").into()]);
+    fn confined_build(&self, output: &OsStr, namespace: &str, context: &OsStr) -> Call<'_> {
+        let mut words = OsString::from("--output=");
+        words.push(output);
+        let mut args = self.build_words();
+        args.extend(["--network=none".into(), "--progress=plain".into(), words]);
         if !namespace.is_empty() {
             args.push(format!("--build-arg=BUILDKIT_CACHE_MOUNT_NS={namespace}").into());
         }
-        args.push("-".into());
+        args.push(context.into());
         self.build_call(args)
+    }
+
+    /// Returns the words that begin a build of this builder.
+    fn build_words(&self) -> Vec<OsString> {
+        match self.has_buildx {
+            true => vec!["buildx".into(), "build".into(), format!("--builder={}", self.name).into()],
+            false => vec!["build".into()],
+        }
     }
 
     /// `docker buildx build --cache-to type=local,dest=DIR,mode=max ARGS…`: builds and writes the cache of all steps.
@@ -256,10 +239,7 @@ impl BuilderRef {
     }
 
     fn layers_build(&self, cache: &[String], args: &[OsString]) -> Result<String> {
-        let mut words: Vec<OsString> = match self.has_buildx {
-            true => vec!["buildx".into(), "build".into(), format!("--builder={}", self.name).into()],
-            false => vec!["build".into()],
-        };
+        let mut words = self.build_words();
         words.extend(["--progress=plain".into(), "--output=type=cacheonly".into()]);
         words.extend(cache.iter().map(OsString::from));
         words.extend_from_slice(args);

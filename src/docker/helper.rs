@@ -2,9 +2,8 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, PipeReader, Write, pipe};
+use std::io::{self, PipeReader, Write};
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::io::Errno;
@@ -69,10 +68,7 @@ impl Docker {
         let words = call.words();
         let failed = |error: io::Error| DockerError::new(&words, Cause::Refused(error.to_string()));
         let file = File::open(binary).map_err(failed)?;
-        let (reader, writer) = pipe().map_err(failed)?;
-        let sender = thread::spawn(move || send_tar(file, writer));
-        call.run_with(Input::Pipe(reader))?;
-        sender.join().unwrap_or(Ok(())).map_err(failed)
+        call.fed(|archive| send_tar(file, archive), |call, archive| call.run_with(Input::Pipe(archive)).map(drop))
     }
 
     /// `docker create …`: a helper on some volumes.

@@ -15,6 +15,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write, pipe};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use duct::Handle;
@@ -151,6 +152,23 @@ impl Call<'_> {
     fn words(&self) -> String {
         let words = std::iter::once("docker".into()).chain(self.args.iter().map(quote));
         words.collect::<Vec<_>>().join(" ")
+    }
+
+    /// Runs the call by `run`, with a pipe for its standard input that `send` fills at the same time.
+    fn fed<T>(
+        self,
+        send: impl FnOnce(PipeWriter) -> std::io::Result<()> + Send,
+        run: impl FnOnce(Self, PipeReader) -> Result<T>,
+    ) -> Result<T> {
+        let words = self.words();
+        let failed = |error: std::io::Error| DockerError::new(&words, Cause::Refused(error.to_string()));
+        let (reader, writer) = pipe().map_err(failed)?;
+        thread::scope(|scope| {
+            let sender = scope.spawn(|| send(writer));
+            let value = run(self, reader)?;
+            crate::parallel::join(sender).map_err(failed)?;
+            Ok(value)
+        })
     }
 
     /// Runs the call and returns its standard output.

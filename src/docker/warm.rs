@@ -1,8 +1,7 @@
 //! Calls that run a package manager's own download in an image, and take what it ran in away again.
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, PipeReader, Write, pipe};
-use std::thread;
+use std::io::{self, BufRead, BufReader, PipeWriter, Write};
 
 use super::{Call, Cause, Docker, DockerError, Input, Result, field};
 
@@ -57,7 +56,7 @@ impl Docker {
     /// When docker refuses.
     pub fn put(&self, name: &str, archive: Vec<u8>) -> Result<()> {
         let call = self.call(["cp", "-", &format!("{name}:/")]);
-        with_archive(call, archive, |call, reader| call.run_with(Input::Pipe(reader)).map(drop))
+        call.fed(sent(archive), |call, input| call.run_with(Input::Pipe(input)).map(drop))
     }
 
     /// `docker start --attach NAME`: hands on what it says, line by line.
@@ -69,21 +68,17 @@ impl Docker {
     }
 }
 
-/// Runs a call with a tar archive on its standard input.
-fn with_archive(call: Call<'_>, archive: Vec<u8>, run: impl FnOnce(Call<'_>, PipeReader) -> Result<()>) -> Result<()> {
-    let words = call.words();
-    let failed = |error: std::io::Error| DockerError::new(&words, Cause::Refused(error.to_string()));
-    let (reader, mut writer) = pipe().map_err(failed)?;
-    thread::scope(|scope| {
-        // If docker does not read it to the end, docker says why.
-        scope.spawn(move || writer.write_all(&archive));
-        run(call, reader)
-    })
+/// Writes an archive. If docker does not read it to the end, docker says why.
+fn sent(archive: Vec<u8>) -> impl FnOnce(PipeWriter) -> io::Result<()> + Send {
+    move |mut pipe| {
+        let _ = pipe.write_all(&archive);
+        Ok(())
+    }
 }
 
 /// Runs a build of the context in `archive` and hands on what it tells.
 pub(super) fn build(call: Call<'_>, archive: Vec<u8>, each: &mut dyn FnMut(&str)) -> Result<()> {
-    with_archive(call, archive, |call, reader| told(call, Input::Pipe(reader), each))
+    call.fed(sent(archive), |call, context| told(call, Input::Pipe(context), each))
 }
 
 /// Runs a call and hands on both of its outputs; the last lines are the reason if it fails.
