@@ -9,6 +9,7 @@ use crate::catalogue::{self, Class, Known};
 use crate::checks::caches::{Carried, Image};
 use crate::docker::{Docker, unique_name};
 use crate::inside::rules::{Rule, Rules};
+use crate::place::ContainerCleaner;
 
 /// Reads an image of the engine; `progress` is told files and bytes.
 ///
@@ -16,7 +17,7 @@ use crate::inside::rules::{Rule, Rules};
 /// When the engine has no such image, or it cannot be read.
 pub fn read(docker: &Docker, reference: &str, progress: &mut dyn FnMut(u64, u64)) -> Result<Image> {
     let name = unique_name();
-    let _cleaner = Cleaner { docker, name: &name };
+    let _cleaner = ContainerCleaner { docker, name: &name };
     docker.create_container(&name, reference)?;
     let env = docker.container_config(&name)?.env.unwrap_or_default();
     let carried = docker.export_container(&name, |archive| carried(archive, &known(&env), progress))??;
@@ -64,19 +65,6 @@ fn carried(archive: impl Read, known: &[Known], progress: &mut dyn FnMut(u64, u6
     // Docker fails if nobody reads to the end.
     io::copy(&mut archive.into_inner(), &mut io::sink())?;
     Ok(found.into_iter().map(|((tool, path), bytes)| Carried { tool, path, bytes }).collect())
-}
-
-/// Removes the container, and volumes that it was given for itself.
-struct Cleaner<'a> {
-    docker: &'a Docker,
-    name: &'a str,
-}
-
-impl Drop for Cleaner<'_> {
-    fn drop(&mut self) {
-        // It may not exist.
-        let _ = self.docker.remove_container(self.name);
-    }
 }
 
 #[cfg(test)]

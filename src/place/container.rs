@@ -38,6 +38,20 @@ pub fn run(
     })?
 }
 
+/// Removes a container at its end, with the volumes that have no name.
+#[derive(Debug)]
+pub struct ContainerCleaner<'a> {
+    pub docker: &'a Docker,
+    pub name: &'a str,
+}
+
+impl Drop for ContainerCleaner<'_> {
+    fn drop(&mut self) {
+        // It may not exist.
+        let _ = self.docker.remove_container(self.name);
+    }
+}
+
 /// Removes the helper's container and image.
 pub(super) struct Cleaner<'a> {
     pub docker: &'a Docker,

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 pub use self::build::{MountPlace, carriable};
+pub use self::container::ContainerCleaner;
 use crate::docker::{Docker, Info, Volume, visible};
 use crate::inside::{self, Job, Line};
 

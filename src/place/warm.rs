@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use super::ContainerCleaner;
 use crate::docker::{BuilderRef, Cause, Docker, DockerError, Warmer, unique_name};
 
 /// One download.
@@ -158,19 +159,6 @@ fn archive(root: &[(&str, &str)], directory: &str, files: &[(String, Vec<u8>)]) 
         add(&format!("{directory}/{name}"), tar::EntryType::Regular, 0o666, content)?;
     }
     Ok(archive.into_inner()?)
-}
-
-/// Removes the container.
-struct ContainerCleaner<'a> {
-    docker: &'a Docker,
-    name: &'a str,
-}
-
-impl Drop for ContainerCleaner<'_> {
-    fn drop(&mut self) {
-        // It may not exist.
-        let _ = self.docker.remove_container(self.name);
-    }
 }
 
 /// Prunes what the build leaves beside the mounts: its steps, and the context that it alone had.
