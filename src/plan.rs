@@ -164,37 +164,39 @@ impl Plan {
         );
     }
 
-    /// Gives up the least recently used pieces until no more than `keep` bytes remain.
+    /// Keeps the most recently used pieces, with the records that they are built on, as long as no more than `keep` bytes
+    /// remain.
     fn keep_recent(&mut self, inventory: &Inventory, pieces: &mut Vec<Piece>, keep: Bytes, staying: u64) {
-        let mut remaining = staying + pieces.iter().map(|piece| piece.bytes).sum::<u64>();
         pieces.sort_by_key(|piece| (piece.last_used, piece.row));
-        let mut last = 0;
-        while remaining > keep.0 && last < pieces.len() {
-            remaining -= pieces[last].bytes;
-            last += 1;
+        let of: BTreeMap<&str, usize> = (pieces.iter().enumerate())
+            .flat_map(|(at, piece)| piece.records().iter().map(move |id| (id.as_str(), at)))
+            .collect();
+        let mut counted = vec![false; pieces.len()];
+        let mut count = |at: usize| if std::mem::replace(&mut counted[at], true) { 0 } else { pieces[at].bytes };
+        let mut held = Held::new(inventory);
+        let stays = held.hold_all_but(&of.keys().copied().collect());
+        let mut remaining = staying + stays.iter().filter_map(|id| of.get(id)).map(|at| count(*at)).sum::<u64>();
+        let mut first = pieces.len();
+        while let Some(at) = first.checked_sub(1) {
+            let below = held.hold(pieces[at].records());
+            remaining += count(at) + below.iter().filter_map(|id| of.get(id)).map(|at| count(*at)).sum::<u64>();
+            if remaining > keep.0 {
+                break;
+            }
+            first = at;
         }
-        let mut recent = pieces.split_off(last);
+        let mut recent = pieces.split_off(first);
         self.retain(inventory, &mut recent, |_| false, |_| format!("within the {keep} to keep"));
     }
 
     /// Keeps records that others are built on which stay: BuildKit would not remove them.
     fn keep_parents(&mut self, inventory: &Inventory, pieces: &mut Vec<Piece>) {
-        let going: HashSet<&str> = pieces.iter().flat_map(Piece::records).map(String::as_str).collect();
-        let all = || inventory.builders.iter().flat_map(|found| &found.records);
-        let by_id: BTreeMap<&str, &CacheRecord> = all().map(|record| (record.id.as_str(), record)).collect();
-        let mut needed: HashSet<String> = HashSet::new();
-        let mut ahead: Vec<&CacheRecord> = all().filter(|record| !going.contains(record.id.as_str())).collect();
-        while let Some(record) = ahead.pop() {
-            for parent in &record.parents {
-                if needed.insert(parent.clone()) {
-                    ahead.extend(by_id.get(parent.as_str()));
-                }
-            }
-        }
+        let mut held = Held::new(inventory);
+        held.hold_all_but(&pieces.iter().flat_map(Piece::records).map(String::as_str).collect());
         self.retain(
             inventory,
             pieces,
-            |piece| !piece.records().iter().any(|id| needed.contains(id)),
+            |piece| !piece.records().iter().any(|id| held.needs(id)),
             |_| "records that stay are built on it".into(),
         );
     }
@@ -231,6 +233,47 @@ impl Piece {
             What::Records(ids) => ids,
             _ => &[],
         }
+    }
+}
+
+/// What records that stay are built on, near and far.
+struct Held<'a> {
+    records: BTreeMap<&'a str, &'a CacheRecord>,
+    needed: HashSet<&'a str>,
+}
+
+impl<'a> Held<'a> {
+    fn new(inventory: &'a Inventory) -> Held<'a> {
+        let all = inventory.builders.iter().flat_map(|found| &found.records);
+        Held { records: all.map(|record| (record.id.as_str(), record)).collect(), needed: HashSet::new() }
+    }
+
+    /// Holds all but these. Returns what that needs and was not needed before.
+    fn hold_all_but(&mut self, going: &HashSet<&str>) -> Vec<&'a str> {
+        let staying = self.records.values().filter(|record| !going.contains(record.id.as_str())).copied();
+        self.follow(staying.collect())
+    }
+
+    /// Holds these, and returns the same.
+    fn hold(&mut self, ids: &[String]) -> Vec<&'a str> {
+        self.follow(ids.iter().filter_map(|id| self.records.get(id.as_str()).copied()).collect())
+    }
+
+    fn follow(&mut self, mut ahead: Vec<&'a CacheRecord>) -> Vec<&'a str> {
+        let mut new = Vec::new();
+        while let Some(record) = ahead.pop() {
+            for parent in &record.parents {
+                if self.needed.insert(parent) {
+                    new.push(parent.as_str());
+                    ahead.extend(self.records.get(parent.as_str()));
+                }
+            }
+        }
+        new
+    }
+
+    fn needs(&self, id: &str) -> bool {
+        self.needed.contains(id)
     }
 }
 
@@ -384,31 +427,67 @@ mod tests {
         assert_eq!(made.bytes(), Bytes(10));
     }
 
-    #[test]
-    fn records_go_with_what_is_built_on_them_or_not_at_all() {
-        let record = |id: &str, parent: &str, last_used| CacheRecord {
+    fn record(id: &str, parent: &str, bytes: u64, last_used: u64) -> CacheRecord {
+        CacheRecord {
             id: id.into(),
             parents: vec![parent.into()],
             kind: "regular".into(),
-            bytes: 10,
+            bytes,
             last_used: Some(last_used),
             ..CacheRecord::default()
-        };
-        let records = vec![record("base", "", 100), record("young", "base", 900_000), record("alone", "", 100)];
+        }
+    }
+
+    /// Returns an inventory of one builder with these layers.
+    fn layers(records: Vec<CacheRecord>) -> Inventory {
         let row = Cache {
             kind: Kind::Layer,
             builder: Some("b".into()),
             volume: None,
             source: Source::Records(records.clone()),
-            ..whole("regular", 30, 900_000)
+            ..whole("regular", records.iter().map(|record| record.bytes).sum(), 900_000)
         };
         let docker = crate::docker::endpoint::Endpoint::resolve(&Default::default(), &Default::default());
         let docker = crate::docker::Docker::find(Vec::new(), docker).unwrap();
         let builder = crate::docker::BuilderRef::new(&docker, &Default::default(), true);
         let found = crate::inventory::FoundBuilder { builder, records };
-        let inventory = Inventory { caches: vec![row], builders: vec![found], ..Inventory::default() };
-        let made = Plan::new(&inventory, &Rules { before: Some(1000), ..Rules::default() }, Moment(1_000_000));
+        Inventory { caches: vec![row], builders: vec![found], ..Inventory::default() }
+    }
+
+    #[test]
+    fn records_go_with_what_is_built_on_them_or_not_at_all() {
+        let records =
+            vec![record("base", "", 10, 100), record("young", "base", 10, 900_000), record("alone", "", 10, 100)];
+        let made = Plan::new(&layers(records), &Rules { before: Some(1000), ..Rules::default() }, Moment(1_000_000));
         assert_eq!(made.steps.len(), 1);
         assert_eq!(made.steps[0].act, Act::Prune(vec!["alone".into()]));
+    }
+
+    #[test]
+    fn what_recent_records_are_built_on_counts_as_kept() {
+        let records =
+            || vec![record("base", "", 50, 100), record("alone", "", 30, 200), record("empty", "base", 0, 300)];
+        for (keep, expected) in [
+            (80, vec![]),
+            (79, vec!["alone"]),
+            (50, vec!["alone"]),
+            // The empty record cannot stay without its base.
+            (49, vec!["alone", "base", "empty"]),
+        ] {
+            let made = Plan::new(
+                &layers(records()),
+                &Rules { keep: Some(Bytes(keep)), ..Rules::default() },
+                Moment(1_000_000),
+            );
+            let mut going: Vec<&str> = Vec::new();
+            for step in &made.steps {
+                match &step.act {
+                    Act::Prune(ids) => going.extend(ids.iter().map(String::as_str)),
+                    other => panic!("{other:?}"),
+                }
+            }
+            going.sort();
+            assert_eq!(going, expected, "{keep}");
+        }
     }
 }
