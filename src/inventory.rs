@@ -1,6 +1,6 @@
 //! Everything that is cached, as rows: asks builders, volumes and the catalogue, side by side. Changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::thread;
 
@@ -146,6 +146,15 @@ pub struct FoundMount {
 pub struct FoundBuilder {
     pub builder: BuilderRef,
     pub records: Vec<CacheRecord>,
+}
+
+impl FoundBuilder {
+    /// Returns true if records of another builder are of the same BuildKit, reached by another name: BuildKit draws their
+    /// ids at random.
+    fn shares(&self, others: &[CacheRecord]) -> bool {
+        let ids: HashSet<&str> = self.records.iter().map(|record| record.id.as_str()).collect();
+        others.iter().any(|record| ids.contains(record.id.as_str()))
+    }
 }
 
 /// What to look for, and how closely.
@@ -312,6 +321,7 @@ fn of_builders(
     for ((builder, reference), records) in selected.iter().zip(&references).zip(found) {
         let records = records.or_else(|| early.take()).unwrap_or_else(|| reference.records());
         match records {
+            Ok(records) if inventory.builders.iter().any(|found| found.shares(&records)) => {}
             Ok(records) => {
                 if look.layers {
                     inventory.caches.extend(layers(&builder.name, &records));

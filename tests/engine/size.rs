@@ -204,10 +204,9 @@ for_each_engine!(all_builders_are_counted, [v26, v28_containerd], |engine| {
     engine.docker(&["--context", "second", "buildx", "build", &context.path().display().to_string()]);
     assert_eq!(rows(&size(engine, &[]), &[("kind", "mount")]).len(), 0);
     let answer = size(engine, &["--all-builders"]);
-    let of = |builder| row(&answer, &[("kind", "mount"), ("builder", builder)])["bytes"].as_u64().unwrap();
-    assert!(of("second") > 0);
-    // The same BuildKit, once over the Engine API and once over `buildx du`, which rounds.
-    assert!(of("second").abs_diff(of("far")) <= of("second") / 1000 + 1, "{answer:#}");
+    // The same BuildKit, once over the Engine API and once over `buildx du`, is counted once.
+    assert!(row(&answer, &[("kind", "mount")])["bytes"].as_u64().unwrap() > 0, "{answer:#}");
+    assert_eq!(rows(&size(engine, &["--builder", "second"]), &[("kind", "mount")]).len(), 1);
     assert_eq!(rows(&size(engine, &["--builder", "far"]), &[("kind", "mount")]).len(), 1);
     let asked = Run::of(engine.cache_command(&["size", "--format", "json"]).env("BUILDX_BUILDER", "second")).ok();
     assert!(asked.stdout.contains("\"second\""), "{asked}");
