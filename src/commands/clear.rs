@@ -17,7 +17,7 @@ use crate::inventory::{
     self, Cache, FoundBuilder, FoundMount, FoundVolume, Holder, Inventory, Kind, Look, Source, Wanted, last_used, paths,
 };
 use crate::model::{Bytes, Moment, VolumeUser};
-use crate::place::{Access, MountPlace, Place};
+use crate::place::{self, Access, MountPlace, Place};
 use crate::plan::{Act, Plan, Rules, Step};
 use crate::report::{self, Progress};
 use crate::{cancel, catalogue, parallel};
@@ -55,6 +55,9 @@ pub fn run(context: Context, options: &Clear) -> Result<u8> {
         return Ok(USAGE);
     }
     let (docker, settings) = context.into_docker()?;
+    if !options.dry_run {
+        place::sweep(&docker);
+    }
     let now = Moment::now();
     let wanted = Wanted { selection: &options.selection, paths: &options.path, exact: false };
     let mut progress = Progress::new("Measuring", options.output.quiet);

@@ -159,3 +159,18 @@ for_each_engine!(stopped_helper_build_leaves_nothing, [v28, v28_containerd], |en
     let size: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
     assert_eq!((&size["caches"][0]["files"], &size["caches"][0]["exact"]), (&1.into(), &true.into()), "{run}");
 });
+
+for_each_engine!(a_clear_takes_away_what_a_killed_one_left, [v20, v28], |engine| {
+    big_volume(engine);
+    engine.cache_command(&[]);
+    let before = holds(engine, false);
+    let mut command = engine.command(engine.config().join("cli-plugins/docker-cache"));
+    command.args(["cache", "clear", "--volume", "big-cache", "--force"]).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    wait_for(engine, Moment::ContainerIsThere, &before);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_ne!(holds(engine, false), before);
+    engine.cache(&["clear", "--volume", "big-cache", "--force"]).ok();
+    assert_eq!(holds(engine, false), before);
+});
