@@ -63,4 +63,5 @@ for_each_engine!(what_containers_keep_in_their_own_layers_is_found, [v20, v28_co
     assert!(named[0].2.contains("beside volume common at `/cache`: set `NPM_CONFIG_CACHE=/cache/npm`"), "{named:?}");
     let nobody = engine.cache(&["doctor", "--container", "nobody"]);
     assert!(nobody.code == 1 && nobody.stdout.contains("no container \"nobody\""), "{nobody}");
+    assert!(!nobody.stdout.contains('✓'), "{nobody}");
 });

@@ -70,7 +70,10 @@ pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, mut projec
                 .map(|overview| scope.spawn(|| super::versions::ask(docker, overview, &options.volume, &used)));
             (owned.map(ScopedJoinHandle::join), told.map(ScopedJoinHandle::join))
         });
-        let (owned, told) = (looked(owned, &overview), looked(told, &overview));
+        let (mut owned, told) = (looked(owned, &overview), looked(told, &overview));
+        if let Some(why) = live.as_ref().err().filter(|_| !options.container.is_empty()) {
+            owned = Err(why.clone());
+        }
         let (client_version, advised_builder) =
             client_facts.join().unwrap_or_else(|_| (fact(Err(crashed())), fact(Err(crashed()))));
         let engine = engine::Facts {
