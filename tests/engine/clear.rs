@@ -1,9 +1,11 @@
 //! `docker cache clear`: what was chosen goes, every other byte stays.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use docker_cache::catalogue::{self, Known};
@@ -54,6 +56,41 @@ fn leftovers(engine: &Engine) -> String {
         engine.docker(&["image", "ls", "--all", "--quiet", "--filter", "reference=docker-cache-helper-*"]).stdout;
     containers + &images
 }
+
+/// Runs `clear` at a terminal, types these keys at its question, and returns the outcome.
+fn answer(engine: &Engine, keys: &str) -> Run {
+    let mut command = engine.cache_command(&[]);
+    let docker = command.get_program().to_str().unwrap().to_owned();
+    command = engine.command("script");
+    command.args(["--quiet", "--return", "--command", &format!("{docker} cache clear --lang python"), "/dev/null"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (mut stdin, mut stdout, mut shown) = (child.stdin.take().unwrap(), child.stdout.take().unwrap(), Vec::new());
+    while !shown.ends_with(b"[y/N] ") {
+        let mut byte = [0];
+        stdout.read_exact(&mut byte).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&shown)));
+        shown.extend(byte);
+    }
+    stdin.write_all(keys.as_bytes()).unwrap();
+    stdout.read_to_end(&mut shown).unwrap();
+    let mut run = Run::from_output(format!("clear answered by {keys:?}"), child.wait_with_output().unwrap());
+    run.stdout = String::from_utf8_lossy(&shown).into_owned();
+    run
+}
+
+for_each_engine!(nothing_but_y_at_the_prompt_clears, [v20, v28_containerd], |engine| {
+    let root = engine.volume("project-cache", &[("pip/wheel", "1"), ("npm/_cacache/index", "1")]);
+    let before = Tree::read(&root);
+    for (keys, code) in [("n\n", 0), ("\n", 0), ("yes please\n", 0), ("\u{4}", 0), ("\u{3}", 130)] {
+        let run = answer(engine, keys);
+        assert_eq!(run.code, code, "{run}");
+        assert!(run.stdout.contains("WARNING!") && run.stdout.contains("pip"), "{run}");
+        assert_same(&Tree::read(&root), &before);
+        assert_eq!(leftovers(engine), "", "{run}");
+    }
+    answer(engine, "y\n").ok();
+    assert!(!root.join("pip/wheel").exists() && root.join("npm/_cacache/index").exists());
+    assert_eq!(leftovers(engine), "");
+});
 
 for_each_engine!(a_language_goes_and_every_other_byte_stays, [all], |engine| {
     let root = engine.volume("project-cache", &[]);
@@ -520,4 +557,16 @@ for_each_engine!(no_permission_is_a_clear_error, [v28_containerd], |engine| {
     assert_ne!(run.code, 0, "{run}");
     assert!(run.stderr.to_lowercase().contains("permission denied"), "{run}");
     assert!(root.join("pip/file").exists());
+});
+
+for_each_engine!(one_buildkit_of_two_names_is_cleared_and_counted_once, [v26, v28_containerd], |engine| {
+    fill_mounts(engine);
+    engine.docker(&["context", "create", "twin", "--docker", &format!("host={}", engine.host())]);
+    let once = json(engine, &["--kind", "mount", "--dry-run"]);
+    let twice = json(engine, &["--kind", "mount", "--all-builders", "--dry-run"]);
+    assert_eq!(twice["plan"].as_array().unwrap().len(), once["plan"].as_array().unwrap().len());
+    assert_eq!(twice["total_bytes"], once["total_bytes"]);
+    let done = json(engine, &["--kind", "mount", "--all-builders", "--force"]);
+    assert_eq!((&done["freed_bytes"], &done["failed"]), (&once["total_bytes"], &serde_json::json!([])));
+    assert!(targets(engine).is_empty());
 });
