@@ -5,6 +5,8 @@ use std::collections::HashSet;
 use std::fs;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -85,17 +87,25 @@ struct Cleaner<'a> {
 
 impl Drop for Cleaner<'_> {
     fn drop(&mut self) {
-        let records = self.builder.records_cleanup().unwrap_or_default();
         // The copy of the build context bears no name of ours, but it is new. Should it be that of another build which
         // began meanwhile, that build sends its files once more.
         let is_context = |record: &CacheRecord| record.kind == "source.local" && !self.before.contains(&record.id);
-        let ids: Vec<String> = records
-            .into_iter()
-            .filter(|record| record.description.contains(self.name) || is_context(record))
-            .map(|record| record.id)
-            .collect();
-        if !ids.is_empty() {
-            let _ = self.builder.prune(&ids);
+        prune_all(self.builder, |records| {
+            let is_own = |record: &&CacheRecord| record.description.contains(self.name) || is_context(record);
+            records.iter().filter(is_own).map(|record| record.id.clone()).collect()
+        });
+    }
+}
+
+/// Prunes the records that `choose` gives the ids of, until there is none or 2 s are over: right after a build BuildKit
+/// may still use some, and not tell others. Also after a cancel.
+pub(super) fn prune_all(builder: &BuilderRef, choose: impl Fn(&[CacheRecord]) -> Vec<String>) {
+    for pause in [20, 50, 100, 300, 600, 900].map(Duration::from_millis) {
+        let ids = choose(&builder.records_cleanup().unwrap_or_default());
+        if ids.is_empty() {
+            return;
         }
+        let _ = builder.prune(&ids);
+        thread::sleep(pause);
     }
 }

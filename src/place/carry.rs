@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use super::build::prune_all;
 use super::{Place, container, helper, is_here};
 use crate::docker::{BLOBS, BuilderRef, Docker, Info, abandoned, unique_name};
 use crate::inside::pack::{self, Pack, Packed};
@@ -330,7 +331,12 @@ pub(super) struct Cleaner<'a> {
 
 impl Drop for Cleaner<'_> {
     fn drop(&mut self) {
-        let records = self.builder.records_cleanup().unwrap_or_default();
+        prune_all(self.builder, |records| self.chosen(records));
+    }
+}
+
+impl Cleaner<'_> {
+    fn chosen(&self, records: &[CacheRecord]) -> Vec<String> {
         // The last two are the steps by which BuildKit takes a context from standard input.
         let context = |told: &str| told.contains("buildkit-session") || told == "copy /context /";
         let is_own = |record: &CacheRecord| match record.mount() {
@@ -348,13 +354,7 @@ impl Drop for Cleaner<'_> {
                 && left.iter().any(|child| is_of(record, child))
                 && !others.iter().any(|child| is_of(record, child))
         };
-        let ids: Vec<String> = records
-            .iter()
-            .filter(|record| is_own(record) || is_left(record) || is_left_context(record))
-            .map(|record| record.id.clone())
-            .collect();
-        if !ids.is_empty() {
-            let _ = self.builder.prune(&ids);
-        }
+        let is_rubbish = |record: &&CacheRecord| is_own(record) || is_left(record) || is_left_context(record);
+        records.iter().filter(is_rubbish).map(|record| record.id.clone()).collect()
     }
 }

@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashSet};
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::ContainerCleaner;
+use super::build::prune_all;
 use crate::docker::{BuilderRef, Cause, Docker, DockerError, Warmer, unique_name};
 
 /// One download.
@@ -172,19 +173,15 @@ struct BuildCleaner<'a> {
 
 impl Drop for BuildCleaner<'_> {
     fn drop(&mut self) {
-        let records = self.builder.records_cleanup().unwrap_or_default();
         let is_context = |told: &str| told.contains("buildkit-session") || told == "copy /context /";
-        let ids: Vec<String> = records
-            .into_iter()
-            .filter(|record| !self.before.contains(&record.id) && record.mount().is_none())
-            .filter(|record| {
+        prune_all(self.builder, |records| {
+            let new = records.iter().filter(|record| !self.before.contains(&record.id) && record.mount().is_none());
+            new.filter(|record| {
                 let told = record.description.as_str();
                 told.contains(self.name) || told == self.step || is_context(told)
             })
-            .map(|record| record.id)
-            .collect();
-        if !ids.is_empty() {
-            let _ = self.builder.prune(&ids);
-        }
+            .map(|record| record.id.clone())
+            .collect()
+        });
     }
 }
