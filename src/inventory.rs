@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
+use std::slice;
 use std::thread;
 
 use anyhow::{Result, bail};
@@ -568,7 +569,8 @@ pub fn of_volumes(
             bail!("{path:?} is in no directory that is known\nhint: `docker cache size` shows the directories");
         }
     }
-    let mut inventory = measure_volumes(docker, info, found, look.ages, progress)?;
+    let named = !wanted.selection.volume.is_empty();
+    let mut inventory = measure_volumes(docker, info, found, named, look.ages, progress)?;
     inventory.caches.retain(|cache| {
         let at = Path::new(cache.path.as_deref().unwrap_or_default());
         wanted.paths.is_empty() || wanted.paths.iter().any(|path| at.starts_with(path))
@@ -633,36 +635,67 @@ pub fn users(containers: &[Container], volume: &str) -> Vec<VolumeUser> {
     users
 }
 
+/// Measures volumes, all at once. Unless they were named, those that cannot be mounted are gaps, as long as there are
+/// others.
 fn measure_volumes(
     docker: &Docker,
     info: Info,
-    found: Vec<FoundVolume>,
+    mut found: Vec<FoundVolume>,
+    named: bool,
     ages: bool,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Inventory> {
     let mut inventory = Inventory::default();
-    if !found.is_empty() {
-        let volumes: Vec<&Volume> = found.iter().map(|found| &found.volume).collect();
-        let place = Place::of_volumes(docker, &info, &volumes, Access::Read);
-        let trees =
-            place.roots().into_iter().zip(&found).map(|(root, found)| Tree { root, known: paths(&found.known), ages });
-        let mut measured = Vec::new();
-        place.run(&Job::Measure(trees.collect()), &mut |line| match line {
-            Line::Progress { files, bytes } => progress(files, bytes),
-            Line::Measured(found) => measured = found,
-            _ => {}
-        })?;
-        for (at, (found, measured)) in found.iter().zip(measured).enumerate() {
-            report_unreadable(&format!("volume {}", found.cache.name), &measured, &mut inventory.gaps);
-            let row = volume_row(&found.cache);
-            let parts = parts(measured, found.known.len());
-            let holder = Holder::Volume(at);
-            inventory.caches.extend(parts.map(|(part, sum)| part_row(&row, &found.known, holder, part, sum)));
+    let measured = match measure(docker, &info, &found, ages, progress) {
+        Err(_) if !named && found.len() > 1 && !cancel::requested() => {
+            let mut each = Vec::new();
+            found.retain(|found| match measure(docker, &info, slice::from_ref(found), ages, progress) {
+                Ok(measured) => {
+                    each.extend(measured);
+                    true
+                }
+                Err(error) => {
+                    inventory.gaps.push(format!("volume {} is not looked into: {error:#}", found.cache.name));
+                    false
+                }
+            });
+            each
         }
+        measured => measured?,
+    };
+    for (at, (found, measured)) in found.iter().zip(measured).enumerate() {
+        report_unreadable(&format!("volume {}", found.cache.name), &measured, &mut inventory.gaps);
+        let row = volume_row(&found.cache);
+        let parts = parts(measured, found.known.len());
+        let holder = Holder::Volume(at);
+        inventory.caches.extend(parts.map(|(part, sum)| part_row(&row, &found.known, holder, part, sum)));
     }
     inventory.volumes = found;
     inventory.info = Some(info);
     Ok(inventory)
+}
+
+fn measure(
+    docker: &Docker,
+    info: &Info,
+    found: &[FoundVolume],
+    ages: bool,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Vec<Measured>> {
+    let mut measured = Vec::new();
+    if found.is_empty() {
+        return Ok(measured);
+    }
+    let volumes: Vec<&Volume> = found.iter().map(|found| &found.volume).collect();
+    let place = Place::of_volumes(docker, info, &volumes, Access::Read);
+    let trees =
+        place.roots().into_iter().zip(found).map(|(root, found)| Tree { root, known: paths(&found.known), ages });
+    place.run(&Job::Measure(trees.collect()), &mut |line| match line {
+        Line::Progress { files, bytes } => progress(files, bytes),
+        Line::Measured(found) => measured = found,
+        _ => {}
+    })?;
+    Ok(measured)
 }
 
 /// Returns the parts that are there, by their index; the rest only if it holds something, or is all there is.

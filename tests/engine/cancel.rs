@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::for_each_engine;
 use crate::support::Engine;
 use crate::support::process::Run;
-use crate::support::world::big_tree;
+use crate::support::world::{Tree, assert_same, big_tree};
 
 /// How the user stops it.
 #[derive(Clone, Copy, Debug)]
@@ -173,4 +173,40 @@ for_each_engine!(a_clear_takes_away_what_a_killed_one_left, [v20, v28], |engine|
     assert_ne!(holds(engine, false), before);
     engine.cache(&["clear", "--volume", "big-cache", "--force"]).ok();
     assert_eq!(holds(engine, false), before);
+});
+
+/// Counts what is below a folder.
+fn files(folder: &Path) -> usize {
+    let below = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    below.map(|entry| 1 + if entry.path().is_dir() { files(&entry.path()) } else { 0 }).sum()
+}
+
+for_each_engine!(a_stopped_clear_can_be_done_again, [v20, v28], |engine| {
+    let root = engine.volume("project-cache", &[("nobody/knows", "1"), ("npm/_cacache/index", "1")]);
+    std::fs::create_dir(root.join("pip")).unwrap();
+    let before = Tree::read(&root).timeless();
+    engine.cache_command(&[]);
+    let held = holds(engine, false);
+    let line = ["cache", "clear", "--lang", "python", "--force"];
+    let (mut stopped, mut halfway) = (0, 0);
+    for round in 0..12 {
+        big_tree(&root.join("pip"), 6000, 60_000);
+        let all = files(&root.join("pip"));
+        let mut command = engine.command(engine.config().join("cli-plugins/docker-cache"));
+        let child = command.args(line).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        // Once the removal has begun, at another moment each time.
+        let begin = Instant::now();
+        while files(&root.join("pip")) == all && begin.elapsed() < Duration::from_secs(20) {}
+        thread::sleep(Duration::from_millis(round * 4));
+        kill_process(Pid::from_child(&child), if round % 2 == 0 { Signal::INT } else { Signal::TERM }).unwrap();
+        let run = Run::from_output(line.join(" "), child.wait_with_output().unwrap());
+        assert!(run.code == 0 || run.code == if round % 2 == 0 { 130 } else { 143 }, "{run}");
+        stopped += usize::from(run.code != 0);
+        halfway += usize::from(files(&root.join("pip")) > 0);
+        thread::sleep(Duration::from_millis(300));
+        assert_eq!(holds(engine, false), held, "{run}");
+        engine.cache(&line[1..]).ok();
+        assert_same(&Tree::read(&root).timeless(), &before);
+    }
+    assert!(stopped >= 3 && halfway >= 1, "{stopped} were stopped, {halfway} of them halfway");
 });

@@ -37,12 +37,6 @@ fn without(before: Tree, gone: impl Fn(&Known) -> bool) -> Tree {
     })
 }
 
-/// Returns a tree without the times of folders, which change with what is in them.
-fn timeless(mut tree: Tree) -> Tree {
-    tree.0.values_mut().filter(|entry| entry.kind == "folder").for_each(|entry| entry.modified = (0, 0));
-    tree
-}
-
 #[track_caller]
 fn json(engine: &Engine, arguments: &[&str]) -> Value {
     let run = engine.cache(&[&["clear", "--format", "json"], arguments].concat()).ok();
@@ -104,7 +98,7 @@ for_each_engine!(a_language_goes_and_every_other_byte_stays, [all], |engine| {
     assert_eq!(done["freed_bytes"], plan["total_bytes"]);
     assert!(plan["total_bytes"].as_u64() > Some(0));
     let python = |known: &Known| known.row.language == "python" && known.class.is_deletable();
-    assert_same(&timeless(without(before, python)), &timeless(Tree::read(&root)));
+    assert_same(&without(before, python).timeless(), &Tree::read(&root).timeless());
     assert_eq!(json(engine, &["--lang", "python", "--force"])["freed_bytes"], 0);
     assert_eq!(leftovers(engine), "");
 });
@@ -115,7 +109,7 @@ for_each_engine!(a_volume_loses_its_caches_and_nothing_that_is_none, [v20, v26, 
     let other = engine.volume("other-cache", &[("pip/file", "1")]);
     let before = Tree::read(&root);
     engine.cache(&["clear", "--volume", "project-cache", "--force"]).ok();
-    assert_same(&timeless(without(before, |known| known.class.is_deletable())), &timeless(Tree::read(&root)));
+    assert_same(&without(before, |known| known.class.is_deletable()).timeless(), &Tree::read(&root).timeless());
     assert!(other.join("pip/file").exists());
 });
 
@@ -336,7 +330,7 @@ fn real_tools(generation: Generation) {
     assert_eq!(rows(&done), rows(&plan));
     assert_eq!(done["freed_bytes"], plan["total_bytes"]);
     let python = |known: &Known| known.row.language == "python" && known.class.is_deletable();
-    assert_same(&timeless(without(before, python)), &timeless(Tree::read(&root)));
+    assert_same(&without(before, python).timeless(), &Tree::read(&root).timeless());
     let expected: Vec<String> = mounts.into_iter().filter(|target| target != "/root/.cache/pip").collect();
     assert_eq!(targets(engine), expected);
     assert_eq!(sums(engine, &others), sum);
@@ -544,6 +538,15 @@ for_each_engine!(a_volume_that_cannot_be_mounted_says_so, [v20, v28_containerd],
     assert_eq!(run.code, 1, "{run}");
     assert!(run.stderr.contains("ERROR: `docker start") && run.stderr.contains("no such file"), "{run}");
     assert_eq!(leftovers(engine), "");
+
+    let root = engine.volume("project-cache", &[("pip/file", "1"), ("npm/_cacache/file", "1")]);
+    let size = engine.cache(&["size", "--format", "json"]).ok();
+    assert!(size.stderr.contains("volume gone-cache is not looked into: `docker start"), "{size}");
+    assert!(size.stdout.contains("\"volume\":\"project-cache\""), "{size}");
+    let run = engine.cache(&["clear", "--lang", "python", "--force"]).ok();
+    assert!(run.stderr.contains("volume gone-cache is not looked into"), "{run}");
+    assert!(!root.join("pip/file").exists() && root.join("npm/_cacache/file").exists());
+    assert_eq!(leftovers(engine), "");
 });
 
 for_each_engine!(no_permission_is_a_clear_error, [v28_containerd], |engine| {
@@ -569,4 +572,25 @@ for_each_engine!(one_buildkit_of_two_names_is_cleared_and_counted_once, [v26, v2
     let done = json(engine, &["--kind", "mount", "--all-builders", "--force"]);
     assert_eq!((&done["freed_bytes"], &done["failed"]), (&once["total_bytes"], &serde_json::json!([])));
     assert!(targets(engine).is_empty());
+});
+
+for_each_engine!(all_builders_are_cleared_and_only_on_demand, [v26, v28_containerd], |engine| {
+    let second = engine.second_context("second");
+    let fill = |content: &str| {
+        format!(
+            "RUN --mount=type=cache,target=/root/.cache/pip --mount=type=cache,target=/root/.npm \
+             echo {content} | tee /root/.cache/pip/f > /root/.npm/f"
+        )
+    };
+    engine.build(&fill("old"), &[]);
+    second.build(&fill("old"), &[]);
+    let clear = ["clear", "--lang", "python", "--force"];
+    engine.cache(&clear).ok();
+    assert_eq!((targets(engine), targets(&second).len()), (vec!["/root/.npm".into()], 2));
+    engine.build(&fill("new"), &[]);
+    let dry = json(engine, &["--lang", "python", "--all-builders", "--dry-run"]);
+    let builders: Vec<&Value> = dry["plan"].as_array().unwrap().iter().map(|step| &step["builder"]).collect();
+    assert_eq!(builders.len(), 2, "{dry}");
+    engine.cache(&[&clear[..], &["--all-builders"]].concat()).ok();
+    assert_eq!((targets(engine), targets(&second)), (vec!["/root/.npm".into()], vec!["/root/.npm".into()]));
 });

@@ -59,6 +59,12 @@ impl Tree {
         self
     }
 
+    /// Returns the tree without the times of folders, which change with what is in them.
+    pub fn timeless(mut self) -> Tree {
+        self.0.values_mut().filter(|entry| entry.kind == "folder").for_each(|entry| entry.modified = (0, 0));
+        self
+    }
+
     /// Returns the bytes of all files, each hard-linked file once.
     pub fn bytes(&self) -> u64 {
         let files = self.0.iter().filter(|(path, entry)| entry.kind == "file" && entry.link_of == **path);
