@@ -2,7 +2,7 @@
 //! `cargo bench` runs all; `cargo bench -- size` only the pairs whose name has that word. Below 1.00 we are faster.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ mod support;
 const FILES: u64 = 224_000;
 const BYTES: u64 = 1_470_000_000;
 const ROUNDS: usize = 5;
-const CARRY_ROUNDS: usize = 3;
+const FEW_ROUNDS: usize = 3;
 /// Directories of the volume.
 const TOOLS: [&str; 4] = ["pip", "npm", "cargo/registry", "go-mod"];
 
@@ -27,19 +27,10 @@ fn main() {
     let engine = Engine::start(Generation::V28);
     engine.build("RUN busybox --install -s /bin", &["--tag", "busybox"]);
     engine.cache(&["--help"]);
-    let root = engine.volume("project-cache", &[]);
-    let fill = || {
-        for name in TOOLS {
-            if !root.join(name).join("00").exists() {
-                big_tree(&root.join(name), FILES / 4, BYTES / 4);
-            }
-        }
-    };
+    let root = fill(&engine, "project-cache");
     println!("{FILES} files, {:.2} GB in a volume; median of {ROUNDS} alternating rounds\n", BYTES as f64 / 1e9);
     println!("{:58} {:>9} {:>9} {:>7}", "what / instead of", "ours", "theirs", "ratio");
     let du = ["run", "--rm", "-v", "project-cache:/cache", "busybox", "/bin/sh", "-c", "du -sk /cache/*"];
-    let rm = ["run", "--rm", "-v", "project-cache:/c", "busybox", "/bin/sh", "-c", "rm -rf /c/*"];
-    let clear = ["cache", "clear", "--volume", "project-cache", "--force"];
     let size = ["cache", "size", "--volume", "project-cache"];
     let pairs: &[(&str, Calls<'_>, Calls<'_>)] = &[
         ("size of the volume / du in a container", &[&size], &[&du]),
@@ -47,7 +38,6 @@ fn main() {
         ("size of everything / docker system df -v", &[&["cache", "size"]], &[&["system", "df", "-v"]]),
         ("doctor / docker info + docker buildx ls", &[&["cache", "doctor"]], &[&["info"], &["buildx", "ls"]]),
         ("doctor / docker buildx ls", &[&["cache", "doctor"]], &[&["buildx", "ls"]]),
-        ("clear of the volume / rm -rf in a container", &[&clear], &[&rm]),
         ("start / docker version", &[&["cache", "--version"]], &[&["version"]]),
     ];
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str()));
@@ -57,17 +47,40 @@ fn main() {
         }
         let (mut our_times, mut their_times) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
-            fill();
             our_times.push(time(&engine, ours));
-            fill();
             their_times.push(time(&engine, theirs));
         }
         tell(name, our_times, their_times);
     }
+    if is_wanted("clear") {
+        clear(&engine);
+    }
     if is_wanted("export import") {
-        fill();
         carry(&engine, &root);
     }
+}
+
+/// Makes a volume of many files and returns its folder.
+fn fill(engine: &Engine, name: &str) -> PathBuf {
+    let root = engine.volume(name, &[]);
+    TOOLS.iter().for_each(|tool| big_tree(&root.join(tool), FILES / 4, BYTES / 4));
+    root
+}
+
+/// Pairs clear with rm. All that is to be removed is there, and on the disk, before the first round.
+fn clear(engine: &Engine) {
+    let names: Vec<String> = (0..2 * FEW_ROUNDS).map(|number| format!("cache-{number}")).collect();
+    names.iter().for_each(|name| drop(fill(engine, name)));
+    run(&mut Command::new("sync"));
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for pair in names.chunks(2) {
+        ours.push(time(engine, &[&["cache", "clear", "--volume", &pair[0], "--force"]]));
+        let mount = format!("{}:/c", pair[1]);
+        theirs.push(time(engine, &[&["run", "--rm", "-v", &mount, "busybox", "/bin/sh", "-c", "rm -rf /c/*"]]));
+    }
+    let is_empty = |name: &String| !engine.mountpoint(name).join("pip/00").exists();
+    assert!(names.iter().all(is_empty), "something is not removed");
+    tell("clear of the volume / rm -rf in a container", ours, theirs);
 }
 
 /// Pairs export and import with tar. Nothing is removed between the rounds: ext4 takes minutes to hand out the inodes of
@@ -82,7 +95,7 @@ fn carry(engine: &Engine, root: &Path) {
     };
     let (mut export, mut again, mut import) = (Vec::new(), Vec::new(), Vec::new());
     let (mut gzip, mut zstd, mut gunzip) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 0..CARRY_ROUNDS {
+    for round in 0..FEW_ROUNDS {
         let (bundle, volume, theirs) =
             (at(format!("bundle-{round}")), format!("ours-{round}"), format!("theirs-{round}"));
         let first = ["export", "--dest", &bundle, "--volume", "project-cache"];
