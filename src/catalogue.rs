@@ -2486,6 +2486,14 @@ mod tests {
     }
 
     #[test]
+    fn stores_whose_files_refer_to_each_other_go_whole_or_not_at_all() {
+        for tool in ["npm", "pnpm", "uv", "cargo"] {
+            let units: Vec<Unit> = ROWS.iter().filter(|row| row.tool == tool).map(|row| row.unit).collect();
+            assert!(!units.is_empty() && units.iter().all(|unit| *unit == Whole), "{tool}: {units:?}");
+        }
+    }
+
+    #[test]
     fn a_cache_volume_may_lie_elsewhere() {
         assert_eq!(at("/mnt/cache", "pip"), Some(("pip", Cache)));
         assert_eq!(at("/workspace/.cache", "pip"), Some(("pip", Cache)));
