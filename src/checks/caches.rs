@@ -7,7 +7,7 @@ use super::{Check, Fact, Facts as AllFacts, Finding, NotRun, Severity};
 use crate::budget::Budget;
 use crate::inside::own::Owner;
 use crate::inventory::Cache;
-use crate::model::Bytes;
+use crate::model::{Bytes, CacheRecord};
 use crate::report::quote;
 
 /// What is known of the insides of caches.
@@ -21,6 +21,14 @@ pub struct Facts {
     pub held: Fact<Held>,
     /// The image that was named, if one was.
     pub image: Option<Fact<Image>>,
+    pub records: Fact<Records>,
+}
+
+/// What a builder holds.
+#[derive(Debug)]
+pub struct Records {
+    pub builder: String,
+    pub records: Vec<CacheRecord>,
 }
 
 /// An image, and the caches in it.
@@ -54,7 +62,7 @@ pub struct Held {
 impl Default for Facts {
     fn default() -> Self {
         let none = || NotRun::Skipped("nobody looked into the caches".into());
-        Facts { volumes: Err(none()), names: Err(none()), held: Err(none()), image: None }
+        Facts { volumes: Err(none()), names: Err(none()), held: Err(none()), image: None, records: Err(none()) }
     }
 }
 
@@ -264,6 +272,44 @@ fn volume_findings(volume: &OwnedVolume) -> Option<Finding> {
         )
         .command(fix_command(name)),
     )
+}
+
+/// BuildKit makes a cache of its own for each uid, gid, mode and `from` of an id; a record of such a one has a parent.
+/// Several without are copies for steps that ran side by side with `sharing=private`.
+pub(super) fn several_owners(Records { builder, records }: &Records) -> Vec<Finding> {
+    let mut by_id: BTreeMap<(String, String), Vec<&CacheRecord>> = BTreeMap::new();
+    for record in records {
+        let Some(mount) = record.mount() else { continue };
+        let Some(id) = mount.id else { continue };
+        by_id.entry((mount.namespace, id)).or_default().push(record);
+    }
+    by_id.retain(|_, records| records.len() > 1 && records.iter().any(|record| !record.parents.is_empty()));
+    let findings = by_id.into_iter().map(|((_, id), records)| {
+        let sizes: Vec<String> = records.iter().map(|record| Bytes(record.bytes).to_string()).collect();
+        Finding::new(
+            Severity::Warning,
+            format!(
+                "builder {builder} keeps {} separate caches ({}) of the mount `{id}`: builds give it another `uid`, \
+                 `gid`, `mode` or `from`, and do not find what the others have put there",
+                records.len(),
+                sizes.join(", "),
+            ),
+        )
+    });
+    findings.collect()
+}
+
+/// How many bytes an engine with the containerd image store counts for an empty mount: the block of its directory, on ext4.
+const EMPTY: u64 = 4096;
+
+/// Adds that a mount is empty in a builder, if it is said to stay so. Without the containerd image store engines go on
+/// telling the size that they counted first, so a 0 of theirs proves nothing.
+pub(super) fn confirm_empty(finding: &mut Finding, Records { builder, records }: &Records) {
+    let at = |record: &&CacheRecord| record.mount().is_some_and(|mount| Some(mount.target) == finding.mount);
+    let sizes: Vec<u64> = records.iter().filter(at).map(|record| record.bytes).collect();
+    if !sizes.is_empty() && sizes.iter().all(|bytes| *bytes == EMPTY) {
+        finding.message.push_str(&format!("; in builder {builder} it is empty"));
+    }
 }
 
 #[cfg(test)]

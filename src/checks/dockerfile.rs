@@ -46,7 +46,7 @@ pub fn check(facts: &Facts<'_>) -> Vec<Found> {
 
 fn at(facts: &Facts<'_>, check: &'static str, severity: Severity, line: u32, message: String) -> Found {
     let file = Some(facts.path.to_owned());
-    Found { finding: Finding { check, severity, message, file, line: Some(line), fix: None }, edits: Vec::new() }
+    Found { finding: Finding { check, file, line: Some(line), ..Finding::new(severity, message) }, edits: Vec::new() }
 }
 
 fn warning(facts: &Facts<'_>, check: &'static str, line: u32, message: String) -> Found {
@@ -330,6 +330,7 @@ fn dead_cache_mount(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
         };
         let message = format!("the cache mount on `{target}` stays empty: {why}");
         let mut dead = warning(facts, "dead-cache-mount", mount.line, message);
+        dead.finding.mount = Some(target.to_owned());
         if (alike.is_some() || unmet.len() == 1) && !place.contains([',', ' ', '"', '\'', '$']) {
             dead.edits = option(facts, mount, &["target", "dst", "destination"], place).into_iter().collect();
         }

@@ -200,7 +200,7 @@ pub fn builder_node(volume: &str) -> Option<&str> {
 }
 
 /// Returns the number before the first dot, 0 if there is none.
-fn major(version: &str) -> u32 {
+pub fn major(version: &str) -> u32 {
     version.trim_start_matches('v').split('.').next().and_then(|number| number.parse().ok()).unwrap_or_default()
 }
 

@@ -95,12 +95,15 @@ pub struct Finding {
     /// Counted from 1.
     pub line: Option<u32>,
     pub fix: Option<Fix>,
+    /// Target of the cache mount that it is about, if the engine may know more of it.
+    #[serde(skip)]
+    pub mount: Option<String>,
 }
 
 impl Finding {
     /// Makes a finding that concerns no file; the name of the check is filled in when it has run.
     pub fn new(severity: Severity, message: impl Into<String>) -> Finding {
-        Finding { check: "", severity, message: message.into(), file: None, line: None, fix: None }
+        Finding { check: "", severity, message: message.into(), file: None, line: None, fix: None, mount: None }
     }
 
     /// Adds the command that puts it right, as it is pasted into a shell.

@@ -86,11 +86,11 @@ checks! {
     "file-unreadable": "the project's files can be read",
     "dockerfile-unreadable": "the project's Dockerfiles can be parsed",
     "missing-cache-mount": "every step that downloads has a cache mount",
-    "dead-cache-mount": "cache mounts are where the tools write",
+    DEAD_CACHE_MOUNT: "cache mounts are where the tools write",
     "defeated-cache-mount": "nothing empties or avoids the cache mounts",
     "unsafe-sharing": "cache mounts are locked where the tool does not",
     "mount-over-install": "no cache mount hides what the image needs",
-    "mount-owner": "users can write to their cache mounts",
+    MOUNT_OWNER: "users can write to their cache mounts",
     "mount-id-clash": "no two systems or tools share a cache mount",
     "copy-before-install": "steps that download do not run again without need",
     "no-cache-flag": "nothing builds without the cache by habit",
@@ -102,12 +102,24 @@ checks! {
 /// The check that looks into an image as well.
 pub const CACHE_IN_IMAGE: &str = "cache-in-image";
 
+/// The checks that look at a builder's records as well.
+pub const DEAD_CACHE_MOUNT: &str = "dead-cache-mount";
+pub const MOUNT_OWNER: &str = "mount-owner";
+
 fn of(facts: &Facts, name: &str) -> Result<Vec<Finding>, NotRun> {
-    if let Some(image) = facts.caches.image.as_ref().filter(|_| name == CACHE_IN_IMAGE) {
-        let mut found = caches::cache_in_image(image.as_ref().map_err(Clone::clone)?);
-        found.extend(facts.project.iter().flat_map(Project::found).filter(|finding| finding.check == name).cloned());
-        return Ok(found);
+    let told = match (name, &facts.caches.image, &facts.caches.records) {
+        (CACHE_IN_IMAGE, Some(image), _) => Some(caches::cache_in_image(image.as_ref().map_err(Clone::clone)?)),
+        (MOUNT_OWNER, _, Ok(records)) => Some(caches::several_owners(records)),
+        _ => None,
+    };
+    let project = match (&facts.project, &told) {
+        (Err(why), None) => return Err(why.clone()),
+        (project, _) => project.iter(),
+    };
+    let mut found: Vec<Finding> = told.into_iter().flatten().collect();
+    found.extend(project.flat_map(Project::found).filter(|finding| finding.check == name).cloned());
+    if let (DEAD_CACHE_MOUNT, Ok(records)) = (name, &facts.caches.records) {
+        found.iter_mut().for_each(|finding| caches::confirm_empty(finding, records));
     }
-    let project = facts.project.as_ref().map_err(Clone::clone)?;
-    Ok(project.found().iter().filter(|finding| finding.check == name).cloned().collect())
+    Ok(found)
 }

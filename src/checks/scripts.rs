@@ -34,7 +34,7 @@ pub fn check(file: &File) -> Vec<Finding> {
 }
 
 fn at(file: &File, check: &'static str, severity: Severity, line: u32, message: &str) -> Finding {
-    Finding { check, severity, message: message.into(), file: Some(file.path.clone()), line: Some(line), fix: None }
+    Finding { check, file: Some(file.path.clone()), line: Some(line), ..Finding::new(severity, message) }
 }
 
 /// Returns lines with those that continue them, and the number of the first.

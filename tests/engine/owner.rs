@@ -6,8 +6,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use serde_json::Value;
 
 use crate::for_each_engine;
-use crate::support::Engine;
 use crate::support::world::{Tree, assert_same, write_files};
+use crate::support::{Engine, Generation};
 
 #[track_caller]
 fn findings(engine: &Engine) -> Vec<Value> {
@@ -106,4 +106,40 @@ for_each_engine!(two_users_of_one_volume_are_told_and_nothing_is_changed, [v20, 
     let before = Tree::read(&root);
     engine.cache(&["doctor", "--fix", "--check", "volume-owner", "--force"]).ok();
     assert_same(&before, &Tree::read(&root));
+});
+
+for_each_engine!(what_the_builder_has_of_a_mount_is_told, [v26, v28_containerd], |engine| {
+    let project = engine.folder().join("tmp/project");
+    fs::create_dir_all(&project).unwrap();
+    let path = project.display().to_string();
+    let messages = |check: &str| -> Vec<String> {
+        let run = engine.cache(&["doctor", "--check", check, "--format", "json", &path]);
+        let answer: Value = serde_json::from_str(&run.stdout).unwrap_or_else(|error| panic!("{error}: {run}"));
+        let found = answer["findings"].as_array().unwrap().iter();
+        found.map(|finding| finding["message"].as_str().unwrap().to_owned()).collect()
+    };
+    let mount = |options: &str| format!("RUN --mount=type=cache,{options} echo {options}\n");
+    engine.build(&mount("id=one,target=/m"), &[]);
+    assert_eq!(messages("mount-owner"), Vec::<String>::new());
+    engine.build(&(mount("id=pip,target=/m") + &mount("id=pip,target=/m,uid=1000,mode=0700")), &[]);
+    let found = messages("mount-owner");
+    assert!(
+        found.len() == 1 && found[0].contains("keeps 2 separate caches") && found[0].contains("`pip`"),
+        "{found:?}"
+    );
+    engine.cache(&["clear", "--mount", "pip", "--force"]).ok();
+    assert_eq!(messages("mount-owner"), Vec::<String>::new());
+
+    let step = "RUN --mount=type=cache,target=/root/.cache/pip pip install six";
+    write_files(&project, &[("Dockerfile", &format!("FROM python:3.12\nENV PIP_CACHE_DIR=/elsewhere\n{step}\n"))]);
+    let confirmed = || {
+        let found = messages("dead-cache-mount");
+        assert_eq!(found.len(), 1, "{found:?}");
+        found[0].ends_with("; in builder default it is empty")
+    };
+    assert!(!confirmed());
+    engine.build(&mount("target=/root/.cache/pip"), &[]);
+    assert_eq!(confirmed(), engine.generation() == Generation::V28Containerd);
+    engine.build("RUN --mount=type=cache,target=/root/.cache/pip echo wheel > /root/.cache/pip/wheel", &[]);
+    assert!(!confirmed());
 });

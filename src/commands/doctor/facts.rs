@@ -9,14 +9,15 @@ use super::super::Context;
 use super::containers;
 use crate::budget::Budget;
 use crate::builders::Builders;
-use crate::checks::caches::{Held, Image, OwnedVolume, Writer};
+use crate::checks::caches::{Held, Image, OwnedVolume, Records, Writer};
 use crate::checks::engine::{self, Client, Disk, Engine, NamedBy, NoEngine, System};
-use crate::checks::project::{CACHE_IN_IMAGE, Project};
+use crate::checks::project::{CACHE_IN_IMAGE, DEAD_CACHE_MOUNT, MOUNT_OWNER, Project};
 use crate::checks::{Check, Fact, Facts, NotRun, caches, live, versions};
 use crate::cli::{Doctor, Selection};
 use crate::docker::endpoint::Source;
 use crate::docker::{Cause, Container, Docker, DockerError, Info, Overview};
 use crate::inventory::{self, Look, Wanted};
+use crate::model::CacheRecord;
 use crate::report::Progress;
 use crate::{image, ownership, place};
 
@@ -55,6 +56,16 @@ pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, mut projec
             Ok(overview) => Ok(known(overview)),
             Err(error) => Err(NotRun::Failed(error.to_string())),
         };
+        // Engines before 24 do not tell the ids of mounts, and before 23 measure all volumes to tell records.
+        let tells = overview.as_ref().is_ok_and(|overview| engine::major(&overview.info.server_version) >= 24);
+        let wants_records = tells && [DEAD_CACHE_MOUNT, MOUNT_OWNER].into_iter().any(wants);
+        let builders = scope.spawn(move || {
+            // Most often docker's own builder is the one in use: it is asked while `docker buildx ls` runs.
+            let own = wants_records.then(|| docker.build_cache());
+            let builders = builders.join().unwrap_or_else(|_| Err(crashed()));
+            let records = own.zip(builders.as_ref().ok()).and_then(|(own, builders)| records(docker, builders, own));
+            (builders, records)
+        });
         let live = match &overview {
             Ok(overview) if wants_containers => containers::ask(docker, overview, options, project.as_mut().ok()),
             Ok(_) => Err(NotRun::Skipped("it was not asked for".into())),
@@ -76,11 +87,12 @@ pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, mut projec
         }
         let (client_version, advised_builder) =
             client_facts.join().unwrap_or_else(|_| (fact(Err(crashed())), fact(Err(crashed()))));
+        let (builders, records) = builders.join().unwrap_or_else(|_| (Err(crashed()), None));
         let engine = engine::Facts {
             client,
             client_version,
             advised_builder,
-            builders: fact(builders.join().unwrap_or_else(|_| Err(crashed()))).map(|builders| {
+            builders: fact(builders).map(|builders| {
                 builders.no_buildx.is_none().then_some(engine::Builders {
                     list: builders.list,
                     of_docker_build: builders.of_docker_build,
@@ -111,10 +123,19 @@ pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, mut projec
                 Some(held) => joined(held),
             },
             image: image.map(joined),
+            records: records.unwrap_or_else(|| Err(NotRun::Skipped("nobody asked for records".into()))),
         };
         (engine, caches, live)
     });
     Facts { engine, caches, live, project }
+}
+
+/// Returns what the builder of `docker build` holds; `own` is what the engine's own holds.
+fn records(docker: &Docker, builders: &Builders, own: Result<Vec<CacheRecord>, DockerError>) -> Option<Fact<Records>> {
+    let builder = builders.get(&builders.of_docker_build)?;
+    let reference = builders.reference(builder);
+    let records = if reference.is_of_context(&docker.endpoint.context) { own } else { reference.records() };
+    Some(fact(records).map(|records| Records { builder: builder.name.clone(), records }))
 }
 
 /// Measures what counts against the budget: that of the user, else that of the project.
