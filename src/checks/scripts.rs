@@ -14,7 +14,7 @@ const ON_PURPOSE: &[&str] = &["clean", "rebuild", "fresh", "force", "scratch", "
 pub fn check(file: &File) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut name = String::new();
-    for (line, number) in logical_lines(&file.text) {
+    for (line, number) in logical_lines(file) {
         let content = line.trim();
         if content.starts_with('#') || content.starts_with("//") {
             continue;
@@ -37,17 +37,22 @@ fn at(file: &File, check: &'static str, severity: Severity, line: u32, message: 
     Finding { check, file: Some(file.path.clone()), line: Some(line), ..Finding::new(severity, message) }
 }
 
-/// Returns lines with those that continue them, and the number of the first.
-fn logical_lines(text: &str) -> Vec<(String, u32)> {
+/// Returns lines with those that continue them, and the number of the first. In a bake file a list goes on until it is
+/// closed.
+fn logical_lines(file: &File) -> Vec<(String, u32)> {
     let mut lines: Vec<(String, u32)> = Vec::new();
     let mut goes_on = false;
-    for (number, line) in text.lines().enumerate() {
+    let mut open = 0;
+    for (number, line) in file.text.lines().enumerate() {
         let (kept, next) = line.strip_suffix('\\').map_or((line, false), |kept| (kept, true));
         match lines.last_mut().filter(|_| goes_on) {
             Some((joined, _)) => joined.push_str(kept),
             None => lines.push((kept.to_owned(), number as u32 + 1)),
         }
-        goes_on = next;
+        if file.kind == Kind::Bake {
+            open += line.matches('[').count() as i32 - line.matches(']').count() as i32;
+        }
+        goes_on = next || open > 0;
     }
     lines
 }
@@ -130,7 +135,9 @@ fn flags(file: &File, command: &Command, line: u32, name: &str) -> Vec<Finding> 
         return Vec::new();
     }
     let mut found = Vec::new();
-    if command.args().any(|arg| matches!(arg, "--no-cache" | "--no-cache=true")) {
+    // `bake --set '*.no-cache=true'`
+    let is_no_cache = |arg: &str| matches!(arg, "--no-cache" | "--no-cache=true") || arg.ends_with(".no-cache=true");
+    if command.args().any(is_no_cache) {
         found.push(at(file, "no-cache-flag", Severity::Warning, line, NO_CACHE));
     }
     if command.args().any(|arg| matches!(arg, "--pull" | "--pull=true")) && file.kind != Kind::Ci {
@@ -154,7 +161,7 @@ fn setting(file: &File, line: &str, number: u32) -> Option<Finding> {
         // HCL and JSON.
         Kind::Bake => {
             let line: String = line.split_whitespace().collect();
-            matches!(line.trim_end_matches(','), "no-cache=true" | "\"no-cache\":true")
+            line.split([',', '{', '}']).any(|set| matches!(set, "no-cache=true" | "\"no-cache\":true"))
         }
         _ => false,
     };
@@ -164,12 +171,16 @@ fn setting(file: &File, line: &str, number: u32) -> Option<Finding> {
 /// A local cache export keeps all old blobs, unless it is reset or the script replaces the directory.
 fn export(file: &File, line: &str, number: u32) -> Option<Finding> {
     let start = ["cache-to", "cache_to"].iter().find_map(|word| line.find(word))?;
-    let told = &line[start..];
-    if !told.contains("type=local") || told.contains("reset=true") {
+    let told = match file.kind {
+        // As words, as an object of HCL or as one of JSON.
+        Kind::Bake => line[start..].replace([' ', '"'], "").replace("type:", "type=").replace("dest:", "dest="),
+        _ => line[start..].to_owned(),
+    };
+    if !told.contains("type=local") || told.contains("reset=true") || told.contains("reset:true") {
         return None;
     }
     let dest = told.split_once("dest=")?.1;
-    let dest = dest.split([',', '"', '\'', ' ', ']']).next().filter(|dest| !dest.is_empty())?;
+    let dest = dest.split([',', '"', '\'', ' ', ']', '}']).next().filter(|dest| !dest.is_empty())?;
     let directory = dest.rsplit('/').next().filter(|name| !name.is_empty())?;
     let replaced =
         file.text.lines().any(|line| (line.contains("rm -r") || line.contains("mv ")) && line.contains(directory));
@@ -204,6 +215,8 @@ mod tests {
         assert_eq!(found(Kind::Ci, "uses: docker/build-push-action@v6\nwith:\n  no-cache: true\n"), flag(3));
         assert_eq!(found(Kind::Bake, "{\"target\": {\"x\": {\n\"no-cache\": true,\n}}}"), flag(2));
         assert_eq!(found(Kind::Bake, "target \"x\" {\n  no-cache = true\n}\n"), flag(2));
+        assert_eq!(found(Kind::Bake, "{\"target\": {\"x\": {\"no-cache\": true, \"tags\": [\"y\"]}}}"), flag(1));
+        assert_eq!(found(Kind::Script, "docker buildx bake --set '*.no-cache=true' app"), flag(1));
         assert_eq!(found(Kind::Script, "docker build --pull ."), flag(1));
     }
 
@@ -231,7 +244,15 @@ mod tests {
         let grows = |line| vec![("cache-export-grows", line)];
         assert_eq!(found(Kind::Script, "docker buildx build --cache-to type=local,dest=/tmp/bx,mode=max ."), grows(1));
         assert_eq!(found(Kind::Ci, "with:\n  cache-to: type=local,dest=/tmp/bx"), grows(2));
-        assert_eq!(found(Kind::Bake, "cache-to = [\"type=local,dest=./cache\"]"), grows(1));
+        for (line, text) in [
+            (1, "cache-to = [\"type=local,dest=./cache\"]"),
+            (2, "target \"x\" {\n  cache-to = [\n    \"type=local,dest=./cache\",\n  ]\n}\n"),
+            (1, "cache-to = [{ type = \"local\", dest = \"./cache\" }]"),
+            (2, "{\"target\": {\"x\": {\n\"cache-to\": [{\"type\": \"local\", \"dest\": \"./cache\"}]}}}"),
+        ] {
+            assert_eq!(found(Kind::Bake, text), grows(line), "{text}");
+        }
+        assert_eq!(found(Kind::Bake, "cache-to = [{ type = \"local\", dest = \"./cache\", reset = true }]"), []);
         for text in [
             "cache-to: type=local,dest=/tmp/bx,reset=true",
             "cache-to: type=local,dest=/tmp/.buildx-cache-new",
