@@ -594,3 +594,24 @@ for_each_engine!(all_builders_are_cleared_and_only_on_demand, [v26, v28_containe
     engine.cache(&[&clear[..], &["--all-builders"]].concat()).ok();
     assert_eq!((targets(engine), targets(&second)), (vec!["/root/.npm".into()], vec!["/root/.npm".into()]));
 });
+
+for_each_engine!(aliases_of_bash_keep_the_status_and_ask_nobody_without_a_terminal, [v28], |engine| {
+    let root = engine.volume("project-cache", &[("pip/wheel", "1")]);
+    let docker = engine.cache_command(&[]).get_program().to_str().unwrap().to_owned();
+    let shell = |line: &str| {
+        let aliases = "shopt -s expand_aliases\nalias dcs='docker cache size' dcc='docker cache clear'";
+        let script = format!("docker() {{ {docker} \"$@\"; }}\n{aliases}\n{line}");
+        let mut command = engine.command("bash");
+        Run::of(command.args(["-c", &script]).stdin(Stdio::null()))
+    };
+    let size = shell("dcs --format json").ok();
+    let size: Value = serde_json::from_str(&size.stdout).unwrap();
+    assert_eq!(size["caches"][0]["tool"], "pip");
+    assert_eq!(shell("dcs --nonsense").code, 125);
+    assert_eq!(shell("dcc").code, 125);
+    let asked = shell("dcc --all");
+    assert!(asked.code == 1 && asked.stderr.contains("nobody to ask"), "{asked}");
+    assert!(root.join("pip/wheel").exists());
+    shell("dcc --all --force && dcs").ok();
+    assert!(!root.join("pip/wheel").exists());
+});
