@@ -268,6 +268,7 @@ Examples:
   docker cache size --lang python --by directory
   docker cache size --all-builders --exact  of all builders, measured anew
   docker cache size --budget 5GB            exit 1 if there is more
+  docker cache size --watch 10              again every 10 seconds
   docker cache size --format json | jq .total_bytes")]
 pub struct Size {
     /// Volumes, mounts, tools, languages or builders to show
@@ -282,6 +283,10 @@ pub struct Size {
     /// Exit with 1 if the caches hold more than small (2GB), medium (5GB), large (10GB) or a size
     #[arg(long, value_name = "BUDGET")]
     pub budget: Option<Budget>,
+    /// Show them again every 2 seconds, or every so many, with the growth; a JSON line each time if not on a terminal
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", conflicts_with = "quiet")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub watch: Option<u64>,
     #[command(flatten)]
     pub selection: Selection,
     #[command(flatten)]

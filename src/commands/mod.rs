@@ -11,6 +11,7 @@ mod layers;
 pub mod size;
 pub mod verify;
 pub mod warm;
+mod watch;
 
 use crate::cli::DockerFlags;
 use crate::docker::endpoint::{Endpoint, Flags, Settings};

@@ -8,14 +8,16 @@ use serde::Serialize;
 use super::Context;
 use crate::budget::Spent;
 use crate::cli::{Format, GroupBy, Size};
+use crate::docker::Docker;
+use crate::docker::endpoint::Settings;
 use crate::exit::FAILED;
 use crate::inventory::{self, Cache, Inventory, Kind, Wanted, last_used, total};
 use crate::model::{Bytes, Moment};
 use crate::report::{self, Progress};
 
 /// The JSON contract.
-#[derive(Serialize)]
-struct Answer<'a> {
+#[derive(Debug, Serialize)]
+pub struct Answer<'a> {
     version: u32,
     caches: &'a [Cache],
     total_bytes: u64,
@@ -23,38 +25,62 @@ struct Answer<'a> {
 }
 
 pub fn run(context: Context, options: &Size) -> Result<u8> {
-    let (docker, settings) = context.into_docker()?;
-    let wanted = Wanted { selection: &options.selection, paths: &[], exact: options.exact };
-    let mut progress = Progress::new("Measuring", options.output.quiet);
-    let found = inventory::collect(&docker, &settings, wanted, &mut |files, bytes| progress.update(files, bytes));
-    drop(progress);
-    let Inventory { mut caches, gaps, .. } = found?;
-    if !options.names.is_empty() {
-        named(&mut caches, &options.names)?;
+    if let Some(seconds) = options.watch {
+        return super::watch::run(context, options, seconds);
     }
-    let spent = options.budget.map(|budget| budget.spent(&caches));
+    let (docker, settings) = context.into_docker()?;
+    let mut progress = Progress::new("Measuring", options.output.quiet);
+    let found = look(&docker, &settings, options, &mut |files, bytes| progress.update(files, bytes));
+    drop(progress);
+    let Inventory { caches, gaps, .. } = found?;
+    let answer = answer(&caches, options);
     match options.output.format {
-        Format::Json => {
-            report::json(&Answer { version: 1, caches: &caches, total_bytes: total(&caches).0, budget: spent })?;
-        }
+        Format::Json => report::json(&answer)?,
         Format::Table if options.output.quiet => {
             let mut names: Vec<&str> = caches.iter().map(|cache| cache.name.as_str()).collect();
             names.dedup();
             report::data(&names.iter().map(|name| format!("{}\n", report::plain(name))).collect::<String>())?;
         }
-        Format::Table => {
-            let table = match options.by {
-                None => table(&caches),
-                Some(by) => grouped(&caches, by),
-            };
-            let budget = spent.map(told).unwrap_or_default();
-            report::data(&format!("{table}\nTotal:    {}\n{budget}", total(&caches)))?;
-        }
+        Format::Table => report::data(&text(&caches, options))?,
     }
     if !options.output.quiet {
         gaps.iter().for_each(|gap| report::warning(gap));
     }
-    Ok(if spent.is_some_and(|spent| spent.over) { FAILED } else { 0 })
+    Ok(if answer.budget.is_some_and(|spent| spent.over) { FAILED } else { 0 })
+}
+
+/// Finds what was asked for.
+///
+/// # Errors
+/// See [`inventory::collect`]; and when nothing has a name that was given.
+pub fn look(
+    docker: &Docker,
+    settings: &Settings,
+    options: &Size,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Inventory> {
+    let wanted = Wanted { selection: &options.selection, paths: &[], exact: options.exact };
+    let mut found = inventory::collect(docker, settings, wanted, progress)?;
+    if !options.names.is_empty() {
+        named(&mut found.caches, &options.names)?;
+    }
+    Ok(found)
+}
+
+/// Returns what is told to programs.
+pub fn answer<'a>(caches: &'a [Cache], options: &Size) -> Answer<'a> {
+    let budget = options.budget.map(|budget| budget.spent(caches));
+    Answer { version: 1, caches, total_bytes: total(caches).0, budget }
+}
+
+/// Returns what is told to people.
+pub fn text(caches: &[Cache], options: &Size) -> String {
+    let table = match options.by {
+        None => table(caches),
+        Some(by) => grouped(caches, by),
+    };
+    let budget = options.budget.map(|budget| told(budget.spent(caches))).unwrap_or_default();
+    format!("{table}\nTotal:    {}\n{budget}", total(caches))
 }
 
 /// Returns the line that compares with a budget.

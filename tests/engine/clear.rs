@@ -1,7 +1,6 @@
 //! `docker cache clear`: what was chosen goes, every other byte stays.
 
 use std::fs;
-use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -51,37 +50,17 @@ fn leftovers(engine: &Engine) -> String {
     containers + &images
 }
 
-/// Runs `clear` at a terminal, types these keys at its question, and returns the outcome.
-fn answer(engine: &Engine, keys: &str) -> Run {
-    let mut command = engine.cache_command(&[]);
-    let docker = command.get_program().to_str().unwrap().to_owned();
-    command = engine.command("script");
-    command.args(["--quiet", "--return", "--command", &format!("{docker} cache clear --lang python"), "/dev/null"]);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let (mut stdin, mut stdout, mut shown) = (child.stdin.take().unwrap(), child.stdout.take().unwrap(), Vec::new());
-    while !shown.ends_with(b"[y/N] ") {
-        let mut byte = [0];
-        stdout.read_exact(&mut byte).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&shown)));
-        shown.extend(byte);
-    }
-    stdin.write_all(keys.as_bytes()).unwrap();
-    stdout.read_to_end(&mut shown).unwrap();
-    let mut run = Run::from_output(format!("clear answered by {keys:?}"), child.wait_with_output().unwrap());
-    run.stdout = String::from_utf8_lossy(&shown).into_owned();
-    run
-}
-
 for_each_engine!(nothing_but_y_at_the_prompt_clears, [v20, v28_containerd], |engine| {
     let root = engine.volume("project-cache", &[("pip/wheel", "1"), ("npm/_cacache/index", "1")]);
     let before = Tree::read(&root);
     for (keys, code) in [("n\n", 0), ("\n", 0), ("yes please\n", 0), ("\u{4}", 0), ("\u{3}", 130)] {
-        let run = answer(engine, keys);
+        let run = engine.at_terminal("clear --lang python", "[y/N] ", keys);
         assert_eq!(run.code, code, "{run}");
         assert!(run.stdout.contains("WARNING!") && run.stdout.contains("pip"), "{run}");
         assert_same(&Tree::read(&root), &before);
         assert_eq!(leftovers(engine), "", "{run}");
     }
-    answer(engine, "y\n").ok();
+    engine.at_terminal("clear --lang python", "[y/N] ", "y\n").ok();
     assert!(!root.join("pip/wheel").exists() && root.join("npm/_cacache/index").exists());
     assert_eq!(leftovers(engine), "");
 });

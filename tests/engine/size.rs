@@ -1,9 +1,12 @@
 //! `docker cache size`: its rows against what the engines really hold.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::process::Stdio;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::for_each_engine;
@@ -298,3 +301,37 @@ fn a_lying_docker_gives_an_error_and_no_rows() {
         assert!(run.stderr.starts_with("ERROR: ") && !run.stderr.contains("panicked"), "{answer}: {run}");
     }
 }
+
+for_each_engine!(a_watch_tells_a_line_each_time_until_it_is_stopped, [v20, v28_containerd], |engine| {
+    let root = engine.volume("project-cache", &[("pip/wheel", "1")]);
+    engine.cache_command(&[]);
+    let mut command = engine.command(engine.config().join("cli-plugins/docker-cache"));
+    command.args(["cache", "size", "--volume", "project-cache", "--watch", "1"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut line = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    let first = line();
+    write_files(&root, &[("pip/other", "22")]);
+    // The volume may be in the middle of being measured.
+    let later = [line(), line()].into_iter().last().unwrap();
+    assert!(later["total_bytes"].as_u64() > first["total_bytes"].as_u64(), "{first} {later}");
+    assert!(later["at"].as_u64() > first["at"].as_u64(), "{first} {later}");
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let run = Run::from_output("size --watch".into(), child.wait_with_output().unwrap());
+    assert_eq!((run.code, run.stderr.as_str()), (130, ""), "{run}");
+    // A reader that goes away ends it.
+    let pipe = format!("{} cache size --watch 1 | head -n 1", engine.docker_program().display());
+    assert!(Run::of(engine.command("timeout").args(["20", "sh", "-c", &pipe])).ok().stdout.starts_with("{\"at\":"));
+    let containers = engine.docker(&["ps", "--all", "--quiet"]).stdout;
+    assert_eq!(containers, "");
+});
+
+for_each_engine!(a_watch_leaves_the_terminal_as_it_was, [v28], |engine| {
+    engine.volume("project-cache", &[("pip/wheel", "1")]);
+    for (keys, code) in [("q", 0), ("\u{3}", 130)] {
+        let run = engine.at_terminal("size --watch 1", "a minute", keys);
+        assert_eq!(run.code, code, "{run}");
+        assert!(run.stdout.contains("/cache/pip") && run.stdout.contains("Growth:   +0B in"), "{run}");
+        assert!(run.stdout.trim_end().ends_with("\u{1b}[?25h\u{1b}[?1049l"), "{run}");
+    }
+});
