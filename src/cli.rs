@@ -172,6 +172,7 @@ pub enum Command {
     Verify(Verify),
     Builder(Builder),
     Warm(Warm),
+    #[cfg(target_os = "linux")]
     #[command(name = crate::inside::COMMAND, hide = true)]
     Inside(Inside),
 }
@@ -614,6 +615,7 @@ pub enum Format {
 }
 
 /// What this binary does inside an engine
+#[cfg(target_os = "linux")]
 #[derive(Debug, Args)]
 pub struct Inside {
     /// File with the job, as JSON [default: standard input]

@@ -6,7 +6,7 @@ use anyhow::Result;
 use docker_cache::cli::{self, Cli, Command};
 use docker_cache::commands::{self, Context};
 use docker_cache::plugin::{self, Request};
-use docker_cache::{cancel, exit, inside, report};
+use docker_cache::{cancel, exit, report};
 
 fn main() -> ExitCode {
     let request = plugin::request(std::env::args_os().skip(1));
@@ -27,8 +27,10 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<u8> {
+    // Engines run on Linux.
+    #[cfg(target_os = "linux")]
     if let Command::Inside(options) = &cli.command {
-        return inside::main(options).map(|()| 0);
+        return docker_cache::inside::main(options).map(|()| 0);
     }
     cancel::listen();
     let context = Context::new(&cli.docker);
@@ -41,6 +43,7 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Import(options) => commands::import::run(context, &options),
         Command::Verify(options) => commands::verify::run(&context, &options),
         Command::Warm(options) => commands::warm::run(context, &options),
+        #[cfg(target_os = "linux")]
         Command::Inside(_) => Ok(0),
     }
 }

@@ -13,7 +13,6 @@ pub mod table;
 pub mod unpack;
 mod walk;
 
-use std::fs::File;
 use std::io::{self, BufRead, Write};
 use std::time::{Duration, Instant};
 
@@ -26,7 +25,6 @@ use self::own::{Gift, Given, Owned};
 use self::pack::{Pack, Packed};
 use self::remove::{Cut, Removed};
 use self::unpack::{Unpack, Unpacked};
-use crate::cancel;
 
 /// Name of the hidden subcommand.
 pub const COMMAND: &str = "inside";
@@ -119,16 +117,18 @@ fn throttled<'a>(each: &'a mut (dyn FnMut(Line) + Send)) -> impl FnMut(u64, u64)
     }
 }
 
-/// Runs the hidden subcommand: the other end of a [`crate::place::Place`].
+/// Runs the hidden subcommand on an engine's Linux: the other end of a [`crate::place::Place`].
 ///
 /// # Errors
 /// See [`serve`].
+#[cfg(target_os = "linux")]
 pub fn main(options: &crate::cli::Inside) -> anyhow::Result<()> {
+    use std::fs::File;
     // As the first process of a container it has no default handlers: without these a cancelled run would go on.
     let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM])?;
     std::thread::spawn(move || {
         if signals.forever().next().is_some() {
-            cancel::request();
+            crate::cancel::request();
             // Time to take away what is half done; a measurement just ends.
             std::thread::sleep(Duration::from_secs(5));
             std::process::exit(143);

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{Advice, AtFlags, Dir, FileType, Mode, OFlags, Stat, fadvise, fstat, openat, readlinkat, statat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
 use rustix::io::{Errno, pread};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -24,6 +24,7 @@ use super::dirs::{DIRECTORY, Dirs};
 use super::rules::{At, Rule, Rules};
 use super::table::{self, Row, Rows};
 use super::unpack::STAGING;
+use super::walk::permissions;
 
 /// Trees to pack, and the directory for the blobs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -390,7 +391,8 @@ struct Notes {
 
 struct Walk<'a> {
     tree: &'a Tree,
-    device: u64,
+    /// Of the root: what is on another device is another file system.
+    root: Stat,
     /// First paths of files with several names, by inode.
     links: HashMap<u64, Vec<u8>>,
     /// What changed after this moment may change again without its times telling.
@@ -406,8 +408,7 @@ impl Walk<'_> {
         let stat = fstat(&root)?;
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let racy = now.as_nanos() as i128 - RACY_NANOSECONDS;
-        let device = stat.st_dev;
-        let mut walk = Walk { tree, device, links: HashMap::new(), racy, notes: Notes::default(), sink };
+        let mut walk = Walk { tree, root: stat, links: HashMap::new(), racy, notes: Notes::default(), sink };
         let at = rules.root();
         walk.give(Vec::new(), Kind::Dir, stat, Vec::new())?;
         walk.directory(root.as_fd(), &mut Vec::new(), at)?;
@@ -462,7 +463,7 @@ impl Walk<'_> {
             FileType::Directory => {
                 let fd = openat(dir, name, DIRECTORY, Mode::empty())?;
                 let stat = fstat(&fd)?;
-                if stat.st_dev != self.device {
+                if stat.st_dev != self.root.st_dev {
                     self.skip(path, "it is another file system");
                     return Ok(());
                 }
@@ -650,7 +651,7 @@ fn member(
     let mut member = Member {
         path: found.path.clone(),
         kind: found.kind,
-        mode: found.stat.st_mode & 0o7777,
+        mode: permissions(&found.stat),
         uid: found.stat.st_uid,
         gid: found.stat.st_gid,
         modified: (found.stat.st_mtime, found.stat.st_mtime_nsec as u32),
@@ -829,15 +830,22 @@ fn encoder(path: &Path) -> io::Result<zstd::Encoder<'static, Hashed<BufWriter<Fi
     zstd::Encoder::new(Hashed::new(BufWriter::with_capacity(BUFFER, File::create(path)?)), LEVEL)
 }
 
-/// Names a written file by its digest. The kernel is told to begin writing it to the disk, so that syncing it later,
-/// which is up to whoever takes the blob, waits for little.
+/// Names a written file by its digest; to sync it is up to whoever takes the blob.
 fn store(written: Hashed<BufWriter<File>>, path: &Path, out: &Path) -> Result<Blob> {
     let (file, blob) = written.finish();
     let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
-    // Advice; a file system may not take any.
-    let _ = fadvise(&file, 0, None, Advice::DontNeed);
+    begin_writing(&file);
     fs::rename(path, out.join(blob.file()))?;
     Ok(blob)
+}
+
+/// Tells the kernel to begin writing a file to the disk, so that syncing it later waits for little.
+fn begin_writing(file: &File) {
+    // Advice; a file system may not take any.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+    #[cfg(not(target_os = "linux"))]
+    let _ = file;
 }
 
 /// Returns the digest and the size of what is left to read.

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{
-    AtFlags, Dir, FileType, FlockOperation, Gid, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, Uid,
+    AtFlags, Dir, FileType, FlockOperation, Gid, Mode, OFlags, RawMode, RenameFlags, Stat, Timespec, Timestamps, Uid,
     XattrFlags, chownat, fchmod, fchown, fsetxattr, futimens, linkat, mkdirat, openat, renameat, renameat_with, statat,
     symlinkat, unlinkat, utimensat,
 };
@@ -387,7 +387,7 @@ impl<'a> Unpacking<'a> {
                 self.note(member, &format!("its attribute {name} cannot be set: {}", io::Error::from(error)));
             }
         }
-        fchmod(fd, Mode::from_raw_mode(member.mode))?;
+        fchmod(fd, Mode::from_raw_mode(member.mode as RawMode))?;
         futimens(fd, &times(member))?;
         Ok(())
     }

@@ -327,6 +327,12 @@ pub fn blocks(stat: &Stat) -> u64 {
     u64::try_from(stat.st_blocks).unwrap_or_default() * 512
 }
 
+/// Returns the permission bits with setuid, setgid and sticky; some systems keep them in 16 bits.
+#[allow(clippy::useless_conversion)]
+pub fn permissions(stat: &Stat) -> u32 {
+    u32::from(stat.st_mode) & 0o7777
+}
+
 /// Returns when a file was last used, seconds since 1970: read or changed.
 pub fn last_used(stat: &Stat) -> u64 {
     u64::try_from(stat.st_atime.max(stat.st_mtime)).unwrap_or_default()
