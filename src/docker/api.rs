@@ -201,7 +201,7 @@ impl Docker {
     /// # Errors
     /// See [`Docker::info`].
     pub fn build_cache(&self) -> Result<Vec<CacheRecord>> {
-        let usage: DiskUsage = self.get("/system/df?type=build-cache")?;
+        let usage: DiskUsage = super::settled(|| self.get("/system/df?type=build-cache"))?;
         Ok(usage.build_cache.unwrap_or_default().into_iter().map(Into::into).collect())
     }
 

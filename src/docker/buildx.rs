@@ -21,9 +21,9 @@ impl Docker {
     /// # Errors
     /// When the builder does not exist, does not run, or the answer makes no sense.
     pub fn records(&self, builder: &str) -> Result<Vec<CacheRecord>> {
-        let call = self.call(["buildx", "du", "--verbose", &format!("--builder={builder}")]);
-        let words = call.words();
-        let answer = call.run()?;
+        let call = || self.call(["buildx", "du", "--verbose", &format!("--builder={builder}")]);
+        let words = call().words();
+        let answer = super::settled(|| call().run())?;
         parse::records(&text(&words, answer)?, Moment::now().0)
             .map_err(|what| DockerError::new(words, Cause::Garbage(what)))
     }

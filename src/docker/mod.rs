@@ -90,6 +90,23 @@ impl Docker {
     }
 }
 
+/// Asks for the records of a builder, and again for up to two seconds while it says that a snapshot is gone: of layers it
+/// makes a snapshot for a moment after a build, and with the containerd image store the question fails if that goes
+/// meanwhile (seen in one of 50 on Engine 28.5).
+///
+/// # Errors
+/// The last one.
+fn settled<T>(ask: impl Fn() -> Result<T>) -> Result<T> {
+    let is_passing = |error: &DockerError| matches!(&error.cause, Cause::Refused(why) if why.contains("snapshot") && why.contains("does not exist"));
+    for pause in [20, 50, 100, 300, 600, 900].map(Duration::from_millis) {
+        match ask() {
+            Err(error) if is_passing(&error) => thread::sleep(pause),
+            answer => return answer,
+        }
+    }
+    ask()
+}
+
 /// Returns what `DOCKER_CACHE_TIMEOUT` says, if it can be read: `30s`.
 fn limit_of_user() -> Option<Duration> {
     humantime::parse_duration(&std::env::var("DOCKER_CACHE_TIMEOUT").ok()?).ok()
@@ -326,4 +343,26 @@ fn text(call: &str, bytes: Vec<u8>) -> Result<String> {
 /// Returns true if `path` exists and is a socket or file that this user may see.
 pub(crate) fn visible(path: &Path) -> bool {
     path.try_exists().unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_asked_for_again_when_a_snapshot_has_just_gone() {
+        let refused = |why: &str| DockerError::new("docker", Cause::Refused(why.into()));
+        let asked = std::cell::Cell::new(0);
+        let ask = |why: &'static str, until: u32| {
+            asked.set(0);
+            settled(|| {
+                asked.set(asked.get() + 1);
+                if asked.get() > until { Ok(()) } else { Err(refused(why)) }
+            })
+        };
+        assert!(ask("NotFound: snapshot x-view does not exist: not found", 2).is_ok());
+        assert_eq!(asked.get(), 3);
+        assert!(ask("no such builder", 1).is_err());
+        assert_eq!(asked.get(), 1);
+    }
 }
