@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::exports::Export;
+use super::secrets::Secrets;
 use super::versions::NamedVolume;
 use super::{Check, Fact, Facts as AllFacts, Finding, NotRun, Severity};
 use crate::budget::Budget;
@@ -17,6 +19,10 @@ pub struct Facts {
     pub volumes: Fact<Vec<OwnedVolume>>,
     /// Names in cache volumes that tell versions.
     pub names: Fact<Vec<NamedVolume>>,
+    /// Names of credentials in caches.
+    pub secrets: Fact<Secrets>,
+    /// The directories that the project's builds export their cache to.
+    pub exports: Vec<Export>,
     /// What counts against the budget.
     pub held: Fact<Held>,
     /// The image that was named, if one was.
@@ -62,7 +68,15 @@ pub struct Held {
 impl Default for Facts {
     fn default() -> Self {
         let none = || NotRun::Skipped("nobody looked into the caches".into());
-        Facts { volumes: Err(none()), names: Err(none()), held: Err(none()), image: None, records: Err(none()) }
+        Facts {
+            volumes: Err(none()),
+            names: Err(none()),
+            secrets: Err(none()),
+            exports: Vec::new(),
+            held: Err(none()),
+            image: None,
+            records: Err(none()),
+        }
     }
 }
 
@@ -305,7 +319,7 @@ const EMPTY: u64 = 4096;
 /// Adds that a mount is empty in a builder, if it is said to stay so. Without the containerd image store engines go on
 /// telling the size that they counted first, so a 0 of theirs proves nothing.
 pub(super) fn confirm_empty(finding: &mut Finding, Records { builder, records }: &Records) {
-    let at = |record: &&CacheRecord| record.mount().is_some_and(|mount| Some(mount.target) == finding.mount);
+    let at = |record: &&CacheRecord| record.mount().is_some_and(|mount| Some(mount.target) == finding.subject);
     let sizes: Vec<u64> = records.iter().filter(at).map(|record| record.bytes).collect();
     if !sizes.is_empty() && sizes.iter().all(|bytes| *bytes == EMPTY) {
         finding.message.push_str(&format!("; in builder {builder} it is empty"));

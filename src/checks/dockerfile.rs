@@ -330,7 +330,7 @@ fn dead_cache_mount(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
         };
         let message = format!("the cache mount on `{target}` stays empty: {why}");
         let mut dead = warning(facts, "dead-cache-mount", mount.line, message);
-        dead.finding.mount = Some(target.to_owned());
+        dead.finding.subject = Some(target.to_owned());
         if (alike.is_some() || unmet.len() == 1) && !place.contains([',', ' ', '"', '\'', '$']) {
             dead.edits = option(facts, mount, &["target", "dst", "destination"], place).into_iter().collect();
         }

@@ -5,9 +5,11 @@ pub mod containers;
 pub mod dockerfile;
 pub mod edits;
 pub mod engine;
+pub mod exports;
 pub mod live;
 pub mod project;
 pub mod scripts;
+pub mod secrets;
 pub mod steps;
 pub mod versions;
 
@@ -95,15 +97,15 @@ pub struct Finding {
     /// Counted from 1.
     pub line: Option<u32>,
     pub fix: Option<Fix>,
-    /// Target of the cache mount that it is about, if the engine may know more of it.
+    /// Target of the cache mount, or directory of the cache export, that it is about, if more may be known of that.
     #[serde(skip)]
-    pub mount: Option<String>,
+    pub subject: Option<String>,
 }
 
 impl Finding {
     /// Makes a finding that concerns no file; the name of the check is filled in when it has run.
     pub fn new(severity: Severity, message: impl Into<String>) -> Finding {
-        Finding { check: "", severity, message: message.into(), file: None, line: None, fix: None, mount: None }
+        Finding { check: "", severity, message: message.into(), file: None, line: None, fix: None, subject: None }
     }
 
     /// Adds the command that puts it right, as it is pasted into a shell.

@@ -6,6 +6,8 @@ use std::sync::OnceLock;
 use rayon::prelude::*;
 
 use super::dockerfile::{self, Found, UsedId};
+use super::exports::{self, CACHE_EXPORT_GROWS};
+use super::secrets::{self, SECRET_IN_CACHE};
 use super::steps::Facts as Steps;
 use super::{Check, Facts, Finding, Fix, NotRun, Severity, caches, containers, edits, scripts};
 use crate::dockerfile::Dockerfile;
@@ -95,8 +97,8 @@ checks! {
     "copy-before-install": "steps that download do not run again without need",
     "no-cache-flag": "nothing builds without the cache by habit",
     CACHE_IN_IMAGE: "images carry no package caches",
-    "cache-export-grows": "local cache exports do not grow for ever",
-    "secret-in-cache": "cache mounts hold no credentials",
+    CACHE_EXPORT_GROWS: "local cache exports do not grow for ever",
+    SECRET_IN_CACHE: "caches hold no credentials that others read",
 }
 
 /// The check that looks into an image as well.
@@ -107,9 +109,18 @@ pub const DEAD_CACHE_MOUNT: &str = "dead-cache-mount";
 pub const MOUNT_OWNER: &str = "mount-owner";
 
 fn of(facts: &Facts, name: &str) -> Result<Vec<Finding>, NotRun> {
-    let told = match (name, &facts.caches.image, &facts.caches.records) {
-        (CACHE_IN_IMAGE, Some(image), _) => Some(caches::cache_in_image(image.as_ref().map_err(Clone::clone)?)),
-        (MOUNT_OWNER, _, Ok(records)) => Some(caches::several_owners(records)),
+    let known = &facts.caches;
+    let told = match name {
+        CACHE_IN_IMAGE => match &known.image {
+            Some(image) => Some(caches::cache_in_image(image.as_ref().map_err(Clone::clone)?)),
+            None => None,
+        },
+        MOUNT_OWNER => known.records.as_ref().ok().map(caches::several_owners),
+        SECRET_IN_CACHE => match &known.secrets {
+            Ok(secrets) => Some(secrets::secret_in_cache(secrets)),
+            Err(why @ NotRun::Failed(_)) => return Err(why.clone()),
+            Err(NotRun::Skipped(_)) => None,
+        },
         _ => None,
     };
     let project = match (&facts.project, &told) {
@@ -118,8 +129,10 @@ fn of(facts: &Facts, name: &str) -> Result<Vec<Finding>, NotRun> {
     };
     let mut found: Vec<Finding> = told.into_iter().flatten().collect();
     found.extend(project.flat_map(Project::found).filter(|finding| finding.check == name).cloned());
-    if let (DEAD_CACHE_MOUNT, Ok(records)) = (name, &facts.caches.records) {
-        found.iter_mut().for_each(|finding| caches::confirm_empty(finding, records));
+    match (name, &known.records) {
+        (DEAD_CACHE_MOUNT, Ok(records)) => found.iter_mut().for_each(|finding| caches::confirm_empty(finding, records)),
+        (CACHE_EXPORT_GROWS, _) => found.iter_mut().for_each(|finding| exports::complete(finding, facts)),
+        _ => {}
     }
     Ok(found)
 }

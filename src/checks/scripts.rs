@@ -187,10 +187,10 @@ fn export(file: &File, line: &str, number: u32) -> Option<Finding> {
     if replaced || dest.ends_with("-new") {
         return None;
     }
-    let message = format!(
-        "the local cache export in `{dest}` keeps the blobs of all earlier builds and grows with each: add `reset=true` (BuildKit 0.31), or replace the directory"
-    );
-    Some(at(file, "cache-export-grows", Severity::Warning, number, &message))
+    let message =
+        format!("the local cache export in `{dest}` keeps the blobs of all earlier builds and grows with each");
+    let found = at(file, "cache-export-grows", Severity::Warning, number, &message);
+    Some(Finding { subject: Some(dest.to_owned()), ..found })
 }
 
 #[cfg(test)]

@@ -2,10 +2,12 @@
 
 mod containers;
 mod explain;
+mod exports;
 mod facts;
 mod fix;
 mod own;
 mod sarif;
+mod secrets;
 mod versions;
 
 use std::path::Path;

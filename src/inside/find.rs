@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use rustix::fs::{CWD, Dir, Mode, openat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, openat, statat};
 use serde::{Deserialize, Serialize};
 
 use super::dirs::DIRECTORY;
@@ -12,7 +12,8 @@ use super::dirs::DIRECTORY;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Search {
     pub root: PathBuf,
-    /// Below the root; a component `*` stands for any name.
+    /// Below the root. A component `*` stands for any name, `*END` for any with that end. A path that does not end in
+    /// `*` is told only if something is in it.
     pub paths: Vec<String>,
 }
 
@@ -35,7 +36,13 @@ pub fn names(search: &Search) -> Vec<String> {
 
 fn below(dir: &OwnedFd, path: &[&str], above: &str, found: &mut Vec<String>) {
     let Some((name, rest)) = path.split_first() else { return };
-    let names = if *name == "*" { list(dir) } else { vec![(*name).to_owned()] };
+    let mut names = match name.strip_prefix('*') {
+        Some(end) => list(dir).into_iter().filter(|name| name.ends_with(end)).collect(),
+        None => vec![(*name).to_owned()],
+    };
+    if rest.is_empty() && *name != "*" {
+        names.retain(|name| holds_something(dir, name));
+    }
     for name in names {
         if found.len() >= MOST {
             return;
@@ -46,6 +53,18 @@ fn below(dir: &OwnedFd, path: &[&str], above: &str, found: &mut Vec<String>) {
         } else if let Ok(dir) = openat(dir.as_fd(), name.as_str(), DIRECTORY, Mode::empty()) {
             below(&dir, rest, &shown, found);
         }
+    }
+}
+
+/// Tells whether there is a file with content, or a directory with something in it.
+fn holds_something(dir: &OwnedFd, name: &str) -> bool {
+    let Ok(stat) = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) else { return false };
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => stat.st_size > 0,
+        FileType::Directory => {
+            openat(dir.as_fd(), name, DIRECTORY, Mode::empty()).is_ok_and(|dir| !list(&dir).is_empty())
+        }
+        _ => false,
     }
 }
 
@@ -71,5 +90,20 @@ mod tests {
         symlink(dir.path().join("outside"), dir.path().join("pipx/venvs/link")).unwrap();
         let search = Search { root: dir.path().into(), paths: vec!["pipx/venvs/*/lib/*".into(), "gone/*".into()] };
         assert_eq!(names(&search), ["pipx/venvs/black/lib/python3.9", "pipx/venvs/ruff/lib/python3.12"]);
+    }
+
+    #[test]
+    fn a_name_is_there_if_something_is_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in ["full/x", "empty", "a"] {
+            fs::create_dir_all(dir.path().join(path)).unwrap();
+        }
+        for (path, text) in [("a/token", "x"), ("token", ""), ("a/ca-key.pem", "x"), ("a/ca.pem", "x")] {
+            fs::write(dir.path().join(path), text).unwrap();
+        }
+        symlink("a/token", dir.path().join("a/link")).unwrap();
+        let paths = ["full", "empty", "token", "*/token", "a/link", "*/*-key.pem"].map(String::from);
+        let search = Search { root: dir.path().into(), paths: paths.into() };
+        assert_eq!(names(&search), ["a/ca-key.pem", "a/token", "full"]);
     }
 }

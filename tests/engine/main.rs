@@ -10,6 +10,7 @@ mod carry_debian;
 mod clear;
 mod complete;
 mod doctor;
+mod doctor_caches;
 mod doctor_containers;
 mod doctor_project;
 mod explain;

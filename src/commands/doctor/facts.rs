@@ -6,16 +6,18 @@ use std::thread::{self, ScopedJoinHandle};
 use serde_json::{Map, Value};
 
 use super::super::Context;
-use super::containers;
+use super::{containers, exports, secrets};
 use crate::budget::Budget;
 use crate::builders::Builders;
 use crate::checks::caches::{Held, Image, OwnedVolume, Records, Writer};
 use crate::checks::engine::{self, Client, Disk, Engine, NamedBy, NoEngine, System};
+use crate::checks::exports::CACHE_EXPORT_GROWS;
 use crate::checks::project::{CACHE_IN_IMAGE, DEAD_CACHE_MOUNT, MOUNT_OWNER, Project};
+use crate::checks::secrets::SECRET_IN_CACHE;
 use crate::checks::{Check, Fact, Facts, NotRun, caches, live, versions};
 use crate::cli::{Doctor, Selection};
 use crate::docker::endpoint::Source;
-use crate::docker::{Cause, Container, Docker, DockerError, Info, Overview};
+use crate::docker::{BuilderRef, Cause, Container, Docker, DockerError, Info, Overview};
 use crate::inventory::{self, Look, Wanted};
 use crate::model::CacheRecord;
 use crate::report::Progress;
@@ -24,7 +26,15 @@ use crate::{image, ownership, place};
 const DAEMON_JSON: &str = "/etc/docker/daemon.json";
 
 /// Asks docker and this host for everything that the rules want to know of them.
-pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, mut project: Fact<Project>) -> Facts {
+pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, project: Fact<Project>) -> Facts {
+    let mut facts = ask(context, checks, options, project);
+    if let (true, Ok(project)) = (checks.iter().any(|check| check.name == CACHE_EXPORT_GROWS), &facts.project) {
+        facts.caches.exports = exports::measure(options.path.as_deref().unwrap_or(Path::new(".")), project);
+    }
+    facts
+}
+
+fn ask(context: &Context, checks: &[&Check], options: &Doctor, mut project: Fact<Project>) -> Facts {
     let client = client(context);
     let docker = match &context.docker {
         Ok(docker) => docker,
@@ -58,13 +68,17 @@ pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, mut projec
         };
         // Engines before 24 do not tell the ids of mounts, and before 23 measure all volumes to tell records.
         let tells = overview.as_ref().is_ok_and(|overview| engine::major(&overview.info.server_version) >= 24);
-        let wants_records = tells && [DEAD_CACHE_MOUNT, MOUNT_OWNER].into_iter().any(wants);
+        let in_mounts = tells && options.check.iter().any(|name| name == SECRET_IN_CACHE);
+        let wants_records = tells && [DEAD_CACHE_MOUNT, MOUNT_OWNER].into_iter().any(wants) || in_mounts;
         let builders = scope.spawn(move || {
             // Most often docker's own builder is the one in use: it is asked while `docker buildx ls` runs.
             let own = wants_records.then(|| docker.build_cache());
             let builders = builders.join().unwrap_or_else(|_| Err(crashed()));
-            let records = own.zip(builders.as_ref().ok()).and_then(|(own, builders)| records(docker, builders, own));
-            (builders, records)
+            let found = own.zip(builders.as_ref().ok()).and_then(|(own, builders)| records(docker, builders, own));
+            let (records, reference) = found.unzip();
+            let secrets = records.as_ref().and_then(|found| found.as_ref().ok()).zip(reference).filter(|_| in_mounts);
+            let secrets = secrets.map(|(found, reference)| secrets::in_mounts(&reference, &found.records));
+            (builders, records, secrets)
         });
         let live = match &overview {
             Ok(overview) if wants_containers => containers::ask(docker, overview, options, project.as_mut().ok()),
@@ -72,22 +86,37 @@ pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, mut projec
             Err(_) => Err(NotRun::Skipped("no engine answers".into())),
         };
         // Threads of their own: if one panics, the others go on.
-        let (owned, told) = thread::scope(|scope| {
+        let (owned, told, secrets) = thread::scope(|scope| {
             let asked = |name| overview.as_ref().ok().filter(|_| wants(name));
             let owned = asked(caches::VOLUME_OWNER)
                 .map(|overview| scope.spawn(|| ownership::ask(docker, overview, &options.volume)));
             let told = asked(versions::STALE_VERSIONS)
                 .filter(|_| !used.is_empty())
                 .map(|overview| scope.spawn(|| super::versions::ask(docker, overview, &options.volume, &used)));
-            (owned.map(ScopedJoinHandle::join), told.map(ScopedJoinHandle::join))
+            let secrets = asked(SECRET_IN_CACHE)
+                .map(|overview| scope.spawn(|| secrets::in_volumes(docker, overview, &options.volume)));
+            (owned.map(ScopedJoinHandle::join), told.map(ScopedJoinHandle::join), secrets.map(ScopedJoinHandle::join))
         });
-        let (mut owned, told) = (looked(owned, &overview), looked(told, &overview));
+        let (mut owned, told, mut secrets) =
+            (looked(owned, &overview), looked(told, &overview), looked(secrets, &overview));
+        if overview.is_err() {
+            secrets = Err(NotRun::Skipped("no engine answers".into()));
+        }
         if let Some(why) = live.as_ref().err().filter(|_| !options.container.is_empty()) {
             owned = Err(why.clone());
         }
         let (client_version, advised_builder) =
             client_facts.join().unwrap_or_else(|_| (fact(Err(crashed())), fact(Err(crashed()))));
-        let (builders, records) = builders.join().unwrap_or_else(|_| (Err(crashed()), None));
+        let (builders, records, in_mounts) = builders.join().unwrap_or_else(|_| (Err(crashed()), None, None));
+        if let (Ok(secrets), Some(found)) = (&mut secrets, in_mounts) {
+            match found {
+                Ok(found) => {
+                    secrets.holders.extend(found.holders);
+                    secrets.gaps.extend(found.gaps);
+                }
+                Err(error) => secrets.gaps.push(format!("cache mounts were not looked into: {error:#}")),
+            }
+        }
         let engine = engine::Facts {
             client,
             client_version,
@@ -118,6 +147,8 @@ pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, mut projec
         let caches = caches::Facts {
             volumes: owned.map(|found| found.into_iter().map(|(_, owned)| owned).filter(of_named).collect()),
             names: told,
+            secrets,
+            exports: Vec::new(),
             held: match held {
                 None => Err(NotRun::Skipped("it was not asked for".into())),
                 Some(held) => joined(held),
@@ -131,11 +162,15 @@ pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, mut projec
 }
 
 /// Returns what the builder of `docker build` holds; `own` is what the engine's own holds.
-fn records(docker: &Docker, builders: &Builders, own: Result<Vec<CacheRecord>, DockerError>) -> Option<Fact<Records>> {
+fn records(
+    docker: &Docker,
+    builders: &Builders,
+    own: Result<Vec<CacheRecord>, DockerError>,
+) -> Option<(Fact<Records>, BuilderRef)> {
     let builder = builders.get(&builders.of_docker_build)?;
     let reference = builders.reference(builder);
     let records = if reference.is_of_context(&docker.endpoint.context) { own } else { reference.records() };
-    Some(fact(records).map(|records| Records { builder: builder.name.clone(), records }))
+    Some((fact(records).map(|records| Records { builder: builder.name.clone(), records }), reference))
 }
 
 /// Measures what counts against the budget: that of the user, else that of the project.
