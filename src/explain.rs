@@ -4,26 +4,31 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::buildcontext::{AS_DOCKER, Files};
-use crate::dockerfile::Dockerfile;
-use crate::dockerfile::mount::within;
-use crate::dockerfile::stage::{Base, stages};
+use crate::buildcontext::{AS_DOCKER, Files, Print};
+use crate::dockerfile::mount::{clean, within};
+use crate::dockerfile::stage::{Base, Stage, stages};
+use crate::dockerfile::{Dockerfile, Instruction};
 use crate::model::{BuildStep, Moment};
 
 /// What a build was made of. Texts and values are kept as digests only: they may hold secrets.
 #[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Fingerprint {
     /// Seconds since 1970.
     pub at: u64,
     pub builder: String,
     /// Of each step but those that fetch images: its stage, and a digest of its text.
     pub steps: BTreeSet<(String, String)>,
+    /// Of each instruction of the Dockerfile: its stage, and a digest of it with its here-documents.
+    pub instructions: BTreeSet<(String, String)>,
     /// Base images by name, with the digest that they had.
     pub bases: BTreeMap<String, String>,
     /// Digests of the values of build arguments, by name.
     pub arguments: BTreeMap<String, String>,
     /// None if they could not be read.
     pub files: Option<Files>,
+    /// Directories that the build names, by `--build-context`.
+    pub contexts: BTreeMap<String, Files>,
 }
 
 /// One step, and why it ran.
@@ -36,35 +41,56 @@ pub struct Explained {
     pub seconds: f64,
     /// Why it ran, if it did; null for a step that ran because one before it did.
     pub why: Option<String>,
+    /// Ids of its cache mounts that the builder did not have, if it ran: it filled them anew.
+    pub new_mounts: Vec<String>,
 }
 
-/// Explains each step but those that fetch images. `digest` is the one of [`Fingerprint`]'s texts.
+/// A Dockerfile by stages, and how its texts are remembered.
+struct Source<'a> {
+    file: &'a Dockerfile,
+    stages: Vec<Stage>,
+    digest: &'a dyn Fn(&str) -> String,
+}
+
+/// Returns stage and digest of each instruction. What stands before the first stage is of none.
+pub fn instructions(file: &Dockerfile, digest: &dyn Fn(&str) -> String) -> BTreeSet<(String, String)> {
+    let source = Source { file, stages: stages(file), digest };
+    let above = file.instructions.iter().take_while(|instruction| instruction.keyword != "FROM");
+    let above = above.map(|instruction| (String::new(), source.digest(instruction)));
+    let of_stages = source.stages.iter().enumerate().flat_map(|(at, stage)| {
+        let instructions = stage.steps.iter().map(|step| &file.instructions[step.instruction]);
+        instructions.map(move |instruction| (at, instruction))
+    });
+    above.chain(of_stages.map(|(at, instruction)| (source.name(at), source.digest(instruction)))).collect()
+}
+
+/// Explains each step but those that fetch images. `mounts` are the ids of the cache mounts that the builder had before the
+/// build, if that is known; `digest` is the one of [`Fingerprint`]'s texts.
 pub fn explain(
     steps: &[BuildStep],
     file: &Dockerfile,
     now: &Fingerprint,
     before: Option<&Fingerprint>,
+    mounts: Option<&BTreeSet<String>>,
     digest: &dyn Fn(&str) -> String,
 ) -> Vec<Explained> {
-    let below = bases(file);
+    let source = Source { file, stages: stages(file), digest };
     let mut steps: Vec<&BuildStep> = steps.iter().filter(|step| !step.is_base()).collect();
     // BuildKit tells stages in the order in which it comes upon them.
-    steps.sort_by_key(|step| (below.iter().position(|(name, _)| name == bare(&step.stage)), &step.stage, step.number));
+    steps.sort_by_key(|step| (source.at(step), &step.stage, step.number));
     let ran: Vec<&BuildStep> = steps.iter().filter(|step| !step.cached).copied().collect();
     let explained = steps.iter().map(|step| {
-        let earlier = |other: &&&BuildStep| other.stage == step.stage && other.number < step.number;
-        let first = steps.iter().filter(earlier).count() == 0;
-        let follows = step.cached
-            || ran.iter().any(|other| earlier(&other))
-            || ran.iter().any(|other| {
-                let stage = bare(&other.stage);
-                let bases = below.iter().find(|(name, _)| name == bare(&step.stage));
-                bases.is_some_and(|(_, bases)| bases.iter().any(|base| base == stage))
-                    || copies_from(&step.text).is_some_and(|from| from == stage)
-            });
+        let earlier = |other: &&BuildStep| other.stage == step.stage && other.number < step.number;
+        let lineage = source.at(step).map(|at| source.lineage(at)).unwrap_or_default();
+        let is_below = |other: &&BuildStep| {
+            let at = source.at(other);
+            at != source.at(step) && at.is_some_and(|at| lineage.contains(&at))
+                || copies_from(&step.text).any(|from| from == bare(&other.stage))
+        };
+        let follows = step.cached || ran.iter().any(|other| earlier(other) || is_below(other));
         let why = (!follows).then(|| match before {
             None => "there is no earlier run to compare with".into(),
-            Some(before) => reason(step, first, file, now, before, digest),
+            Some(before) => source.reason(step, now, before),
         });
         Explained {
             stage: step.stage.clone(),
@@ -73,48 +99,203 @@ pub fn explain(
             cached: step.cached,
             seconds: step.seconds,
             why,
+            new_mounts: match mounts {
+                Some(known) if !step.cached => cache_mounts(&step.text).filter(|id| !known.contains(id)).collect(),
+                _ => Vec::new(),
+            },
         }
     });
     explained.collect()
 }
 
-/// Returns what changed for a step whose inputs are the same.
-fn reason(
-    step: &BuildStep,
-    first: bool,
-    file: &Dockerfile,
-    now: &Fingerprint,
-    before: &Fingerprint,
-    digest: &dyn Fn(&str) -> String,
-) -> String {
-    if now.builder != before.builder {
-        return format!("the last run was on builder {}, and each has a cache of its own", before.builder);
+impl Source<'_> {
+    /// Returns the name that BuildKit gives to a stage.
+    fn name(&self, at: usize) -> String {
+        self.stages[at].name.clone().unwrap_or_else(|| format!("stage-{at}"))
     }
-    let other = |(name, digest): &(&String, &String)| before.bases.get(*name).is_some_and(|known| known != *digest);
-    if let Some((name, _)) = now.bases.iter().find(other).filter(|_| first) {
-        return format!("the base image {name} is another one");
+
+    /// Returns the stage of a step.
+    fn at(&self, step: &BuildStep) -> Option<usize> {
+        let name = bare(&step.stage);
+        // With one stage only, BuildKit tells no name.
+        if name.is_empty() {
+            (!self.stages.is_empty()).then_some(0)
+        } else {
+            (0..self.stages.len()).find(|at| self.name(*at) == name)
+        }
     }
-    if let Some(name) = changed_argument(file, now, before).filter(|_| step.text.starts_with("RUN ")) {
-        return format!("the build argument {name} changed");
+
+    /// Returns a stage and those that it is built on, the first one first.
+    fn lineage(&self, stage: usize) -> Vec<usize> {
+        let mut lineage = vec![stage];
+        while let Base::Stage(below) = self.stages[lineage[lineage.len() - 1]].base {
+            lineage.push(below);
+        }
+        lineage.reverse();
+        lineage
     }
-    if !before.steps.contains(&(step.stage.clone(), digest(&step.text))) {
-        return "the instruction is new, or not what it was".into();
+
+    fn digest(&self, instruction: &Instruction) -> String {
+        let bodies: String = instruction.heredocs.iter().map(|heredoc| heredoc.body.text.as_str()).collect();
+        let flags: Vec<_> = instruction.flags.iter().map(|flag| (&flag.name, &flag.value)).collect();
+        (self.digest)(&format!("{} {flags:?} {}\n{bodies}", instruction.keyword, instruction.args.text))
     }
-    let Some(sources) = sources(&step.text) else { return gone(before) };
-    let (Some(files), Some(known)) = (&now.files, &before.files) else {
-        return "the files of the build context could not be compared".into();
+
+    /// Returns the instruction that a step carries out. BuildKit counts those that make layers, and an image they begin
+    /// from.
+    fn instruction(&self, step: &BuildStep) -> Option<usize> {
+        let stage = &self.stages[self.at(step)?];
+        let from_image = matches!(&stage.base, Base::Image(image) if image != "scratch");
+        let makes_layer =
+            |at: &usize| matches!(self.file.instructions[*at].keyword.as_str(), "RUN" | "COPY" | "ADD" | "WORKDIR");
+        let at = (step.number as usize).checked_sub(1 + usize::from(from_image))?;
+        let found = stage.steps.iter().map(|step| step.instruction).filter(makes_layer).nth(at)?;
+        step.text.starts_with(&self.file.instructions[found].keyword).then_some(found)
+    }
+
+    /// Returns what changed for a step whose inputs are the same.
+    fn reason(&self, step: &BuildStep, now: &Fingerprint, before: &Fingerprint) -> String {
+        if now.builder != before.builder {
+            return format!("the last run was on builder {}, and each has a cache of its own", before.builder);
+        }
+        let from = copies_from(&step.text).next();
+        if let Some(image) = self.changed_image(step, from, now, before) {
+            return format!("the base image {image} is another one");
+        }
+        if let Some(why) = self.changed_setting(step, now, before) {
+            return why;
+        }
+        let own = self.instruction(step).map(|at| self.digest(&self.file.instructions[at]));
+        let stage = self.at(step).map(|at| self.name(at)).unwrap_or_default();
+        let is_known = own.is_none_or(|own| before.instructions.contains(&(stage, own)));
+        if !is_known || !before.steps.contains(&(step.stage.clone(), (self.digest)(&step.text))) {
+            return "the instruction is new, or not what it was".into();
+        }
+        let sources = sources(&step.text);
+        if let Some((_, address)) = sources.iter().find(|(_, source)| is_address(source)) {
+            return format!(
+                "{address} leads to something else now, or the builder has dropped the step from its cache"
+            );
+        }
+        let mut changed = Vec::new();
+        for (from, source) in sources {
+            let (files, known) = match from {
+                None => (now.files.as_ref(), before.files.as_ref()),
+                Some(from) => (now.contexts.get(from), before.contexts.get(from)),
+            };
+            match (files, known) {
+                (Some(files), Some(known)) => {
+                    let same =
+                        |(path, print): &(&String, &Print)| known.get(*path).is_some_and(|known| known.is_same(print));
+                    let touched = files.iter().filter(|file| !same(file)).map(|(path, _)| path);
+                    let removed = known.keys().filter(|path| !files.contains_key(*path));
+                    changed.extend(touched.chain(removed).filter(|path| takes(source, path)));
+                }
+                _ if from.is_none() => return "the files of the build context could not be compared".into(),
+                // A stage or an image.
+                _ => {}
+            }
+        }
+        changed.sort();
+        changed.dedup();
+        match changed.as_slice() {
+            [] => gone(before),
+            [path] => format!("{path} changed"),
+            [first, second] => format!("{first} and {second} changed"),
+            [first, second, rest @ ..] => format!("{first}, {second} and {} more changed", rest.len()),
+        }
+    }
+
+    /// Returns the image that the step's stage begins from, or that it copies from, if that is another one now.
+    fn changed_image<'a>(
+        &self,
+        step: &BuildStep,
+        from: Option<&str>,
+        now: &'a Fingerprint,
+        before: &Fingerprint,
+    ) -> Option<&'a String> {
+        let root = self.at(step).map(|at| self.lineage(at)[0]);
+        let base = root.and_then(|root| match &self.stages[root].base {
+            Base::Image(image) => Some(image.as_str()),
+            Base::Stage(_) => None,
+        });
+        let is_meant = |name: &String| [base, from].into_iter().flatten().any(|image| is_called(name, image));
+        let other =
+            |(name, digest): &(&'a String, &String)| before.bases.get(*name).is_some_and(|known| known != *digest);
+        now.bases.iter().filter(other).map(|(name, _)| name).find(|name| is_meant(name))
+    }
+
+    /// Returns which variable, user or shell is another one for this step. A `RUN` sees them all, what else is a step
+    /// those that it names.
+    fn changed_setting(&self, step: &BuildStep, now: &Fingerprint, before: &Fingerprint) -> Option<String> {
+        let stage = self.at(step)?;
+        let end = self.instruction(step).unwrap_or(usize::MAX);
+        let lineage = self.lineage(stage);
+        let of = |at: usize| self.stages[at].steps.iter().map(move |step| (at, step.instruction));
+        let above: Vec<(usize, usize)> = lineage
+            .iter()
+            .flat_map(|at| of(*at))
+            .filter(|(at, instruction)| *at != stage || *instruction < end)
+            .collect();
+        let text = self.file.instructions.get(end).map_or(step.text.as_str(), |own| own.args.text.as_str());
+        let is_seen = |name: &str| {
+            step.text.starts_with("RUN ") || text.contains(&format!("${name}")) || text.contains(&format!("${{{name}"))
+        };
+        let settings = above.iter().map(|(at, index)| (*at, &self.file.instructions[*index]));
+        let arguments = settings.clone().filter(|(_, instruction)| instruction.keyword == "ARG");
+        for name in arguments.flat_map(|(_, instruction)| names(instruction)) {
+            if now.arguments.get(name) != before.arguments.get(name) && is_seen(name) {
+                return Some(format!("the build argument {name} changed"));
+            }
+        }
+        let is_new = |at: usize, instruction: &Instruction| {
+            !before.instructions.contains(&(self.name(at), self.digest(instruction)))
+        };
+        let is_setting = |instruction: &Instruction| match instruction.keyword.as_str() {
+            "ENV" | "ARG" => names(instruction).any(is_seen),
+            "USER" | "SHELL" => step.text.starts_with("RUN "),
+            _ => false,
+        };
+        // An `ARG` of the stage may have its value from one before the first stage.
+        let global: Vec<&Instruction> =
+            self.file.instructions.iter().take_while(|instruction| instruction.keyword != "FROM").collect();
+        for (at, instruction) in settings.filter(|(_, instruction)| is_setting(instruction)) {
+            let named: Vec<&str> = names(instruction).collect();
+            let given = global.iter().find(|global| {
+                let is_new = !before.instructions.contains(&(String::new(), self.digest(global)));
+                instruction.keyword == "ARG" && is_new && names(global).any(|name| named.contains(&name))
+            });
+            let changed = given.copied().or_else(|| is_new(at, instruction).then_some(instruction));
+            if let Some(changed) = changed {
+                let what = match changed.keyword.as_str() {
+                    "ENV" | "ARG" => format!("{} {}", changed.keyword, names(changed).collect::<Vec<_>>().join(", ")),
+                    keyword => keyword.to_owned(),
+                };
+                return Some(format!("{what} in line {} is new, or not what it was", changed.line));
+            }
+        }
+        None
+    }
+}
+
+/// Tells whether BuildKit's name of an image, `docker.io/library/debian:latest`, is of what a file calls `debian`.
+fn is_called(name: &str, image: &str) -> bool {
+    let bare = |name: &str| {
+        name.trim_start_matches("docker.io/").trim_start_matches("library/").trim_end_matches(":latest").to_owned()
     };
-    let of_step = |path: &&String| sources.iter().any(|source| takes(source, path));
-    let touched = files.iter().filter(|(path, print)| known.get(*path).is_none_or(|known| !known.is_same(print)));
-    let removed = known.keys().filter(|path| !files.contains_key(*path));
-    let mut changed: Vec<&String> = touched.map(|(path, _)| path).chain(removed).filter(of_step).collect();
-    changed.sort();
-    match changed.as_slice() {
-        [] => gone(before),
-        [path] => format!("{path} changed"),
-        [first, second] => format!("{first} and {second} changed"),
-        [first, second, rest @ ..] => format!("{first}, {second} and {} more changed", rest.len()),
-    }
+    bare(name) == bare(image.split('@').next().unwrap_or_default())
+}
+
+/// Returns the variables that an `ENV` or `ARG` sets.
+fn names(instruction: &Instruction) -> impl Iterator<Item = &str> {
+    let words = instruction.args.text.split_whitespace();
+    // `ENV NAME VALUE` sets one.
+    let old = instruction.keyword == "ENV" && !words.clone().next().is_some_and(|word| word.contains('='));
+    let is_setting = matches!(instruction.keyword.as_str(), "ENV" | "ARG");
+    let words = words.take(if old { 1 } else { usize::MAX }).filter(move |_| is_setting);
+    words
+        .map(|word| word.split('=').next().unwrap_or_default())
+        .filter(|name| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
 }
 
 fn gone(before: &Fingerprint) -> String {
@@ -122,63 +303,64 @@ fn gone(before: &Fingerprint) -> String {
     format!("nothing that is compared changed since the last run, {ago}: the builder has dropped it from its cache")
 }
 
-/// Returns a build argument that the file declares and that has another value now.
-fn changed_argument(file: &Dockerfile, now: &Fingerprint, before: &Fingerprint) -> Option<String> {
-    let declared = file.instructions.iter().filter(|instruction| instruction.keyword == "ARG");
-    let names = declared.flat_map(|instruction| instruction.args.text.split_whitespace());
-    let mut names = names.map(|word| word.split('=').next().unwrap_or_default());
-    names.find(|name| now.arguments.get(*name) != before.arguments.get(*name)).map(str::to_owned)
-}
-
 /// Returns the name of a stage without the platform that BuildKit puts before it in a build for several.
 fn bare(stage: &str) -> &str {
     stage.rsplit(' ').next().unwrap_or_default()
 }
 
-/// Returns the stages of a file, and those that each is built on, by the names that BuildKit gives them.
-fn bases(file: &Dockerfile) -> Vec<(String, Vec<String>)> {
-    let stages = stages(file);
-    let name = |at: usize| stages[at].name.clone().unwrap_or_else(|| format!("stage-{at}")).to_lowercase();
-    let below = |mut at: usize| {
-        let mut names = Vec::new();
-        while let Base::Stage(base) = stages[at].base {
-            names.push(name(base));
-            at = base;
-        }
-        names
-    };
-    (0..stages.len()).map(|at| (name(at), below(at))).collect()
+/// Returns the stages, images and named contexts that a `COPY --from` or mounts take files from.
+fn copies_from(text: &str) -> impl Iterator<Item = &str> {
+    let flags = text.split_whitespace().skip(1).take_while(|word| word.starts_with("--"));
+    flags.filter_map(|flag| {
+        let (_, from) =
+            flag.split_once("--from=").or_else(|| flag.split_once(",from=")).or_else(|| flag.split_once("=from="))?;
+        from.split(',').next()
+    })
 }
 
-/// Returns the stage that a `COPY --from` or a mount takes files from.
-fn copies_from(text: &str) -> Option<&str> {
-    let (_, rest) = text.split_once("--from=").or_else(|| text.split_once(",from="))?;
-    rest.split([' ', ',']).next()
-}
-
-/// Returns what a step takes from the build context: paths as the instruction has them. None if it takes nothing.
-fn sources(text: &str) -> Option<Vec<&str>> {
-    if copies_from(text).is_some() {
-        return None;
-    }
+/// Returns what a step takes from contexts, stages and images: from which if not from the build context, and paths as the
+/// instruction has them.
+fn sources(text: &str) -> Vec<(Option<&str>, &str)> {
     let mut words = text.split_whitespace();
-    match words.next()? {
-        "COPY" | "ADD" => {
+    match words.next() {
+        Some("COPY" | "ADD") => {
+            let from = copies_from(text).next();
             let mut words: Vec<&str> = words.filter(|word| !word.starts_with("--")).collect();
             words.pop();
             // Of the JSON form the words cannot be told apart.
             let exact = !words.is_empty() && !text.contains(['[', '"', '<']);
-            Some(if exact { words } else { vec!["."] })
+            let words = if exact { words } else { vec!["."] };
+            words.into_iter().map(|word| (from, word)).collect()
         }
-        "RUN" => {
-            let bind = words.find(|word| word.starts_with("--mount=") && word.contains("type=bind"))?;
-            let source = bind
-                .split(',')
-                .find_map(|option| option.strip_prefix("source=").or_else(|| option.strip_prefix("src=")));
-            Some(vec![source.unwrap_or(".")])
+        Some("RUN") => {
+            let binds =
+                words.take_while(|word| word.starts_with("--")).filter_map(|word| word.strip_prefix("--mount="));
+            let binds = binds.filter(|bind| bind.contains("type=bind") || !bind.contains("type="));
+            binds.map(|bind| (value(bind, &["from"]), value(bind, &["source", "src"]).unwrap_or("."))).collect()
         }
-        _ => None,
+        _ => Vec::new(),
     }
+}
+
+/// Returns the ids of the cache mounts of a step, as far as they are written out.
+fn cache_mounts(text: &str) -> impl Iterator<Item = String> {
+    let flags = text.split_whitespace().skip(1).take_while(|word| word.starts_with("--"));
+    let mounts = flags.filter_map(|word| word.strip_prefix("--mount=")).filter(|mount| mount.contains("type=cache"));
+    let ids = mounts.filter_map(|mount| match value(mount, &["id"]) {
+        Some(id) => Some(id.to_owned()),
+        None => value(mount, &["target", "dst", "destination"]).map(clean),
+    });
+    ids.filter(|id| !id.contains(['$', '"']))
+}
+
+/// Returns the value of an option of a mount.
+fn value<'a>(mount: &'a str, names: &[&str]) -> Option<&'a str> {
+    let mut options = mount.split(',').filter_map(|option| option.split_once('='));
+    options.find(|(name, _)| names.contains(name)).map(|(_, value)| value)
+}
+
+fn is_address(source: &str) -> bool {
+    source.contains("://") || source.starts_with("git@")
 }
 
 /// Tells whether a source of a `COPY` takes this file of the context.
@@ -214,6 +396,7 @@ mod tests {
             at: Moment::now().0,
             builder: "default".into(),
             steps: steps.iter().map(|step| (step.stage.clone(), step.text.clone())).collect(),
+            instructions: instructions(&Dockerfile::parse(FILE), &|text| text.into()),
             files: files(&[("src/a", "1"), ("src/b", "1"), ("src2", "1")]),
             ..Fingerprint::default()
         }
@@ -233,7 +416,7 @@ mod tests {
         now(&mut is);
         before(&mut was);
         let file = Dockerfile::parse(FILE);
-        let explained = explain(&steps, &file, &is, Some(&was), &|text| text.into());
+        let explained = explain(&steps, &file, &is, Some(&was), None, &|text| text.into());
         explained.into_iter().map(|step| step.why).collect()
     }
 
@@ -252,6 +435,13 @@ mod tests {
         let builder = |was: &mut Fingerprint| was.builder = "far".into();
         assert!(reasons(&[0, 1, 2, 3], nothing, builder)[0].as_ref().unwrap().contains("builder far"));
         assert!(reasons(&[2], nothing, nothing)[2].as_ref().unwrap().contains("dropped"));
+        let setting = |was: &mut Fingerprint| was.instructions.retain(|(_, text)| !text.starts_with("ARG"));
+        assert_eq!(
+            reasons(&[0, 1, 2, 3], nothing, setting)[0].as_deref(),
+            Some("ARG V in line 2 is new, or not what it was")
+        );
+        let unseen = reasons(&[1, 2, 3], nothing, setting);
+        assert!(unseen[1].as_ref().unwrap().contains("dropped"), "a COPY sees no variable that it does not name");
         let image =
             |digest: &'static str| move |of: &mut Fingerprint| drop(of.bases.insert("debian".into(), digest.into()));
         assert_eq!(
@@ -261,17 +451,35 @@ mod tests {
     }
 
     #[test]
+    fn a_step_that_ran_tells_which_cache_mounts_it_filled_anew() {
+        let text = "RUN --mount=type=cache,target=/c/ --mount=type=cache,id=i,target=/d --mount=type=bind,target=/e \
+                    --mount=type=cache,target=/$X make";
+        let new = |cached: bool, known: Option<&[&str]>| {
+            let known: Option<BTreeSet<String>> = known.map(|known| known.iter().map(|id| (*id).to_owned()).collect());
+            let steps = [step("base", 2, text, cached)];
+            let (file, now) = (Dockerfile::parse(FILE), Fingerprint::default());
+            explain(&steps, &file, &now, None, known.as_ref(), &|text| text.into()).remove(0).new_mounts
+        };
+        assert_eq!(new(false, Some(&["/c"])), ["i"]);
+        assert_eq!(new(false, Some(&[])), ["/c", "i"]);
+        assert!(new(true, Some(&[])).is_empty() && new(false, None).is_empty());
+    }
+
+    #[test]
     fn what_a_step_takes_from_the_context_is_read_from_its_text() {
         let cases = [
-            ("COPY a b/ /x/", Some(vec!["a", "b/"])),
-            ("COPY --chown=1 --link . .", Some(vec!["."])),
-            ("COPY [\"a b\", \"/x\"]", Some(vec!["."])),
-            ("COPY --from=b /a /a", None),
-            ("RUN make", None),
-            ("RUN --mount=type=cache,target=/c make", None),
-            ("RUN --mount=type=bind,source=pkg,target=/p make", Some(vec!["pkg"])),
-            ("RUN --mount=type=bind,from=b,target=/p make", None),
-            ("WORKDIR /x", None),
+            ("COPY a b/ /x/", vec![(None, "a"), (None, "b/")]),
+            ("COPY --chown=1 --link . .", vec![(None, ".")]),
+            ("COPY [\"a b\", \"/x\"]", vec![(None, ".")]),
+            ("COPY --from=b /a /a", vec![(Some("b"), "/a")]),
+            ("RUN make", vec![]),
+            ("RUN --mount=type=cache,target=/c make", vec![]),
+            ("RUN --mount=type=bind,source=pkg,target=/p make", vec![(None, "pkg")]),
+            (
+                "RUN --mount=from=b,target=/p --mount=type=secret,id=x --mount=type=bind,target=. make",
+                vec![(Some("b"), "."), (None, ".")],
+            ),
+            ("WORKDIR /x", vec![]),
         ];
         for (text, expected) in cases {
             assert_eq!(sources(text), expected, "{text}");

@@ -252,13 +252,30 @@ impl Docker {
             #[serde(rename = "Config")]
             config: Option<ContainerConfig>,
         }
+        Ok(self.image::<Made>(reference)?.and_then(|made| made.config))
+    }
+
+    /// `GET /images/REFERENCE/json`: the digest that an image goes by; `None` if the engine has no such image.
+    ///
+    /// # Errors
+    /// See [`Docker::info`].
+    pub fn image_id(&self, reference: &str) -> Result<Option<String>> {
+        #[derive(Deserialize)]
+        struct Made {
+            #[serde(rename = "Id")]
+            id: String,
+        }
+        Ok(self.image::<Made>(reference)?.map(|made| made.id))
+    }
+
+    fn image<T: DeserializeOwned>(&self, reference: &str) -> Result<Option<T>> {
         // What is no reference would be another path.
         let plain = |c: char| c.is_ascii_alphanumeric() || "./:@_-".contains(c);
         if !reference.chars().all(plain) || reference.split('/').any(|part| matches!(part, "" | "." | "..")) {
             return Ok(None);
         }
-        match self.get::<Made>(&format!("/images/{reference}/json")) {
-            Ok(made) => Ok(made.config),
+        match self.get::<T>(&format!("/images/{reference}/json")) {
+            Ok(image) => Ok(Some(image)),
             Err(DockerError { cause: Cause::Refused(_), .. }) => Ok(None),
             Err(error) => Err(error),
         }

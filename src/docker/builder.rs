@@ -62,6 +62,11 @@ impl BuilderRef {
         }
     }
 
+    /// Returns the digest of an image that the builder takes from its engine; None for builders without one.
+    pub fn image_id(&self, reference: &str) -> Option<String> {
+        self.engine.as_ref()?.image_id(reference).ok()?
+    }
+
     /// The same as [`BuilderRef::records`], also after a cancel.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! `docker cache doctor --explain`: builds into the cache, and tells which steps were not in it and why, by what the last
 //! such run of this build was made of. That is kept in the user's state directory, as digests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
@@ -11,11 +11,12 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
 
 use super::super::Context;
+use crate::buildcontext::Files;
 use crate::builders::Builders;
 use crate::cli::{Doctor, DoctorFormat};
-use crate::docker::parse;
+use crate::docker::{BuilderRef, parse};
 use crate::dockerfile::Dockerfile;
-use crate::explain::{Explained, Fingerprint, explain};
+use crate::explain::{Explained, Fingerprint, explain, instructions};
 use crate::inside::pack::digest;
 use crate::model::{BuildStep, Moment};
 use crate::{buildcontext, report};
@@ -58,21 +59,28 @@ pub fn run(context: Context, options: &Doctor) -> Result<u8> {
     let known = before.as_ref().and_then(|before| before.files.clone()).unwrap_or_default();
     let files = buildcontext::read(&build.directory, &build.dockerfile, &known);
     let files = files.inspect_err(|error| report::warning(&format!("files are not compared: {error:#}"))).ok();
-    let text = fs::read_to_string(&build.dockerfile)?;
+    let file = Dockerfile::parse(&fs::read_to_string(&build.dockerfile)?);
     if !options.quiet {
         report::note("Building, to see which steps are in the cache");
     }
-    let steps = parse::steps(&builders.reference(builder).dry_build(&build.words())?);
+    let builder = builders.reference(builder);
+    // Engine 20.10, which has no buildx of its own, measures all volumes when it is asked for records.
+    let mounts = builders.no_buildx.is_none().then(|| builder.records().ok()).flatten();
+    let mounts: Option<BTreeSet<String>> =
+        mounts.map(|records| records.iter().filter_map(|record| Some(record.mount()?.shown().to_owned())).collect());
+    let steps = parse::steps(&builder.dry_build(&build.words())?);
 
     let now = Fingerprint {
         at: Moment::now().0,
         builder: name,
         steps: steps.iter().filter(|step| !step.is_base()).map(|step| (step.stage.clone(), hash(&step.text))).collect(),
-        bases: steps.iter().filter_map(base).collect(),
+        instructions: instructions(&file, &hash),
+        bases: steps.iter().filter_map(|step| base(step, &builder)).collect(),
         arguments: build.build_arguments(),
         files,
+        contexts: build.contexts(before.as_ref()),
     };
-    let explained = explain(&steps, &Dockerfile::parse(&text), &now, before.as_ref(), &hash);
+    let explained = explain(&steps, &file, &now, before.as_ref(), mounts.as_ref(), &hash);
     show(&explained, before.as_ref(), options)?;
     if let Err(error) = keep(&kept, &now) {
         report::warning(&format!("the next run cannot be compared with this one: {error:#}"));
@@ -136,6 +144,22 @@ impl Build<'_> {
         values.collect()
     }
 
+    /// Returns the files of the directories that the build names; what else a name may stand for is left out.
+    fn contexts(&self, before: Option<&Fingerprint>) -> BTreeMap<String, Files> {
+        let named = self.values(&["--build-context"]);
+        let directories =
+            named.iter().filter_map(|named| named.split_once('=')).filter(|(_, path)| Path::new(path).is_dir());
+        let read = directories.filter_map(|(name, path)| {
+            let known = before.and_then(|before| before.contexts.get(name)).cloned().unwrap_or_default();
+            // Such a directory has no `.dockerignore` but its own.
+            let files = buildcontext::read(Path::new(path), &Path::new(path).join(""), &known);
+            let told =
+                |error: &anyhow::Error| report::warning(&format!("files of `{path}` are not compared: {error:#}"));
+            Some((name.to_owned(), files.inspect_err(told).ok()?))
+        });
+        read.collect()
+    }
+
     /// Returns the words of the build, the directory last.
     fn words(&self) -> Vec<OsString> {
         let mut file = OsString::from("--file=");
@@ -158,11 +182,14 @@ fn hash(text: &str) -> String {
     digest(&mut text.as_bytes()).map(|blob| blob.digest).unwrap_or_default()
 }
 
-/// Returns the name and the digest of a base image: `FROM docker.io/library/debian:12@sha256:…`. The engine's own images
-/// have no digest there.
-fn base(step: &BuildStep) -> Option<(String, String)> {
-    let (name, digest) = step.text.strip_prefix("FROM ")?.split_once('@')?;
-    Some((name.into(), digest.into()))
+/// Returns the name and the digest of a base image: `FROM docker.io/library/debian:12@sha256:…`. Of the engine's own
+/// images the engine tells it.
+fn base(step: &BuildStep, builder: &BuilderRef) -> Option<(String, String)> {
+    let image = step.text.strip_prefix("FROM ")?;
+    match image.split_once('@') {
+        Some((name, digest)) => Some((name.into(), digest.into())),
+        None => Some((image.into(), builder.image_id(image)?)),
+    }
 }
 
 fn show(steps: &[Explained], before: Option<&Fingerprint>, options: &Doctor) -> Result<()> {
@@ -175,11 +202,14 @@ fn show(steps: &[Explained], before: Option<&Fingerprint>, options: &Doctor) -> 
     }
     let shown = steps.iter().filter(|step| !step.cached || !options.quiet);
     let rows = shown.map(|step| {
-        let cache = match (&step.why, step.cached) {
+        let mut cache = match (&step.why, step.cached) {
             (_, true) => "CACHED".into(),
             (Some(why), _) => format!("missed: {why}"),
             (None, _) => "missed, as a step before it did".into(),
         };
+        if !step.new_mounts.is_empty() {
+            cache.push_str(&format!("; cache mount {} was not there yet", step.new_mounts.join(", ")));
+        }
         let stage = if step.stage.is_empty() { "-" } else { &step.stage };
         vec![stage.into(), shortened(&step.text), format!("{:.1}s", step.seconds), cache]
     });
