@@ -16,6 +16,8 @@ pub struct Container {
     pub service: Option<String>,
     /// Its labels say that it is a dev container.
     pub is_dev: bool,
+    /// The `devcontainer.json` that it was made from, if its labels say so.
+    pub config_file: Option<String>,
     /// Volumes by where they are mounted.
     pub volumes: BTreeMap<String, String>,
     /// Caches in its own layer.
@@ -94,7 +96,11 @@ impl Container {
     fn is_described_by(&self, described: &Described) -> bool {
         match &described.service {
             Some(service) => self.service.as_ref() == Some(service),
-            None => self.is_dev,
+            // A project may have several.
+            None => match &self.config_file {
+                Some(file) => below_project(file) == below_project(&described.place.file),
+                None => self.is_dev,
+            },
         }
     }
 
@@ -117,6 +123,11 @@ impl Container {
     }
 }
 
+/// Returns what of a `devcontainer.json`'s path is the same from wherever one looks.
+fn below_project(path: &str) -> Option<&str> {
+    path.rfind(".devcontainer").map(|at| &path[at..])
+}
+
 fn cache_not_mounted(container: &Container) -> Vec<Finding> {
     let name = &container.name;
     let lost: Vec<String> = container
@@ -134,9 +145,12 @@ fn cache_not_mounted(container: &Container) -> Vec<Finding> {
         found.push(Finding::new(Severity::Warning, message));
     }
     for (directory, count) in &container.installed {
-        let packages = if *count == 1 { "1 package was".into() } else { format!("{count} packages were") };
+        let (packages, goes, it) = match count {
+            1 => ("1 package was".into(), "it goes", "it"),
+            _ => (format!("{count} packages were"), "they go", "them"),
+        };
         let message = format!(
-            "{packages} installed into container {name} itself, in `{directory}`: they go when it is removed, and no cache volume brings them back; install them in the image"
+            "{packages} installed into container {name} itself, in `{directory}`: {goes} with the container, and no cache volume brings {it} back; install {it} in the image"
         );
         found.push(Finding::new(Severity::Note, message));
     }

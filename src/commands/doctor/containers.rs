@@ -78,6 +78,7 @@ fn look(docker: &Docker, container: &docker::Container) -> Result<Container, Doc
         name: container.name().to_owned(),
         service: container.labels.get("com.docker.compose.service").cloned(),
         is_dev: container.labels.contains_key("devcontainer.local_folder"),
+        config_file: container.labels.get("devcontainer.config_file").cloned(),
         volumes,
         caches: live::caches(&changes, &env),
         installed: live::installed(&changes),
