@@ -857,17 +857,12 @@ fn copy_before_install(facts: &Facts<'_>) -> Vec<Found> {
                     found.push(warning(facts, CHECK, instruction.line, message));
                 }
             }
-            let moving = ["/latest/", "/master/", "/main/", "/nightly/"];
-            if instruction.keyword == "ADD"
-                && args
-                    .split_whitespace()
-                    .next()
-                    .is_some_and(|url| url.starts_with("http") && moving.iter().any(|part| url.contains(part)))
-                && instruction.flag("checksum").is_none()
-            {
-                let message =
-                    "this address leads to something else from time to time, and every step after it then runs again"
-                        .to_owned();
+            let address = args.split_whitespace().next().unwrap_or_default();
+            if instruction.keyword == "ADD" && moves(address) && instruction.flag("checksum").is_none() {
+                let message = format!(
+                    "`{address}` leads to something else from time to time, and every step after it then runs again, such as line {}: name one version of it",
+                    run.line
+                );
                 found.push(at(facts, CHECK, Severity::Note, instruction.line, message));
             }
         }
@@ -907,8 +902,22 @@ fn copy_before_install(facts: &Facts<'_>) -> Vec<Found> {
     found
 }
 
+/// Tells whether what an address leads to changes: the newest release, or a branch of a git repository.
+fn moves(address: &str) -> bool {
+    let branches = ["", "HEAD", "main", "master", "develop", "dev", "trunk", "nightly", "latest"];
+    let (place, fragment) = address.split_once('#').unwrap_or((address, ""));
+    let is_git = place.starts_with("git@") || place.starts_with("git://") || place.ends_with(".git");
+    let moving = ["/latest/", "/master/", "/main/", "/nightly/"];
+    is_git && branches.contains(&fragment.split(':').next().unwrap_or_default())
+        || place.starts_with("http") && !is_git && moving.iter().any(|part| place.contains(part))
+}
+
 fn copies_all(instruction: &Instruction) -> bool {
-    let words: Vec<&str> = instruction.args.text.split_whitespace().collect();
+    let json = instruction.json();
+    let words: Vec<&str> = match &json {
+        Some(words) => words.iter().map(String::as_str).collect(),
+        None => instruction.args.text.split_whitespace().collect(),
+    };
     matches!(instruction.keyword.as_str(), "COPY" | "ADD")
         && instruction.flag("from").is_none()
         && words.len() >= 2

@@ -157,10 +157,17 @@ pub fn name(reference: &str) -> &str {
 pub fn look_up(reference: &str) -> Option<(&'static Image, Os)> {
     let (name, tag) = (name(reference), tag(reference));
     let image = IMAGES.iter().find(|image| image.names.contains(&name))?;
-    if ["windows", "nanoserver", "ltsc"].iter().any(|word| tag.contains(word)) {
+    if is_windows(reference) {
         return None;
     }
     Some((image, os(image, name, tag)))
+}
+
+/// Tells whether an image is surely for Windows.
+pub fn is_windows(reference: &str) -> bool {
+    let tag = tag(reference);
+    reference.contains("microsoft.com/windows")
+        || ["windows", "nanoserver", "ltsc20"].iter().any(|word| tag.contains(word))
 }
 
 /// Returns the tag of a reference, `""` if it has none.

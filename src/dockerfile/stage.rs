@@ -107,6 +107,10 @@ impl Scope {
         Some(matches!(name, "root" | "0"))
     }
 
+    fn is_windows(&self) -> bool {
+        self.os.as_ref().is_some_and(|os| os.family == "windows")
+    }
+
     fn account(&self) -> Option<&Account> {
         let name = self.user.as_deref()?.split(':').next()?;
         let number = name.parse::<u32>().ok();
@@ -168,7 +172,8 @@ pub fn stages(file: &Dockerfile) -> Vec<Stage> {
             }
             continue;
         };
-        let commands = if instruction.keyword == "RUN" && scope.posix { scripts(instruction) } else { Vec::new() };
+        let is_read = scope.posix || names_program(instruction) && !scope.is_windows();
+        let commands = if instruction.keyword == "RUN" && is_read { scripts(instruction) } else { Vec::new() };
         stage.steps.push(Step { instruction: index, scope: Arc::new(scope.clone()), commands });
         after(scope, instruction, &global, stage.steps.last().map_or(&[], |step| &step.commands));
     }
@@ -199,6 +204,9 @@ fn begin(instruction: &Instruction, stages: &[Stage], ends: &[Scope], global: &S
 
 /// Returns what an image brings. The tag may be a variable that is not known, the name may not.
 pub fn of_image(reference: &str) -> Scope {
+    if bases::is_windows(reference) {
+        return Scope { os: Some(Os { family: "windows", release: None }), ..Scope::default() };
+    }
     let mut scope = Scope { posix: true, ..Scope::default() };
     let reference = match reference.split_once('$') {
         None => reference,
@@ -250,6 +258,12 @@ pub fn scripts(instruction: &Instruction) -> Vec<Command> {
     }
 }
 
+/// Tells whether a `RUN` says itself which program reads it, whatever the shell of the stage is.
+fn names_program(instruction: &Instruction) -> bool {
+    instruction.json().is_some()
+        || instruction.heredocs.first().is_some_and(|script| script.body.text.starts_with("#!"))
+}
+
 fn after(scope: &mut Scope, instruction: &Instruction, global: &Scope, commands: &[Command]) {
     let text = instruction.args.text.trim();
     match instruction.keyword.as_str() {
@@ -267,9 +281,11 @@ fn after(scope: &mut Scope, instruction: &Instruction, global: &Scope, commands:
             });
         }
         "SHELL" => {
-            let shell = instruction.json().and_then(|words| words.into_iter().next()).unwrap_or_default();
-            let name = shell.rsplit('/').next().unwrap_or_default();
-            scope.posix = matches!(name, "sh" | "bash" | "ash" | "dash" | "zsh");
+            let words = instruction.json().unwrap_or_default();
+            // `env bash -c`, `busybox sh -c`
+            let starts = |word: &&str| !matches!(*word, "env" | "busybox" | "-S");
+            let name = words.iter().map(|word| word.rsplit('/').next().unwrap_or_default()).find(starts);
+            scope.posix = matches!(name, Some("sh" | "bash" | "ash" | "dash" | "zsh"));
         }
         "RUN" => commands.iter().for_each(|command| account(scope, command)),
         _ => {}
@@ -432,5 +448,31 @@ mod tests {
         }
         let by_number = last("FROM node\nUSER 1000:1000\nRUN x");
         assert_eq!((by_number.uid(), by_number.home().as_deref()), (Some(1000), Some("/home/node")));
+    }
+
+    #[test]
+    fn a_run_is_read_if_it_is_known_who_reads_it() {
+        let read = |source: &str| {
+            let file = Dockerfile::parse(source);
+            stages(&file).last().and_then(|stage| stage.steps.last()).is_some_and(|step| !step.commands.is_empty())
+        };
+        for source in [
+            "FROM debian\nSHELL [\"/bin/bash\", \"-o\", \"pipefail\", \"-c\"]\nRUN npm ci",
+            "FROM debian\nSHELL [\"/usr/bin/env\", \"-S\", \"bash\", \"-c\"]\nRUN npm ci",
+            "FROM debian\nSHELL [\"pwsh\", \"-Command\"]\nRUN [\"npm\", \"ci\"]",
+            "FROM debian\nSHELL [\"python\", \"-c\"]\nRUN <<EOF\n#!/bin/sh\nnpm ci\nEOF",
+            "FROM debian AS a\nSHELL [\"python\", \"-c\"]\nFROM debian\nRUN npm ci",
+        ] {
+            assert!(read(source), "{source}");
+        }
+        for source in [
+            "FROM debian\nSHELL [\"pwsh\", \"-Command\"]\nRUN npm ci",
+            "FROM debian\nSHELL [\"python\", \"-c\"]\nRUN <<EOF\nnpm ci\nEOF",
+            "FROM debian AS a\nSHELL [\"cmd\", \"/S\", \"/C\"]\nFROM a\nRUN npm ci",
+            "FROM python:3-windowsservercore\nRUN npm ci",
+            "FROM mcr.microsoft.com/windows/servercore:ltsc2022\nRUN [\"npm\", \"ci\"]",
+        ] {
+            assert!(!read(source), "{source}");
+        }
     }
 }
