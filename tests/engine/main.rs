@@ -15,6 +15,7 @@ mod doctor_containers;
 mod doctor_project;
 mod explain;
 mod owner;
+mod platform;
 mod registry;
 mod size;
 #[path = "../support/mod.rs"]
