@@ -1,16 +1,19 @@
 #!/bin/sh
-# Builds docker-cache from this checkout and makes it known to docker. `./install.sh --help` tells the rest.
+# Builds docker-cache from this checkout, or takes it from a release, and makes it known to docker. `./install.sh --help`
+# tells the rest.
 set -eu
 
 usage() {
     cat <<'TEXT'
 Usage:  ./install.sh [OPTIONS]
 
-Build the docker-cache plugin from this checkout and install it, so that 'docker cache' works
+Install the docker-cache plugin, built from this checkout or from a release, so that 'docker cache' works
 
 Options:
       --system           Install for all users, in /usr/local/lib/docker/cli-plugins
                          (default: for you, in ${DOCKER_CONFIG:-$HOME/.docker}/cli-plugins)
+      --from RELEASE     Take it from a release instead of building it: a folder, a file or an https URL of
+                         docker-cache-OS-ARCH.tar.gz with SHA256SUMS beside it
       --uninstall        Remove it from there
       --dry-run          Tell what would be done, and do nothing
       --profile PROFILE  Profile of cargo to build with (default: release)
@@ -19,6 +22,7 @@ Options:
 Examples:
   ./install.sh
   ./install.sh --system
+  ./install.sh --from ~/Downloads
   ./install.sh --uninstall
 TEXT
 }
@@ -90,7 +94,7 @@ writable() {
     [ -w "$existing" ]
 }
 
-system=no uninstall=no dry_run=no profile=release
+system=no uninstall=no dry_run=no profile=release from=
 while [ $# -gt 0 ]; do
     case $1 in
         --system) system=yes ;;
@@ -102,6 +106,12 @@ while [ $# -gt 0 ]; do
             shift
             ;;
         --profile=*) profile=${1#*=} ;;
+        --from)
+            [ -n "${2:-}" ] || refuse "flag needs an argument: --from"
+            from=$2
+            shift
+            ;;
+        --from=?*) from=${1#*=} ;;
         --help | -h)
             usage
             exit 0
@@ -136,7 +146,18 @@ if ! writable "$folder"; then
     elevate="sudo "
 fi
 
+# Removes the helpers for engines of other platforms, but not those of a version.
+remove_helpers() {
+    for helper in "$folder"/cache-helper-*-linux-*; do
+        case ${helper##*/} in
+            cache-helper-"$1"-linux-*) ;;
+            *) [ ! -e "$helper" ] || run rm -f "$helper" ;;
+        esac
+    done
+}
+
 if [ $uninstall = yes ]; then
+    remove_helpers ""
     if [ -e "$plugin" ] || [ -L "$plugin" ]; then
         run rm -f "$plugin"
         [ $dry_run = yes ] || say "removed $plugin"
@@ -153,8 +174,10 @@ needs() {
     say "hint: $(how_to_get "$3")"
     missing=$((missing + 1))
 }
-needs cargo "it builds the plugin" cargo
-needs cc "cargo links with it" compiler
+if [ -z "$from" ]; then
+    needs cargo "it builds the plugin" cargo
+    needs cc "cargo links with it" compiler
+fi
 needs docker "this is a plugin of it" docker
 [ $missing = 0 ] || exit 1
 if ! docker buildx version >/dev/null 2>&1; then
@@ -165,8 +188,92 @@ if [ $system = no ] && [ -n "${SUDO_USER:-}" ]; then
     say "WARNING: this installs for root alone; without sudo it installs for you, with --system for all"
 fi
 
+# Prints this machine as the names of archives have it.
+platform() {
+    os=$(uname -s | tr '[:upper:]' '[:lower:]')
+    case $(uname -m) in
+        x86_64) echo "$os-amd64" ;;
+        aarch64) echo "$os-arm64" ;;
+        *) echo "$os-$(uname -m)" ;;
+    esac
+}
+
+# Puts a file of the release into a folder of ours.
+fetch() {
+    case $release in
+        http://127.0.0.1[:/]* | http://localhost[:/]* | https://*)
+            if command -v curl >/dev/null; then
+                curl --fail --silent --show-error --location --proto-redir '=https' --output "$2" "$release/$1"
+            elif command -v wget >/dev/null; then
+                wget -q -O "$2" "$release/$1"
+            else
+                fail "there is neither \`curl\` nor \`wget\`" "download the release yourself: ./install.sh --from FOLDER"
+            fi
+            ;;
+        # Whoever could change the archive on its way could change the checksums as well.
+        http://*) fail "a release over plain HTTP can be changed on its way" "use https" ;;
+        *) cp "$release/$1" "$2" ;;
+    esac || fail "cannot get $1 from $release" "a release has docker-cache-OS-ARCH.tar.gz and SHA256SUMS side by side"
+}
+
+sha256() {
+    if command -v sha256sum >/dev/null; then
+        sha256sum <"$1"
+    else
+        shasum -a 256 <"$1"
+    fi
+}
+
+# Unpacks the archive for this machine into a folder of ours, if it is what SHA256SUMS says and holds what it should.
+take_release() {
+    archive=docker-cache-$(platform).tar.gz release=${from%/}
+    case $from in
+        *.tar.gz)
+            [ "${from##*/}" = "$archive" ] || fail "${from##*/} is not for this machine: it needs $archive"
+            case $from in
+                */*) release=${from%/*} ;;
+                *) release=. ;;
+            esac
+            ;;
+    esac
+    fetch SHA256SUMS "$1/SHA256SUMS"
+    expected=$(sed -n "s/^\([0-9a-f]\{64\}\) [ *]$archive\$/\1/p" "$1/SHA256SUMS")
+    [ -n "$expected" ] || fail "SHA256SUMS of $release has no $archive" "build it here: ./install.sh"
+    fetch "$archive" "$1/$archive"
+    found=$(sha256 "$1/$archive")
+    [ "${found%% *}" = "$expected" ] ||
+        fail "$archive is damaged: its SHA-256 is ${found%% *} and not $expected" "download it again"
+    mkdir "$1/new"
+    tar -tzf "$1/$archive" >"$1/names"
+    tar -tvzf "$1/$archive" >"$1/types"
+    while IFS= read -r name; do
+        case $name in
+            */*) fail "$archive holds $name, which no release does" ;;
+            docker-cache | LICENSE | cache-helper-*-linux-*) ;;
+            *) fail "$archive holds $name, which no release does" ;;
+        esac
+    done <"$1/names"
+    ! grep -v '^-' "$1/types" >/dev/null || fail "$archive holds something else than files"
+    tar -xzf "$1/$archive" -C "$1/new"
+    built=$1/new/docker-cache
+}
+
+mine=
+clean() {
+    [ -z "$mine" ] || rm -rf "$mine"
+    [ ! -e "$beside" ] || run rm -f "$beside"
+}
+# Docker would take a name that begins with docker- for a plugin.
+beside=$folder/.new-docker-cache.$$
+trap clean EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
 checkout=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
-if [ $dry_run = yes ]; then
+if [ -n "$from" ]; then
+    mine=$(mktemp -d)
+    take_release "$mine"
+elif [ $dry_run = yes ]; then
     say "would run: cargo build --profile $profile --locked (in $checkout)"
     built=docker-cache
 else
@@ -174,27 +281,41 @@ else
     messages=$(cd "$checkout" && cargo build --profile "$profile" --locked --bin docker-cache --message-format json-render-diagnostics)
     built=$(printf '%s\n' "$messages" | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
     [ -x "$built" ] || fail "cargo built no docker-cache"
+fi
+version=
+if [ $dry_run = no ]; then
     # A binary that does not answer must not take the place of one that does.
-    "$built" docker-cli-plugin-metadata >/dev/null || fail "the new docker-cache does not run here"
+    version=$("$built" docker-cli-plugin-metadata | sed -n 's/.*"Version": "v\([^"]*\)".*/\1/p')
+    [ -n "$version" ] || fail "the new docker-cache does not run here"
 fi
 
-# Docker would take a name that begins with docker- for a plugin.
-beside=$folder/.new-docker-cache.$$
-trap 'run rm -f "$beside" 2>/dev/null' EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-[ $dry_run = no ] || trap - EXIT
+# Puts a file in the place of another in one step.
+put() {
+    run cp "$1" "$beside"
+    run chmod 0755 "$beside"
+    run mv -f "$beside" "$2"
+}
 run mkdir -p "$folder"
-run cp "$built" "$beside"
-run chmod 0755 "$beside"
-run mv -f "$beside" "$plugin"
-trap - EXIT
+# Each version has helpers of its own, so those of the old one stay whole until the plugin is replaced.
+if [ -n "$from" ]; then
+    for helper in "$mine"/new/cache-helper-*; do
+        [ ! -e "$helper" ] || put "$helper" "$folder/${helper##*/}"
+    done
+fi
+put "$built" "$plugin"
 [ $dry_run = no ] || exit 0
+remove_helpers "$version"
 
-if ! version=$(docker cache --version); then
+# A docker that does not take the plugin may answer by itself, with success.
+answer=$(docker cache --version) || answer=
+if [ "${answer#docker-cache }" = "$answer" ]; then
     fail "$plugin is there, but \`docker cache --version\` fails" "\`docker info\` says why docker does not take it"
 fi
-say "Installed $version as $plugin"
+say "Installed $answer as $plugin"
+if [ -z "$from" ] && [ "$(uname -s)" != Linux ]; then
+    say "WARNING: volumes and cache mounts are on the engine's Linux, for which a build here has no helper"
+    say "hint: a release has them: ./install.sh --from RELEASE"
+fi
 if [ $system = yes ] && [ -e "${DOCKER_CONFIG:-$HOME/.docker}/cli-plugins/docker-cache" ]; then
     say "WARNING: your own copy in ${DOCKER_CONFIG:-$HOME/.docker}/cli-plugins goes before this one"
     say "hint: ./install.sh --uninstall"

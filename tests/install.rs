@@ -4,6 +4,7 @@
 mod support;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -28,8 +29,19 @@ impl Home {
         );
         home.program("cargo", &format!("echo '{{\"executable\":\"{}\"}}'", env!("CARGO_BIN_EXE_docker-cache")));
         home.program("cc", "exit 0");
-        for tool in ["sh", "mkdir", "cp", "chmod", "mv", "rm", "sed", "tail", "dirname", "uname", "cat"] {
+        let tools = ["sh", "mkdir", "cp", "chmod", "mv", "rm", "sed", "tail", "dirname", "uname", "cat"];
+        for tool in tools.into_iter().chain(["curl", "grep", "gzip", "mktemp", "sha256sum", "tar", "tr"]) {
             symlink(which::which(tool).unwrap(), home.at("bin").join(tool)).unwrap();
+        }
+        home
+    }
+
+    /// Makes one where only what installs a release is there.
+    fn without_build_tools() -> Home {
+        let home = Home::new();
+        fs::create_dir(home.at("tmp")).unwrap();
+        for program in ["cargo", "cc"] {
+            fs::remove_file(home.at("bin").join(program)).unwrap();
         }
         home
     }
@@ -51,6 +63,9 @@ impl Home {
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(SCRIPT);
         command.args(arguments).env_clear().env("HOME", self.folder.path()).env("PATH", self.at("bin"));
+        if self.at("tmp").exists() {
+            command.env("TMPDIR", self.at("tmp"));
+        }
         // Not the checkout.
         command.current_dir(self.folder.path()).stdin(Stdio::null());
         command
@@ -167,6 +182,9 @@ fn docker_that_does_not_take_the_plugin_is_an_error() {
     home.program("docker", "[ \"$1\" = buildx ] && exit 0\necho 'unknown command: docker cache' >&2; exit 1");
     let run = home.run(&[]);
     assert!(run.code == 1 && run.stderr.contains("`docker cache --version` fails"), "{run}");
+    home.program("docker", "echo 'Docker version 28.2.2, build e6534b4'");
+    let run = home.run(&[]);
+    assert!(run.code == 1 && run.stderr.contains("`docker cache --version` fails"), "{run}");
 }
 
 #[test]
@@ -177,4 +195,241 @@ fn wrong_words_are_refused() {
         assert!(run.code == 125 && run.stderr.starts_with(what), "{run}");
     }
     assert!(home.run(&["--help"]).ok().stdout.starts_with("Usage:  ./install.sh [OPTIONS]\n"));
+}
+
+/// A release as the script of the release workflow makes it, of programs that only tell their version.
+struct Release {
+    folder: tempfile::TempDir,
+}
+
+/// This machine as the names of archives have it.
+const PLATFORM: &str = if cfg!(target_arch = "aarch64") { "linux-arm64" } else { "linux-amd64" };
+const OTHER: &str = if cfg!(target_arch = "aarch64") { "linux-amd64" } else { "linux-arm64" };
+const HELPER: &str = if cfg!(target_arch = "aarch64") {
+    concat!("cache-helper-", env!("CARGO_PKG_VERSION"), "-linux-amd64")
+} else {
+    concat!("cache-helper-", env!("CARGO_PKG_VERSION"), "-linux-arm64")
+};
+
+impl Release {
+    fn new() -> Release {
+        let release = Release { folder: tempfile::tempdir().unwrap() };
+        fs::create_dir(release.at("programs")).unwrap();
+        for platform in [PLATFORM, OTHER, "darwin-arm64"] {
+            let version = env!("CARGO_PKG_VERSION");
+            let script = format!(
+                "#!/bin/sh\n# {platform}\ncase $1 in docker-cli-plugin-metadata) echo ' \"Version\": \"v{version}\"';;\n\
+                 *) echo docker-cache {version};; esac\n"
+            );
+            fs::write(release.at("programs").join(platform), script).unwrap();
+        }
+        release.pack("dist");
+        release
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.folder.path().join(path)
+    }
+
+    fn archive(&self) -> PathBuf {
+        self.at(&format!("dist/docker-cache-{PLATFORM}.tar.gz"))
+    }
+
+    fn pack(&self, out: &str) {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/.ci/release");
+        Run::of(Command::new(script).arg("pack").arg(self.at("programs")).arg(self.at(out))).ok();
+    }
+
+    /// Replaces the archive by one of these files, and the checksums by ones that agree.
+    fn repack(&self, script: &str) {
+        let files = self.at("files");
+        fs::create_dir(&files).unwrap();
+        let script =
+            format!("tar xzf \"$1\" && {script} && tar czf \"$1\" * && cd \"${{1%/*}}\" && sha256sum *.gz >SHA256SUMS");
+        Run::of(Command::new("sh").args(["-euc", &script, "sh"]).arg(self.archive()).current_dir(files)).ok();
+    }
+
+    /// Serves the release on the loopback interface, each answer cut off after `limit` bytes, and returns its address.
+    fn serve(&self, limit: usize) -> String {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let dist = self.at("dist");
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut request = String::new();
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                while !request.ends_with("\r\n\r\n") && reader.read_line(&mut request).unwrap() > 0 {}
+                let name = request.split(' ').nth(1).unwrap().trim_start_matches('/');
+                let _ = match fs::read(dist.join(name)) {
+                    Ok(body) => write!(stream, "HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", body.len())
+                        .and_then(|()| stream.write_all(&body[..body.len().min(limit)])),
+                    Err(_) => write!(stream, "HTTP/1.0 404 Not Found\r\nContent-Length: 0\r\n\r\n"),
+                };
+            }
+        });
+        address
+    }
+}
+
+#[test]
+fn same_programs_make_the_same_release() {
+    let release = Release::new();
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    release.pack("again");
+    let names = ["SHA256SUMS".into()].into_iter().chain([PLATFORM, OTHER, "darwin-arm64"].map(archive_name));
+    for name in names {
+        let [one, two] = ["dist", "again"].map(|out| fs::read(release.at(out).join(&name)).unwrap());
+        assert!(one == two, "{name}");
+    }
+    let list = |platform: &str| {
+        let archive = release.at("dist").join(archive_name(platform));
+        Run::of(Command::new("tar").args(["--list", "--verbose", "--numeric-owner", "--file"]).arg(archive)).ok().stdout
+    };
+    for (platform, helpers) in [(PLATFORM, &[OTHER][..]), ("darwin-arm64", &["linux-amd64", "linux-arm64"])] {
+        let mut expected = vec!["LICENSE".to_string(), "docker-cache".to_string()];
+        expected.extend(helpers.iter().map(|other| format!("cache-helper-{}-{other}", env!("CARGO_PKG_VERSION"))));
+        expected.sort();
+        let list = list(platform);
+        let mut found: Vec<&str> = list.lines().map(|line| line.rsplit(' ').next().unwrap()).collect();
+        found.sort();
+        assert_eq!(found, expected);
+        assert!(list.lines().all(|line| line.contains(" 0/0 ") && line.contains(" 1970-01-01 ")), "{list}");
+    }
+}
+
+fn archive_name(platform: &str) -> String {
+    format!("docker-cache-{platform}.tar.gz")
+}
+
+#[test]
+fn release_is_installed_with_its_helpers() {
+    let release = Release::new();
+    let sources =
+        [release.at("dist").display().to_string(), release.archive().display().to_string(), release.serve(usize::MAX)];
+    for source in sources {
+        let home = Home::without_build_tools();
+        let folder = home.plugin().parent().unwrap().to_owned();
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("cache-helper-0.0.9-linux-arm64"), "of the version before").unwrap();
+        home.run(&["--from", &source]).ok();
+        let mut found = names(&folder);
+        found.sort();
+        assert_eq!(found, [HELPER, "docker-cache"], "{source}");
+        for (name, platform) in [("docker-cache", PLATFORM), (HELPER, OTHER)] {
+            assert!(fs::read_to_string(folder.join(name)).unwrap().contains(platform), "{source}: {name}");
+            assert_eq!(fs::metadata(folder.join(name)).unwrap().permissions().mode() & 0o7777, 0o755);
+        }
+        home.run(&["--uninstall"]).ok();
+        assert!(names(&folder).is_empty());
+        assert!(names(&home.at("tmp")).is_empty(), "temporary files are left");
+    }
+}
+
+#[test]
+fn release_comes_by_wget_where_there_is_no_curl() {
+    let (release, home) = (Release::new(), Home::without_build_tools());
+    fs::remove_file(home.at("bin/curl")).unwrap();
+    let Ok(wget) = which::which("wget") else { return };
+    symlink(wget, home.at("bin/wget")).unwrap();
+    home.run(&["--from", &release.serve(usize::MAX)]).ok();
+    assert!(home.plugin().exists());
+    fs::remove_file(home.at("bin/wget")).unwrap();
+    assert!(home.run(&["--from", "https://127.0.0.1:9"]).stderr.contains("neither `curl` nor `wget`"));
+}
+
+/// Tries to install releases that are not what they should be over a good plugin.
+#[test]
+fn wrong_releases_change_nothing() {
+    type Spoil = fn(&Release) -> String;
+    let dist = |release: &Release| release.at("dist").display().to_string();
+    let wrong: [(&str, Spoil); 11] = [
+        ("is damaged: its SHA-256 is ", |release| {
+            let mut archive = fs::OpenOptions::new().append(true).open(release.archive()).unwrap();
+            archive.write_all(b"more").unwrap();
+            release.at("dist").display().to_string()
+        }),
+        ("is damaged: its SHA-256 is ", |release| {
+            // None of these digits is in a name.
+            let sums = fs::read_to_string(release.at("dist/SHA256SUMS")).unwrap().replace(['0', '1', '2', '3'], "5");
+            fs::write(release.at("dist/SHA256SUMS"), sums).unwrap();
+            release.archive().display().to_string()
+        }),
+        ("SHA256SUMS of ", |release| {
+            fs::write(release.at("dist/SHA256SUMS"), "").unwrap();
+            release.at("dist").display().to_string()
+        }),
+        ("cannot get SHA256SUMS from ", |release| {
+            fs::remove_file(release.at("dist/SHA256SUMS")).unwrap();
+            release.at("dist").display().to_string()
+        }),
+        ("cannot get docker-cache-linux-", |release| {
+            fs::remove_file(release.archive()).unwrap();
+            release.serve(usize::MAX)
+        }),
+        ("cannot get docker-cache-linux-", |release| release.serve(400)),
+        ("is not for this machine", |release| {
+            release.at("dist/docker-cache-darwin-arm64.tar.gz").display().to_string()
+        }),
+        ("holds something else than files", |release| {
+            release.repack("rm docker-cache && ln -s /bin/true docker-cache");
+            release.at("dist").display().to_string()
+        }),
+        ("which no release does", |release| {
+            release.repack("touch extra");
+            release.at("dist").display().to_string()
+        }),
+        ("does not run here", |release| {
+            release.repack("echo >docker-cache");
+            release.at("dist").display().to_string()
+        }),
+        ("plain HTTP", |_| "http://192.0.2.1/release".into()),
+    ];
+    let good = Release::new();
+    let home = Home::without_build_tools();
+    home.run(&["--from", &dist(&good)]).ok();
+    let before = Tree::read(&home.at(".docker"));
+    for (message, spoil) in wrong {
+        let release = Release::new();
+        let run = home.run(&["--from", &spoil(&release)]);
+        assert!(run.code == 1 && run.stderr.contains(message), "{message}: {run}");
+        assert_same(&before, &Tree::read(&home.at(".docker")));
+        assert!(names(&home.at("tmp")).is_empty(), "temporary files are left");
+    }
+}
+
+#[test]
+fn killed_install_leaves_the_old_plugin_and_its_helpers() {
+    let release = Release::new();
+    for step in 1..=4 {
+        let home = Home::without_build_tools();
+        let folder = home.plugin().parent().unwrap().to_owned();
+        fs::create_dir_all(&folder).unwrap();
+        home.program("old", "echo 0.0.9");
+        for name in ["docker-cache", "cache-helper-0.0.9-linux-arm64"] {
+            fs::copy(home.at("bin/old"), folder.join(name)).unwrap();
+        }
+        // Two files are copied and then moved: the script dies at the first, second, third or fourth of these.
+        for tool in ["cp", "mv"] {
+            let real = which::which(tool).unwrap();
+            fs::remove_file(home.at("bin").join(tool)).unwrap();
+            let script = format!(
+                "case $* in *.new-*) printf . >>$HOME/steps\n\
+                 [ $(cat $HOME/steps) = {} ] && kill -9 $PPID && exit\nesac\nexec {} \"$@\"",
+                ".".repeat(step),
+                real.display()
+            );
+            home.program(tool, &script);
+        }
+        let source = release.at("dist").display().to_string();
+        assert_eq!(home.run(&["--from", &source]).code, -9, "step {step}");
+        assert_eq!(Run::of(&mut Command::new(home.plugin())).ok().stdout, "0.0.9\n", "step {step}");
+        assert!(folder.join("cache-helper-0.0.9-linux-arm64").exists(), "step {step}");
+    }
+}
+
+#[test]
+fn release_workflow_is_yaml() {
+    let workflow = include_str!("../.github/workflows/release.yml");
+    assert!(saphyr_parser::Parser::new_from_str(workflow).all(|event| event.is_ok()));
 }
