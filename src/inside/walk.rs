@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, statat};
 use rustix::io::Errno;
 
 use super::unpack::STAGING;
@@ -220,19 +220,20 @@ impl<'s, V: Visit> Walk<'s, V> {
         }
         self.visit.folder(&folder);
         let mut local = V::Local::default();
-        for (name, kind) in self.entries(&folder) {
+        let entries = self.entries(&folder);
+        for (name, kind) in entries.iter() {
             let below = names.and_then(|names| names.child(name.to_bytes()));
             let part = below.and_then(|below| below.part).unwrap_or(folder.part);
             let is_folder = match kind {
                 FileType::Directory => true,
-                FileType::Unknown => statat(&folder.fd, &name, AtFlags::SYMLINK_NOFOLLOW)
+                FileType::Unknown => statat(&folder.fd, name, AtFlags::SYMLINK_NOFOLLOW)
                     .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory),
                 _ => false,
             };
             if !is_folder {
-                self.visit.entry(&folder, &name, part, &mut local);
+                self.visit.entry(&folder, name, part, &mut local);
             } else if self.visit.enters(part, below.is_some_and(Names::leads_on)) {
-                let above = folder.clone();
+                let (above, name) = (folder.clone(), name.to_owned());
                 scope.spawn(move |scope| self.enter(scope, above, name, below, part, mount));
             }
         }
@@ -240,27 +241,19 @@ impl<'s, V: Visit> Walk<'s, V> {
         self.leave(folder);
     }
 
-    /// Reads all names before any is visited: what a job removes must not disturb the reading.
-    fn entries(self, folder: &Folder) -> Vec<(CString, FileType)> {
-        let mut found = Vec::new();
-        let entries = match Dir::read_from(&folder.fd) {
-            Ok(entries) => entries,
-            Err(error) => {
-                self.visit.refused(folder.path(c""), error);
-                return found;
+    fn entries(self, folder: &Folder) -> Entries {
+        let mut found = Entries::default();
+        let read = read(&folder.fd, |name, kind| {
+            // What an import has beside the tree, or left when it was killed, is no part of it.
+            let is_staging = folder.above.is_none() && name == STAGING;
+            if name != c"." && name != c".." && !is_staging {
+                found.add(name, kind);
             }
-        };
-        for entry in entries {
-            match entry {
-                Ok(entry) if entry.file_name() == c"." || entry.file_name() == c".." => {}
-                // What an import has beside the tree, or left when it was killed, is no part of it.
-                Ok(entry) if folder.above.is_none() && entry.file_name() == STAGING => {}
-                Ok(entry) => found.push((entry.file_name().to_owned(), entry.file_type())),
-                Err(error) => {
-                    self.visit.refused(folder.path(c""), error);
-                    break;
-                }
-            }
+        });
+        match read {
+            // Deleted since its parent was read.
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => self.visit.refused(folder.path(c""), error),
         }
         found
     }
@@ -299,6 +292,48 @@ impl<'s, V: Visit> Walk<'s, V> {
             next = folder.above;
         }
     }
+}
+
+/// All names in a folder, read before any is visited: what a job removes must not disturb the reading.
+#[derive(Default)]
+struct Entries {
+    /// Each with a NUL at its end.
+    names: Vec<u8>,
+    /// Where each begins, and what it is.
+    found: Vec<(usize, FileType)>,
+}
+
+impl Entries {
+    fn add(&mut self, name: &CStr, kind: FileType) {
+        self.found.push((self.names.len(), kind));
+        self.names.extend_from_slice(name.to_bytes_with_nul());
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&CStr, FileType)> {
+        self.found.iter().map(|(at, kind)| (CStr::from_bytes_until_nul(&self.names[*at..]).unwrap_or_default(), *kind))
+    }
+}
+
+/// Reads a folder that was just opened.
+#[cfg(target_os = "linux")]
+fn read(folder: &OwnedFd, mut each: impl FnMut(&CStr, FileType)) -> rustix::io::Result<()> {
+    // As the C library does; rustix's `Dir` begins with 768 bytes, opens the folder again and allocates each name.
+    let mut buffer: Vec<u8> = Vec::with_capacity(1 << 15);
+    let mut entries = rustix::fs::RawDir::new(folder, buffer.spare_capacity_mut());
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        each(entry.file_name(), entry.file_type());
+    }
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn read(folder: &OwnedFd, mut each: impl FnMut(&CStr, FileType)) -> rustix::io::Result<()> {
+    for entry in rustix::fs::Dir::read_from(folder)? {
+        let entry = entry?;
+        each(entry.file_name(), entry.file_type());
+    }
+    Ok(())
 }
 
 const FOLDER: OFlags =
