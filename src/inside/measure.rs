@@ -1,5 +1,7 @@
 //! Measures trees: the blocks that files take on the disk, hard links once, other file systems never.
 
+use std::cmp::Ordering;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
@@ -77,15 +79,14 @@ impl Sum {
         }
     }
 
-    fn add_file(&mut self, stat: &Stat, ages: bool) {
-        let used = last_used(stat);
+    fn add_file(&mut self, Use { bytes, moment }: Use, ages: bool) {
         self.files += 1;
-        self.bytes += blocks(stat);
-        self.last_used = self.last_used.max(used);
+        self.bytes += bytes;
+        self.last_used = self.last_used.max(moment);
         self.exists = true;
-        if ages && stat.st_nlink <= 1 {
-            let aged = self.ages.entry(used / 3600).or_default();
-            aged.bytes += blocks(stat);
+        if ages {
+            let aged = self.ages.entry(moment / 3600).or_default();
+            aged.bytes += bytes;
             aged.files += 1;
         }
     }
@@ -115,11 +116,38 @@ struct Measure<'a> {
     unreadable: Troubles,
 }
 
+/// What a file takes, and when it was last used.
+#[derive(Clone, Copy)]
+struct Use {
+    bytes: u64,
+    moment: u64,
+}
+
+impl Use {
+    fn of(stat: &Stat) -> Use {
+        Use { bytes: blocks(stat), moment: last_used(stat) }
+    }
+}
+
 /// A file with several hard links.
 struct Link {
-    stat: Stat,
-    /// How many of its links lie in each part.
-    seen: BTreeMap<usize, u64>,
+    file: Use,
+    /// How many there are of it.
+    links: u64,
+    /// The first part that has some of them, and how many.
+    part: usize,
+    seen: u64,
+}
+
+impl Link {
+    /// The first part that has a link has the bytes: which thread came first must not decide.
+    fn add(&mut self, other: &Link) {
+        match other.part.cmp(&self.part) {
+            Ordering::Less => (self.part, self.seen) = (other.part, other.seen),
+            Ordering::Equal => self.seen += other.seen,
+            Ordering::Greater => {}
+        }
+    }
 }
 
 impl<'a> Measure<'a> {
@@ -142,15 +170,11 @@ impl<'a> Measure<'a> {
     fn finish(self) -> Measured {
         let mut parts: Vec<Sum> =
             self.parts.into_iter().map(|part| part.into_inner().unwrap_or_else(PoisonError::into_inner)).collect();
-        // The first part that has a link has the bytes: which thread came first must not decide.
         for link in self.links.into_inner().unwrap_or_else(PoisonError::into_inner).into_values() {
-            let Some((part, seen)) = link.seen.first_key_value() else { continue };
-            let sum = &mut parts[*part];
-            sum.add_file(&link.stat, false);
-            #[allow(clippy::unnecessary_cast, reason = "its width differs between systems")]
-            let elsewhere = *seen < link.stat.st_nlink as u64;
-            if elsewhere {
-                sum.staying += blocks(&link.stat);
+            let sum = &mut parts[link.part];
+            sum.add_file(link.file, false);
+            if link.seen < link.links {
+                sum.staying += link.file.bytes;
             }
         }
         let rest = parts.pop().unwrap_or_default();
@@ -160,8 +184,8 @@ impl<'a> Measure<'a> {
 }
 
 impl Visit for Measure<'_> {
-    /// What belongs to the folder's own part.
-    type Local = Sum;
+    /// What belongs to the folder's own part, and hard links of any part, by inode.
+    type Local = (Sum, Vec<(u64, Link)>);
 
     fn folder(&self, folder: &Folder) {
         let bytes = blocks(&folder.stat);
@@ -169,17 +193,17 @@ impl Visit for Measure<'_> {
         self.add(folder.part, Sum { bytes, staying, exists: true, ..Sum::default() });
     }
 
-    fn entry(&self, folder: &Folder, name: &CStr, part: usize, local: &mut Sum) {
+    fn entry(&self, folder: &Folder, name: &CStr, part: usize, (sum, links): &mut Self::Local) {
         match statat(&folder.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) if stat.st_nlink > 1 => {
-                let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-                let link = links.entry(stat.st_ino).or_insert_with(|| Link { stat, seen: BTreeMap::new() });
-                *link.seen.entry(part).or_default() += 1;
+                #[allow(clippy::unnecessary_cast, reason = "its width differs between systems")]
+                let count = stat.st_nlink as u64;
+                links.push((stat.st_ino, Link { file: Use::of(&stat), links: count, part, seen: 1 }));
             }
-            Ok(stat) if part == folder.part => local.add_file(&stat, self.ages),
+            Ok(stat) if part == folder.part => sum.add_file(Use::of(&stat), self.ages),
             Ok(stat) => {
                 let mut own = Sum::default();
-                own.add_file(&stat, self.ages);
+                own.add_file(Use::of(&stat), self.ages);
                 self.add(part, own);
             }
             // Deleted since the directory was read: a cache in use.
@@ -188,8 +212,18 @@ impl Visit for Measure<'_> {
         }
     }
 
-    fn listed(&self, folder: &Folder, local: Sum) {
-        self.add(folder.part, local);
+    fn listed(&self, folder: &Folder, (sum, links): Self::Local) {
+        self.add(folder.part, sum);
+        if links.is_empty() {
+            return;
+        }
+        let mut known = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        for (inode, link) in links {
+            match known.entry(inode) {
+                Entry::Occupied(mut same) => same.get_mut().add(&link),
+                Entry::Vacant(place) => drop(place.insert(link)),
+            }
+        }
     }
 
     fn refused(&self, path: String, error: Errno) {
