@@ -15,6 +15,7 @@ use crate::bundle::{Entry, Layout, TreeConfig};
 use crate::catalogue;
 use crate::cli::{Import, Selection};
 use crate::docker::{Docker, Volume, endpoint};
+use crate::exit;
 use crate::inside::unpack::Target;
 use crate::inventory::{self, Kind, Names};
 use crate::place::carry::{self, Mount, Site};
@@ -67,12 +68,9 @@ pub fn run(context: Context, options: &Import) -> Result<u8> {
     })?;
     drop(progress);
     let mut answer = answer;
-    if with_layers {
-        let builders = Builders::ask(&docker, &settings)?;
-        layers::import(&builders, layout, options, &mut answer)?;
-    }
+    let whole = !with_layers || layers::import(&Builders::ask(&docker, &settings)?, layout, options, &mut answer)?;
     show(&answer, options.output.format, options.output.quiet)?;
-    Ok(0)
+    Ok(if whole { 0 } else { exit::FAILED })
 }
 
 fn answer(entry: &Entry) -> AnswerEntry {

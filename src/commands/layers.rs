@@ -11,6 +11,7 @@ use super::export::{Answer, AnswerEntry};
 use crate::builders::Builders;
 use crate::bundle::remote::Remote;
 use crate::bundle::{Descriptor, Layout, Writer};
+use crate::cancel;
 use crate::cli::{Build, Export, Import};
 use crate::docker::{BuilderRef, parse, quote};
 use crate::inside::pack::digest;
@@ -177,11 +178,12 @@ pub struct Steps {
     pub ran: Vec<String>,
 }
 
-/// Builds with the layers of a bundle, so that they become the builder's own.
+/// Builds with the layers of a bundle, so that they become the builder's own. Returns false if the build failed; what was in
+/// the cache until then is imported all the same.
 ///
 /// # Errors
-/// When the build fails.
-pub fn import(builders: &Builders, layout: &Layout, options: &Import, answer: &mut Answer) -> Result<()> {
+/// When there is no builder of the given name, or the user cancels.
+pub fn import(builders: &Builders, layout: &Layout, options: &Import, answer: &mut Answer) -> Result<bool> {
     let index = layout.index()?;
     let layers: Vec<&Descriptor> = index.manifests.iter().filter(|descriptor| !descriptor.is_tree()).collect();
     let (directory, missing) = directory(&options.build);
@@ -199,8 +201,16 @@ pub fn import(builders: &Builders, layout: &Layout, options: &Import, answer: &m
             // `latest` is one of the others by a second name.
             let newest = layers.iter().rev().filter(|layer| seen.insert(layer.digest.clone()));
             let digests: Vec<String> = newest.map(|layer| layer.digest.clone()).collect();
-            let told =
-                builders.reference(builder).import_layers(&layout.dir, &digests, &args(&options.build, &directory))?;
+            let mut told = String::new();
+            let done = builders.reference(builder).import_layers(
+                &layout.dir,
+                &digests,
+                &args(&options.build, &directory),
+                &mut |line| {
+                    told.push_str(line);
+                    told.push('\n');
+                },
+            );
             let steps = steps(&told);
             for layer in layers.iter().filter(|layer| layer.ref_name() != "latest") {
                 answer.entries.push(AnswerEntry {
@@ -216,9 +226,16 @@ pub fn import(builders: &Builders, layout: &Layout, options: &Import, answer: &m
                 answer.left_out.extend(steps.ran.iter().map(|step| format!("layers: not CACHED: {step}")));
             }
             answer.steps = Some(steps);
+            if let Err(error) = done {
+                if cancel::requested() {
+                    return Err(error.into());
+                }
+                answer.left_out.push(format!("layers: the build that imports them failed, after those: {error}"));
+                return Ok(false);
+            }
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Tells which steps of a build were in the cache.

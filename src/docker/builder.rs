@@ -224,15 +224,22 @@ impl BuilderRef {
         Ok(manifest["digest"].as_str().map(ToString::to_string))
     }
 
-    /// `docker buildx build --cache-from type=local,src=DIR,digest=DIGEST ARGS…`: builds with what a bundle has, and
-    /// returns what the build told: lines such as `#5 [2/3] RUN make` and `#5 CACHED`.
+    /// `docker buildx build --cache-from type=local,src=DIR,digest=DIGEST ARGS…`: builds with what a bundle has, and hands on
+    /// what the build tells: lines such as `#5 [2/3] RUN make` and `#5 CACHED`.
     ///
     /// # Errors
     /// When the build fails.
-    pub fn import_layers(&self, src: &Path, digests: &[String], args: &[OsString]) -> Result<String> {
+    pub fn import_layers(
+        &self,
+        src: &Path,
+        digests: &[String],
+        args: &[OsString],
+        told: &mut dyn FnMut(&str),
+    ) -> Result<()> {
         let source = field("src", &src.to_string_lossy());
         let from = |digest: &String| format!("--cache-from=type=local,{source},digest={digest}");
-        self.layers_build(&digests.iter().map(from).collect::<Vec<_>>(), args)
+        let call = self.layers_call(&digests.iter().map(from).collect::<Vec<_>>(), args);
+        call.run_telling(Input::Nothing, told)
     }
 
     /// `docker buildx build --output type=cacheonly ARGS…`: builds into the cache alone, and returns what the build told.
@@ -244,11 +251,15 @@ impl BuilderRef {
     }
 
     fn layers_build(&self, cache: &[String], args: &[OsString]) -> Result<String> {
+        self.layers_call(cache, args).run_told()
+    }
+
+    fn layers_call(&self, cache: &[String], args: &[OsString]) -> Call<'_> {
         let mut words = self.build_words();
         words.extend(["--progress=plain".into(), "--output=type=cacheonly".into()]);
         words.extend(cache.iter().map(OsString::from));
         words.extend_from_slice(args);
-        self.build_call(words).run_told()
+        self.build_call(words)
     }
 
     fn build_call(&self, args: Vec<OsString>) -> Call<'_> {
