@@ -11,14 +11,14 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use base64::Engine;
 use serde::Deserialize;
 use ureq::http::{self, Response, StatusCode, header};
-use ureq::tls::{RootCerts, TlsConfig};
+use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body, SendBody};
 
 use super::location::Reference;
 use super::remote::gone;
 use super::{Descriptor, MAX_JSON, check};
 use crate::cancel;
-use crate::docker::Credentials;
+use crate::docker::{Certificates, Credentials};
 use crate::inside::pack::{Blob, digest};
 
 /// What manifests may be: what buildx, and this program, write.
@@ -61,13 +61,22 @@ impl Registry {
     /// Finds out how the registry is reached. Like docker, plain HTTP is good enough on this machine's loopback.
     ///
     /// # Errors
-    /// When it does not answer.
-    pub fn connect(reference: &Reference, credentials: Credentials, push: bool) -> Result<Registry> {
+    /// When it does not answer, or the certificates make no sense.
+    pub fn connect(
+        reference: &Reference,
+        credentials: Credentials,
+        certificates: &Certificates,
+        push: bool,
+    ) -> Result<Registry> {
         // The API of Docker Hub has a name of its own.
         let host = if reference.host == "docker.io" { "registry-1.docker.io" } else { &reference.host };
         let local = is_loopback(host);
         let lenient = reference.insecure || local;
-        let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).disable_verification(lenient).build();
+        let tls = TlsConfig::builder()
+            .root_certs(roots(certificates)?)
+            .client_cert(client(certificates)?)
+            .disable_verification(lenient)
+            .build();
         let config = Agent::config_builder()
             .tls_config(tls)
             .http_status_as_error(false)
@@ -373,6 +382,41 @@ fn patiently<T>(mut run: impl FnMut() -> Result<T>) -> Result<T> {
     run()
 }
 
+/// Returns who may vouch for a registry: with docker's authorities for it the system's own too, since blobs may come from
+/// elsewhere.
+fn roots(certificates: &Certificates) -> Result<RootCerts> {
+    if certificates.authorities.is_empty() {
+        return Ok(RootCerts::PlatformVerifier);
+    }
+    // Of the system's own, those that cannot be read vouch for nobody.
+    let system = rustls_native_certs::load_native_certs().certs;
+    let mut all: Vec<Certificate<'static>> = system.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
+    for (file, pem) in &certificates.authorities {
+        let before = all.len();
+        all.extend(chain(pem).with_context(|| format!("{} makes no sense", file.display()))?);
+        ensure!(all.len() > before, "{} has no certificate", file.display());
+    }
+    Ok(RootCerts::new_with_certs(&all))
+}
+
+fn client(certificates: &Certificates) -> Result<Option<ClientCert>> {
+    let Some(client) = &certificates.client else { return Ok(None) };
+    let wrong = || format!("{}, or the key beside it, makes no sense", client.file.display());
+    let key = PrivateKey::from_pem(&client.key).with_context(wrong)?;
+    Ok(Some(ClientCert::new_with_certs(&chain(&client.certificate).with_context(wrong)?, key)))
+}
+
+/// Returns the certificates in a PEM file.
+fn chain(pem: &[u8]) -> Result<Vec<Certificate<'static>>, ureq::Error> {
+    let mut chain = Vec::new();
+    for item in parse_pem(pem) {
+        if let PemItem::Certificate(certificate) = item? {
+            chain.push(certificate);
+        }
+    }
+    Ok(chain)
+}
+
 /// Returns the error of a call that had no answer. What the library says of TLS comes as an error of input and output.
 fn unreachable(reference: &Reference, error: &(impl std::error::Error + ?Sized)) -> anyhow::Error {
     let (host, why) = (&reference.host, error.to_string());
@@ -382,8 +426,8 @@ fn unreachable(reference: &Reference, error: &(impl std::error::Error + ?Sized))
     }
     if why.contains("certificate") || why.contains("corrupt message") {
         return anyhow!(
-            "cannot reach {host} safely: {why}\nhint: let this machine trust its certificate, or write \
-             `type=registry,ref={reference},registry.insecure=true`"
+            "cannot reach {host} safely: {why}\nhint: put the certificate of its authority at \
+             `/etc/docker/certs.d/{host}/ca.crt`, or write `type=registry,ref={reference},registry.insecure=true`"
         );
     }
     anyhow!(Passing(format!("cannot reach {host}: {why}")))
@@ -500,7 +544,7 @@ mod tests {
     fn tokens_are_fetched_and_renewed() {
         let reference: Reference = format!("{}/a/b:c", with_tokens()).parse().unwrap();
         let login = Credentials { user: "me".into(), password: "secret".into(), ..Credentials::default() };
-        let registry = Registry::connect(&reference, login, true).unwrap();
+        let registry = Registry::connect(&reference, login, &Certificates::default(), true).unwrap();
         for _ in 0..5 {
             assert!(!registry.has("blobs", "sha256:0").unwrap());
         }

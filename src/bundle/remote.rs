@@ -16,7 +16,7 @@ use super::location::Reference;
 use super::registry::{INDEX, Registry};
 use super::verify::MAX_MANIFESTS;
 use super::{Descriptor, Index, Layout, Manifest, NAMES, REF_NAME, TreeConfig, Writer};
-use crate::docker::Credentials;
+use crate::docker::{Certificates, Credentials};
 use crate::inside::pack::{Blob, digest};
 
 /// What a tag is that holds a bundle.
@@ -44,8 +44,13 @@ impl Remote {
     ///
     /// # Errors
     /// When the registry does not answer or refuses, or the tag is something else.
-    pub fn open(reference: &Reference, credentials: Credentials, push: bool) -> Result<Remote> {
-        let registry = Registry::connect(reference, credentials, push)?;
+    pub fn open(
+        reference: &Reference,
+        credentials: Credentials,
+        certificates: &Certificates,
+        push: bool,
+    ) -> Result<Remote> {
+        let registry = Registry::connect(reference, credentials, certificates, push)?;
         let (index, exists) = read(&registry)?;
         Ok(Remote { registry, index, exists, gone: HashSet::new() })
     }

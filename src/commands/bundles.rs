@@ -6,16 +6,17 @@ use tempfile::TempDir;
 use crate::bundle::location::{Location, Reference};
 use crate::bundle::remote::Remote;
 use crate::bundle::{Layout, TreeConfig};
-use crate::docker::Credentials;
 use crate::docker::endpoint::Settings;
+use crate::docker::{Certificates, Credentials};
 use crate::report::Progress;
 
-/// Looks at a tag of a registry with the login that docker has for it.
+/// Looks at a tag of a registry with the login and the certificates that docker has for it.
 ///
 /// # Errors
 /// When the registry does not answer or refuses, or the tag is no bundle.
 pub fn remote(settings: &Settings, reference: &Reference, push: bool) -> Result<Remote> {
-    Remote::open(reference, Credentials::of(&reference.host, &settings.dir)?, push)
+    let credentials = Credentials::of(&reference.host, &settings.dir)?;
+    Remote::open(reference, credentials, &Certificates::of(&reference.host, &settings.dir)?, push)
 }
 
 /// Makes a directory for blobs on their way, on the disk that `TMPDIR` names; gone with the value.

@@ -3,6 +3,7 @@
 mod api;
 mod builder;
 mod buildx;
+mod certificates;
 mod credentials;
 pub mod endpoint;
 mod error;
@@ -23,6 +24,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 pub use self::api::{Container, ContainerConfig, ContainerMount, Info, Overview, Volume};
 pub use self::builder::BuilderRef;
+pub use self::certificates::Certificates;
 pub use self::credentials::Credentials;
 pub use self::error::{Cause, DockerError};
 pub use self::helper::{BLOBS, abandoned, field, unique_name};
