@@ -3,7 +3,7 @@
 
 mod between;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
@@ -17,11 +17,12 @@ use crate::bundle::{Entry, TreeConfig, Writer};
 use crate::catalogue::{self, Class};
 use crate::cli::{Export, Format, Selection};
 use crate::docker::{BuilderRef, Docker};
+use crate::dockerfile::{Dockerfile, mount, stage};
 use crate::exit;
 use crate::inside::pack::{self, Packed, Previous};
 use crate::inside::rules::Rule;
-use crate::inventory::{self, Cache, Kind, Wanted};
-use crate::model::{Bytes, CacheVolume};
+use crate::inventory::{self, Cache, Kind, Names, Wanted};
+use crate::model::{Bytes, CacheRecord, CacheVolume, MountName};
 use crate::place::carry::{self, Mount, Site};
 use crate::place::{self, Access, Place};
 use crate::report::{self, Progress};
@@ -278,7 +279,7 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
     let mut named: Vec<&str> = Vec::new();
     let selected = builders.selected(selection.builder.as_deref(), selection.all_builders)?;
     let several = selected.len() > 1;
-    let variants = variants(&layers::dockerfile(&options.build));
+    let told = told(&layers::dockerfile(&options.build));
     for builder in &selected {
         let reference = builders.reference(builder);
         let records = match reference.records() {
@@ -291,48 +292,30 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
         };
         let at = plan.builders.len();
         plan.builders.push(reference);
-        for record in records {
-            let Some(mount) = record.mount() else { continue };
-            let known = catalogue::for_mount(mount.id.as_deref(), &mount.target);
-            let (tool, language) = (known.map(|(row, _)| row.tool), known.map(|(row, _)| row.language));
-            let asked = |name: &&String| mount.shown() == name.as_str() || mount.target == **name;
-            let by_name = selection.mount.iter().find(asked);
-            named.extend(by_name.map(String::as_str));
-            let wanted = (selection.mount.is_empty() || by_name.is_some()) && names.select(language, tool);
-            if !wanted {
-                continue;
-            }
-            let shown = mount.shown().to_string();
-            let plain = Mount {
-                namespace: mount.namespace.clone(),
-                id: mount.id.clone().unwrap_or(mount.target.clone()),
-                options: String::new(),
-                target: mount.target.clone(),
-            };
-            // A record with a parent was made with uid, gid, mode or from, and does not tell with which.
-            let candidates: Vec<Mount> = match record.parents.is_empty() {
-                true => vec![plain],
-                false => variants
-                    .iter()
-                    .filter(|(id, _)| *id == plain.id)
-                    .map(|(_, options)| Mount { options: options.clone(), ..plain.clone() })
-                    .collect(),
-            };
-            if candidates.is_empty() {
+        let mounts: Vec<(MountName, &CacheRecord)> =
+            records.iter().filter_map(|record| Some((record.mount()?, record))).collect();
+        for (mount, record) in &mounts {
+            let candidates = candidates(mount, !record.parents.is_empty(), &told);
+            if candidates.is_empty() && asks(selection, &names, &mut named, mount.shown(), mount) {
                 plan.left_out.push(format!(
-                    "mount {shown}: a variant of it whose uid, gid, mode or from docker does not tell, and the Dockerfile \
-                     neither"
+                    "mount {}: docker does not tell the uid, gid, mode or from of this variant; the Dockerfile that uses \
+                     it may: `-f FILE`",
+                    mount.shown()
                 ));
-                continue;
             }
-            for carried in candidates {
+            for (carried, sure) in candidates {
+                if !asks(selection, &names, &mut named, &carried.id, mount) {
+                    continue;
+                }
+                let shown = &carried.id;
                 if !carried.is_carriable() {
                     plan.left_out.push(format!("mount {shown}: its id cannot be written in a Dockerfile safely"));
                     continue;
                 }
+                let known = catalogue::for_mount(Some(&carried.id), &carried.target);
                 let class = known.map_or(Class::Cache, |(_, class)| class);
-                let take = goes(class, options) || (by_name.is_some() && class != Class::Secret);
-                let mut rules: Vec<Rule> = catalogue::known_below(&mount.target)
+                let take = goes(class, options) || (!selection.mount.is_empty() && class != Class::Secret);
+                let mut rules: Vec<Rule> = catalogue::known_below(&carried.target)
                     .into_iter()
                     .filter(|known| !known.path.is_empty())
                     .map(|known| Rule { take: goes(known.class, options), path: known.path })
@@ -346,16 +329,14 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
                     version: 1,
                     kind: Kind::Mount,
                     name: carried.id.clone(),
-                    language: language.map(Into::into),
-                    tool: tool.map(Into::into),
-                    base: mount.target.clone(),
-                    namespace: mount.namespace.clone(),
+                    language: known.map(|(row, _)| row.language.into()),
+                    tool: known.map(|(row, _)| row.tool.into()),
+                    base: carried.target.clone(),
+                    namespace: carried.namespace.clone(),
                     options: carried.options.clone(),
                     rules,
                     ..TreeConfig::default()
                 };
-                // What a Dockerfile says need not be what this record is.
-                let sure = mount.id.is_some() && carried.options.is_empty();
                 match seen.get(&config.ref_name()) {
                     Some(first) if *first == at => continue,
                     Some(_) => plan
@@ -363,8 +344,9 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
                         .push(format!("mount {shown} of builder {}: another builder has it too", builder.name)),
                     None => {
                         seen.insert(config.ref_name(), at);
-                        let estimate = (record.bytes, None);
-                        plan.items.push(Item { config, estimate, from: From::Mount(at, carried, sure) });
+                        let of_target = mounts.iter().find(|(mount, _)| !sure && mount.target == carried.target);
+                        let bytes = of_target.map_or(record.bytes, |(_, record)| record.bytes);
+                        plan.items.push(Item { config, estimate: (bytes, None), from: From::Mount(at, carried, sure) });
                     }
                 }
             }
@@ -377,26 +359,64 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
     Ok(())
 }
 
-/// Returns ids and options of the cache mounts in a Dockerfile that have options of their own; what holds variables or
-/// begins from another image cannot be known.
-fn variants(dockerfile: &str) -> Vec<(String, String)> {
-    let mounts = dockerfile.split("--mount=").skip(1).filter_map(|rest| rest.split_whitespace().next());
-    let mut found: Vec<(String, String)> = mounts
-        .filter_map(|mount| {
-            let fields: BTreeMap<&str, &str> =
-                mount.split(',').filter_map(|field| field.trim_matches(['"', '\'']).split_once('=')).collect();
-            let get = |names: &[&str]| names.iter().find_map(|name| fields.get(name)).copied();
-            let target = get(&["target", "dst", "destination"])?;
-            let options: Vec<String> = ["uid", "gid", "mode"]
-                .iter()
-                .filter_map(|name| Some(format!("{name}={}", fields.get(name)?)))
-                .collect();
-            let known = fields.get("type") == Some(&"cache") && !fields.contains_key("from") && !mount.contains('$');
-            (known && !options.is_empty()).then(|| (get(&["id"]).unwrap_or(target).into(), options.join(",")))
+/// Returns true if the selection is about a mount of this id, and remembers the word that names it.
+fn asks<'a>(selection: &'a Selection, names: &Names, named: &mut Vec<&'a str>, id: &str, record: &MountName) -> bool {
+    let by_name = selection.mount.iter().find(|name| *name == id || **name == record.target);
+    named.extend(by_name.map(String::as_str));
+    let known = catalogue::for_mount(Some(id), &record.target);
+    (selection.mount.is_empty() || by_name.is_some())
+        && names.select(known.map(|(row, _)| row.language), known.map(|(row, _)| row.tool))
+}
+
+/// Returns what mounts a record may be, and of each whether it surely is. Engine 20.10 does not tell ids, and a record with
+/// a parent was made with uid, gid, mode or from, and does not tell with which: the Dockerfile may.
+fn candidates(mount: &MountName, has_options: bool, told: &[Mount]) -> Vec<(Mount, bool)> {
+    let named =
+        |told: &&Mount| told.options.is_empty() != has_options && mount.id.as_ref().is_none_or(|id| told.id == *id);
+    let of_file = |told: &Mount| Mount {
+        namespace: mount.namespace.clone(),
+        target: if mount.id.is_some() { mount.target.clone() } else { told.target.clone() },
+        ..told.clone()
+    };
+    let mut found: Vec<(Mount, bool)> = match (has_options, &mount.id) {
+        (false, Some(_)) => Vec::new(),
+        _ => told.iter().filter(named).map(|told| (of_file(told), false)).collect(),
+    };
+    if !has_options {
+        let id = mount.id.clone().unwrap_or(mount.target.clone());
+        let plain =
+            Mount { namespace: mount.namespace.clone(), id, options: String::new(), target: mount.target.clone() };
+        found.push((plain, mount.id.is_some()));
+    }
+    found
+}
+
+/// Returns the cache mounts of a Dockerfile; what holds variables that are not known, or begins from another image, cannot
+/// be known.
+fn told(text: &str) -> Vec<Mount> {
+    let file = Dockerfile::parse(text);
+    let stages = stage::stages(&file);
+    let steps = stages.iter().flat_map(|stage| &stage.steps);
+    let mut found: Vec<Mount> = steps
+        .flat_map(|step| {
+            let mounts = mount::Mount::all(&file, &file.instructions[step.instruction], &step.scope);
+            mounts.into_iter().filter_map(|mount| {
+                let value = |name: &str| Some(step.scope.expand(mount.option(&[name])?)?.trim_matches('"').to_string());
+                let known = ["uid", "gid", "mode"].into_iter().filter(|name| mount.option(&[name]).is_some());
+                let options: Option<Vec<String>> = known.map(|name| Some(format!("{name}={}", value(name)?))).collect();
+                let target = mount.target.clone()?;
+                let id = if mount.option(&["id"]).is_some() { value("id")? } else { target.clone() };
+                (mount.is_cache() && mount.option(&["from"]).is_none()).then_some(Mount {
+                    namespace: String::new(),
+                    id,
+                    options: options?.join(","),
+                    target,
+                })
+            })
         })
         .collect();
     found.sort();
-    found.dedup();
+    found.dedup_by(|one, other| (&one.id, &one.options) == (&other.id, &other.options));
     found
 }
 
@@ -466,6 +486,7 @@ fn pack(
     let trees = items.iter().map(|(at, config)| (*at, tree(config, writer))).collect();
     let ingest = writer.ingest.clone();
     let packed = carry::pack(site, trees, &ingest, progress)?;
+    let (mut guessed, mut found) = (Vec::new(), HashSet::new());
     for ((at, config), packed) in items.into_iter().zip(packed) {
         let Packed { table, layers, files, bytes, secrets, skipped, skipped_count } = packed;
         let name = config.name.clone();
@@ -474,11 +495,13 @@ fn pack(
         if skipped_count > skipped.len() as u64 {
             answer.left_out.push(format!("{name}: {} more", skipped_count - skipped.len() as u64));
         }
-        if files == 0 && !sure(at) {
-            answer
-                .left_out
-                .push(format!("mount {name}: docker does not tell all of its name, and what was guessed has nothing"));
-            continue;
+        match sure(at) {
+            false if files == 0 => {
+                guessed.push((name, config.base));
+                continue;
+            }
+            false => _ = found.insert(config.base.clone()),
+            true => {}
         }
         let entry = writer.add(&TreeConfig { table, layers, files, bytes, ..config })?;
         answer.entries.push(AnswerEntry {
@@ -490,6 +513,14 @@ fn pack(
             files: Some(files),
         });
     }
+    // Of several guesses about one mount, only one can be right.
+    guessed.retain(|(_, target)| !found.contains(target));
+    answer.left_out.extend(guessed.iter().map(|(name, _)| {
+        format!(
+            "mount {name}: docker does not tell all of its name, and under this one it is empty; the Dockerfile that uses it \
+             may tell: `-f FILE`"
+        )
+    }));
     Ok(())
 }
 
@@ -514,11 +545,18 @@ pub fn show(answer: &Answer, format: Format, quiet: bool) -> Result<()> {
             });
             let table = report::table(&["KIND", "NAME", "LANGUAGE", "SIZE", "FILES"], &rows.collect::<Vec<_>>());
             let (written, reused) = (Bytes(answer.bytes_written), Bytes(answer.bytes_reused));
-            report::data(&format!("{table}\nWritten:  {written}\nReused:   {reused}\n"))?;
+            let steps = answer.steps.as_ref().map(|Steps { cached, ran }| {
+                format!("Layers:   {cached} of {} steps CACHED\n", *cached as usize + ran.len())
+            });
+            let steps = steps.unwrap_or_default();
+            report::data(&format!("{table}\nWritten:  {written}\nReused:   {reused}\n{steps}"))?;
         }
     }
     if !quiet {
-        answer.left_out.iter().for_each(|what| report::note(&format!("left out: {}", report::plain(what))));
+        for (at, line) in answer.left_out.iter().flat_map(|what| what.lines().enumerate()) {
+            let line = report::plain(line);
+            report::note(&if at == 0 { format!("left out: {line}") } else { line });
+        }
     }
     Ok(())
 }
@@ -528,10 +566,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn variants_are_learnt_from_a_dockerfile() {
-        let text = "RUN --mount=type=cache,id=a,target=/a,uid=1000,gid=5 \\\n --mount=type=cache,target=/b,mode=0700 x\n\
-                    RUN --mount=type=cache,target=/c --mount=type=bind,target=/d,uid=1 --mount=type=cache,target=/$E,uid=1 y";
-        let expected = [("/b", "mode=0700"), ("a", "uid=1000,gid=5")];
-        assert_eq!(variants(text), expected.map(|(id, options)| (id.to_string(), options.to_string())));
+    fn mounts_are_learnt_from_a_dockerfile() {
+        let text = "FROM debian\nARG WHO=7\nARG UNKNOWN\n\
+                    RUN --mount=type=cache,id=a,target=/a,uid=1000,gid=5 \\\n --mount=type=cache,target=/b/,mode=0700 x\n\
+                    RUN --mount=type=cache,dst=/c --mount=type=bind,target=/d,uid=1 --mount=type=cache,target=/$UNKNOWN y\n\
+                    RUN --mount=type=cache,\"id=a b\",target=/e,uid=$WHO --mount=type=cache,id=a,target=/a,uid=1000,gid=5 z\n\
+                    RUN --mount=type=cache,target=/f,from=debian x";
+        let found = told(text);
+        let found: Vec<_> =
+            found.iter().map(|mount| (mount.id.as_str(), mount.options.as_str(), mount.target.as_str())).collect();
+        let expected =
+            [("/b", "mode=0700", "/b"), ("/c", "", "/c"), ("a", "uid=1000,gid=5", "/a"), ("a b", "uid=7", "/e")];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_record_is_what_docker_and_the_dockerfile_tell() {
+        let told = told("FROM x\nRUN --mount=type=cache,id=pip,target=/p --mount=type=cache,id=pip,target=/p,uid=1 y");
+        let record =
+            |id: Option<&str>| MountName { namespace: String::new(), id: id.map(Into::into), target: "/p".into() };
+        let found = |id, has_options| {
+            let found = candidates(&record(id), has_options, &told).into_iter();
+            found.map(|(mount, sure)| (mount.id, mount.options, sure)).collect::<Vec<_>>()
+        };
+        let one = |id: &str, options: &str, sure| (id.to_string(), options.to_string(), sure);
+        assert_eq!(found(Some("x"), false), [one("x", "", true)]);
+        assert_eq!(found(Some("x"), true), []);
+        assert_eq!(found(Some("pip"), true), [one("pip", "uid=1", false)]);
+        assert_eq!(found(None, false), [one("pip", "", false), one("/p", "", false)]);
+        assert_eq!(found(None, true), [one("pip", "uid=1", false)]);
     }
 }

@@ -52,7 +52,13 @@ pub fn carry(
     let job = Job::Pack(Pack { out: format!("/{packer}/out").into(), trees });
     let send = |pipe: PipeWriter| -> io::Result<()> {
         let mut context = tar::Builder::new(BufWriter::with_capacity(1 << 17, pipe));
-        add_helper(&mut context, &binaries.0, &dockerfile(slice::from_ref(&source), &packer, &[]), &packer, &job)?;
+        add_helper(
+            &mut context,
+            &binaries.0,
+            &dockerfile(slice::from_ref(&source), &packer, &[], false),
+            &packer,
+            &job,
+        )?;
         context.finish()
     };
     let cut_off = AtomicBool::new(false);
@@ -115,7 +121,7 @@ impl Unpacking<'_> {
             Some(target) => {
                 let target = Target { root: self.mount.root(0), ..target };
                 let job = Job::Unpack(Unpack { blobs: format!("/{}", self.name).into(), trees: vec![target] });
-                let dockerfile = dockerfile(slice::from_ref(self.mount), self.name, &names);
+                let dockerfile = dockerfile(slice::from_ref(self.mount), self.name, &names, true);
                 add_helper(&mut context, self.binary, &dockerfile, self.name, &job)?;
             }
             None => {

@@ -254,7 +254,7 @@ fn build(
             let mut file = File::open(path)?;
             add(&mut context, name, 0o644, file.metadata()?.len(), &mut file)?;
         }
-        add_helper(&mut context, &binary, &dockerfile(mounts, &name, files), &name, &job)?;
+        add_helper(&mut context, &binary, &dockerfile(mounts, &name, files, imports), &name, &job)?;
         context.finish()
     };
     builder.carrier_build(send, output, namespace, &mut |told| {
@@ -299,13 +299,25 @@ pub(super) fn add_helper(
 
 /// Every word of this Dockerfile is ours but ids, targets and options, and those are known to be plain. `out/answer` is
 /// made by the build, so that a build that did nothing has none.
-pub(super) fn dockerfile(mounts: &[Mount], name: &str, files: &[(String, PathBuf)]) -> String {
+///
+/// A mount with options lies on a directory that BuildKit makes for them, and is found only as long as that is. BuildKit
+/// 0.13 (Engine 26.1) forgets the directory together with the last step that used it (`Exists` of its bboltcachestorage
+/// looks for steps, not for results), so an import ends with a step, of 4 kB, that is not pruned.
+pub(super) fn dockerfile(mounts: &[Mount], name: &str, files: &[(String, PathBuf)], imports: bool) -> String {
     let mount = |(at, mount): (usize, &Mount)| {
         let Mount { id, options, .. } = mount;
         let options = if options.is_empty() { String::new() } else { format!(",{options}") };
         format!("--mount=type=cache,target={},\"id={id}\",sharing=locked{options} ", mount.root(at).display())
     };
+    let has_options = mounts.iter().any(|mount| !mount.options.is_empty());
     let mounts: String = mounts.iter().enumerate().map(mount).collect();
+    let last = match imports && has_options {
+        true => format!(
+            "RUN {mounts}--mount=type=bind,from={name},source=/{name}/{name},target={LAST_STEP} [\"{LAST_STEP}\", \
+             \"--version\"]\n"
+        ),
+        false => String::new(),
+    };
     let mut copies = format!("COPY {name} job /{name}/\n");
     for files in files.chunks(100) {
         let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
@@ -314,10 +326,13 @@ pub(super) fn dockerfile(mounts: &[Mount], name: &str, files: &[(String, PathBuf
     format!(
         "FROM scratch AS {name}\n{copies}WORKDIR /{name}/out\n\
          RUN {mounts}[\"/{name}/{name}\", \"{command}\", \"/{name}/job\", \"/{name}/out/answer\"]\n\
-         FROM scratch\nCOPY --from={name} /{name}/out/ /\n",
+         FROM scratch\n{last}COPY --from={name} /{name}/out/ /\n",
         command = inside::COMMAND
     )
 }
+
+/// What the last step of an import runs: the program, by a name that no helper has.
+const LAST_STEP: &str = "/docker-cache";
 
 /// Prunes what a helper build leaves: its steps by its name, and the context that it alone had; and what a killed run
 /// left.
@@ -342,6 +357,10 @@ impl Cleaner<'_> {
         let is_own = |record: &CacheRecord| match record.mount() {
             _ if self.before.contains(&record.id) => false,
             Some(_) => !self.imports && record.description.contains(self.name),
+            // An export that asks for a variant that is not there makes a directory for it.
+            None if record.description.ends_with("cache mount permissions") => !self.imports,
+            // All that Engine 20.10 tells of a COPY. Should it be of a build that began meanwhile, that one copies again.
+            None if record.description == "fileop target" => true,
             None => record.description.contains(self.name) || context(&record.description),
         };
         // A mount that a killed run made may hold what it had imported.
