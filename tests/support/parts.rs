@@ -3,8 +3,10 @@
 //! The folder is `docker-cache-tests` in the user's cache, or `DOCKER_CACHE_TEST_PARTS`; removing it fetches newer packages.
 
 use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Once;
 
 use super::process::Run;
 
@@ -103,10 +105,24 @@ pub fn once(name: &str, make: impl FnOnce(&Path)) -> PathBuf {
     place
 }
 
-/// Fails with one sentence if this machine lacks something that the bench cannot bring along.
+/// Ends all tests with one sentence if this machine lacks something that the bench cannot bring along.
 pub fn check_machine() {
-    let root = rustix::process::geteuid().is_root();
-    assert!(root, "the engine tests start engines of their own and need root: run them with `sudo -E cargo test`");
+    static CHECKED: Once = Once::new();
+    CHECKED.call_once(|| {
+        if let Some(missing) = missing() {
+            // Not by a macro, whose words the test harness keeps to itself.
+            let _ = writeln!(io::stderr(), "ERROR: the engine tests {missing}");
+            #[expect(clippy::exit, reason = "some hundred tests would say the same")]
+            std::process::exit(1);
+        }
+    });
+}
+
+/// Returns what the tests need, for the words "the engine tests".
+fn missing() -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("start engines of their own and need root: run them with `sudo -E cargo test`".into());
+    }
     for (program, package) in [
         ("apt-get", "apt"),
         ("dpkg-deb", "dpkg"),
@@ -115,14 +131,12 @@ pub fn check_machine() {
         ("ip", "iproute2"),
         ("iptables", "iptables"),
     ] {
-        let there = which::which_in(program, Some("/usr/sbin:/usr/bin:/sbin:/bin"), "/").is_ok();
-        assert!(there, "the engine tests need `{program}`: install the Debian package `{package}`");
+        if which::which_in(program, Some("/usr/sbin:/usr/bin:/sbin:/bin"), "/").is_err() {
+            return Some(format!("need `{program}`: install the Debian package `{package}`"));
+        }
     }
     let allowed = Run::of(Command::new("unshare").args(["--net", "true"])).code == 0;
-    assert!(
-        allowed,
-        "the engine tests need network namespaces: run them outside of a container, or in a privileged one"
-    );
+    (!allowed).then(|| "need network namespaces: run them outside of a container, or in a privileged one".into())
 }
 
 /// Returns the address of the Debian mirror that this machine's own apt uses.
