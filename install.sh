@@ -277,6 +277,13 @@ elif [ $dry_run = yes ]; then
     say "would run: cargo build --profile $profile --locked (in $checkout)"
     built=docker-cache
 else
+    # The program works in empty containers. Some distributions keep the static C library apart, or all of it.
+    if [ "$(uname -s)" = Linux ]; then
+        mine=$(mktemp -d)
+        printf '#include <stdlib.h>\nint main(void) { return 0; }\n' >"$mine/main.c"
+        cc -static -o "$mine/main" "$mine/main.c" 2>/dev/null ||
+            fail "\`cc\` cannot make a static program" "$(how_to_get compiler)"
+    fi
     say "Building in $checkout (the first time takes some minutes)"
     messages=$(cd "$checkout" && cargo build --profile "$profile" --locked --bin docker-cache --message-format json-render-diagnostics)
     built=$(printf '%s\n' "$messages" | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)

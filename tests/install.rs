@@ -156,6 +156,15 @@ fn everything_missing_is_named_with_the_way_to_get_it() {
 }
 
 #[test]
+fn compiler_without_a_static_library_is_named_before_the_build() {
+    let home = Home::new();
+    home.program("cc", "case $* in *-static*) exit 1;; esac");
+    let run = home.run(&[]);
+    assert!(run.code == 1 && run.stderr.contains("`cc` cannot make a static program\nhint: "), "{run}");
+    assert!(!run.stderr.contains("Building in ") && !home.plugin().exists(), "{run}");
+}
+
+#[test]
 fn docker_without_buildx_is_a_warning() {
     let home = Home::new();
     home.program("docker", "[ \"$1\" = buildx ] && exit 1\nexec \"$HOME/.docker/cli-plugins/docker-cache\" \"$@\"");
