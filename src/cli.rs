@@ -270,6 +270,7 @@ Examples:
   docker cache size --all-builders --exact  of all builders, measured anew
   docker cache size --budget 5GB            exit 1 if there is more
   docker cache size --watch 10              again every 10 seconds
+  docker cache size --history               what it was the last times
   docker cache size --format json | jq .total_bytes")]
 pub struct Size {
     /// Volumes, mounts, tools, languages or builders to show
@@ -288,6 +289,9 @@ pub struct Size {
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", conflicts_with = "quiet")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     pub watch: Option<u64>,
+    /// Show what `size` found the last times, for all caches of this engine, and measure nothing
+    #[arg(long, conflicts_with_all = ["names", "by", "exact", "budget", "watch", "lang", "tool", "volume", "mount", "quiet"])]
+    pub history: bool,
     #[command(flatten)]
     pub selection: Selection,
     #[command(flatten)]
@@ -596,6 +600,13 @@ pub struct Selection {
     /// All builders of 'docker buildx ls'
     #[arg(long)]
     pub all_builders: bool,
+}
+
+impl Selection {
+    /// Returns true if it takes less than all caches of its builders and of the engine's volumes.
+    pub fn narrows(&self) -> bool {
+        [&self.lang, &self.tool, &self.volume, &self.mount].into_iter().any(|names| !names.is_empty())
+    }
 }
 
 #[derive(Clone, Debug, Args)]

@@ -195,8 +195,7 @@ impl Wanted<'_> {
 
     /// Layers belong to no language, tool, mount or volume.
     fn layers(&self) -> bool {
-        let Selection { lang, tool, volume, mount, .. } = self.selection;
-        lang.is_empty() && tool.is_empty() && volume.is_empty() && mount.is_empty()
+        !self.selection.narrows()
     }
 }
 

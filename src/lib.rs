@@ -1,9 +1,8 @@
 //! Shows, explains, cleans and carries every cache that Docker builds and dev containers use.
 //!
 //! From top to bottom: [`cli`] and [`plugin`] read the command line, [`commands`] do one command each; [`image`],
-//! [`inventory`], [`ownership`], [`buildcontext`], [`builders`], [`docker`] and [`place`] touch the world; [`budget`],
-//! [`catalogue`], [`explain`], [`model`] and [`plan`] are pure; [`report`] prints.
-//! [`inside`] is what the same binary does within an engine. [`cancel`] is how all of it stops.
+//! [`inventory`], [`ownership`], [`buildcontext`], [`builders`], [`history`], [`state`], [`docker`] and [`place`] touch the
+//! world; [`budget`], [`catalogue`], [`explain`], [`model`] and [`plan`] are pure; [`report`] prints. [`inside`] is what the same binary does within an engine. [`cancel`] is how all of it stops.
 
 pub mod budget;
 pub mod buildcontext;
@@ -18,6 +17,7 @@ pub mod docker;
 pub mod dockerfile;
 pub mod exit;
 pub mod explain;
+pub mod history;
 pub mod image;
 pub mod inside;
 pub mod inventory;
@@ -30,3 +30,4 @@ pub mod plan;
 pub mod plugin;
 pub mod project;
 pub mod report;
+pub mod state;

@@ -170,6 +170,11 @@ pub fn quote(word: impl AsRef<OsStr>) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
+/// Returns a difference in bytes with its sign: `+1.2MB`.
+pub fn signed(difference: f64) -> String {
+    format!("{}{}", if difference < 0.0 { "-" } else { "+" }, Bytes(difference.abs().round() as u64))
+}
+
 /// Returns a bar of ten cells for a share between 0 and 1.
 pub fn bar(share: f64) -> String {
     const EIGHTHS: [&str; 9] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉", "█"];

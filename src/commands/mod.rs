@@ -6,6 +6,7 @@ pub mod clear;
 pub mod complete;
 pub mod doctor;
 pub mod export;
+mod history;
 pub mod import;
 mod layers;
 pub mod size;

@@ -28,11 +28,17 @@ pub fn run(context: Context, options: &Size) -> Result<u8> {
     if let Some(seconds) = options.watch {
         return super::watch::run(context, options, seconds);
     }
+    if options.history {
+        return super::history::run(&context, options);
+    }
     let (docker, settings) = context.into_docker()?;
     let mut progress = Progress::new("Measuring", options.output.quiet);
     let found = look(&docker, &settings, options, &mut |files, bytes| progress.update(files, bytes));
     drop(progress);
     let Inventory { caches, gaps, .. } = found?;
+    if gaps.is_empty() {
+        super::history::keep(&docker.endpoint, &settings, &caches, options);
+    }
     let answer = answer(&caches, options);
     match options.output.format {
         Format::Json => report::json(&answer)?,

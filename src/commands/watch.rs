@@ -13,7 +13,7 @@ use super::size::{Answer, answer, look, text};
 use crate::cancel;
 use crate::cli::{Format, Size};
 use crate::inventory::total;
-use crate::model::{Bytes, Moment};
+use crate::model::Moment;
 use crate::report::{self, plain};
 
 /// The JSON contract: that of `size`, and when it was.
@@ -78,15 +78,12 @@ fn growth(totals: &[(Instant, u64)]) -> String {
     let Some((now, last)) = rest.last() else { return String::new() };
     let (from, earlier) = rest.first().filter(|_| rest.len() == KEPT).copied().unwrap_or((*start, *first));
     let minutes = now.duration_since(from).as_secs_f64() / 60.0;
-    let signed = |difference: f64| {
-        format!("{}{}", if difference < 0.0 { "-" } else { "+" }, Bytes(difference.abs().round() as u64))
-    };
     let since = humantime::format_duration(Duration::from_secs(now.duration_since(*start).as_secs()));
     let bytes: Vec<u64> = totals.iter().map(|(_, bytes)| *bytes).collect();
     format!(
         "Growth:   {} in {since}, {} a minute\n          {}\n",
-        signed(*last as f64 - *first as f64),
-        signed((*last as f64 - earlier as f64) / minutes.max(1.0 / 60.0)),
+        report::signed(*last as f64 - *first as f64),
+        report::signed((*last as f64 - earlier as f64) / minutes.max(1.0 / 60.0)),
         sparkline(&bytes)
     )
 }

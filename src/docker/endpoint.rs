@@ -47,6 +47,7 @@ pub struct Settings {
     #[serde(rename = "currentContext")]
     current_context: String,
     aliases: BTreeMap<String, String>,
+    plugins: BTreeMap<String, BTreeMap<String, String>>,
     /// `aliases.builder`: the plugin that takes over `docker build`.
     #[serde(skip)]
     pub builder_alias: Option<String>,
@@ -64,6 +65,13 @@ impl Settings {
         settings.builder_alias = settings.aliases.remove("builder");
         settings.dir = dir;
         settings
+    }
+
+    /// Returns the plugin's own setting of this name: `DOCKER_CACHE_NAME`, else `plugins.cache.NAME` of config.json.
+    pub fn own(&self, name: &str) -> Option<String> {
+        let variable = std::env::var(format!("DOCKER_CACHE_{}", name.to_uppercase())).ok();
+        let kept = || self.plugins.get("cache")?.get(name).cloned();
+        variable.filter(|value| !value.is_empty()).or_else(kept)
     }
 }
 

@@ -335,3 +335,94 @@ for_each_engine!(a_watch_leaves_the_terminal_as_it_was, [v28], |engine| {
         assert!(run.stdout.trim_end().ends_with("\u{1b}[?25h\u{1b}[?1049l"), "{run}");
     }
 });
+
+/// Returns the samples of `size --history`.
+fn history(engine: &Engine, arguments: &[&str]) -> Vec<Value> {
+    let answer = size(engine, &[&["--history"], arguments].concat());
+    assert_eq!(answer["engine"], engine.host());
+    answer["samples"].as_array().unwrap().clone()
+}
+
+for_each_engine!(each_size_of_everything_is_remembered, [v20, v28_containerd], |engine| {
+    let root = engine.volume("project-cache", &[("pip/wheel", "1")]);
+    assert_eq!(engine.cache(&["size", "--history"]).ok().stdout.lines().count(), 1);
+    let first = size(engine, &[]);
+    fs::write(root.join("pip/other"), [1; 100_000]).unwrap();
+    engine.build("RUN --mount=type=cache,target=/c echo 1 > /c/x", &[]);
+    // A part of the caches is nothing to compare with, nor are those of other builders.
+    for part in [&["pip"][..], &["--lang", "python"], &["--volume", "project-cache"], &["--all-builders"]] {
+        size(engine, part);
+    }
+    let second = size(engine, &[]);
+    let found = history(engine, &[]);
+    let totals: Vec<_> = found.iter().map(|sample| &sample["total_bytes"]).collect();
+    assert_eq!(totals, [&first["total_bytes"], &second["total_bytes"]]);
+    for sample in &found {
+        let kinds = ["layer_bytes", "mount_bytes", "volume_bytes"].map(|kind| sample[kind].as_u64().unwrap());
+        assert_eq!(Some(kinds.iter().sum()), sample["total_bytes"].as_u64(), "{sample}");
+    }
+    assert!(found[1]["volume_bytes"].as_u64().unwrap() >= found[0]["volume_bytes"].as_u64().unwrap() + 100_000);
+    assert_eq!(history(engine, &["--all-builders"]).len(), 1);
+    let table = engine.cache(&["size", "--history"]).ok().stdout;
+    assert!(table.lines().count() == 3 && table.lines().nth(2).unwrap().contains("   +"), "{table}");
+    // It is about what was, so it needs no engine.
+    engine.signal(Signal::STOP);
+    let told = engine.cache(&["size", "--history"]).ok().stdout;
+    engine.signal(Signal::CONT);
+    assert_eq!(told.lines().count(), 3);
+});
+
+#[test]
+fn a_history_that_cannot_be_kept_troubles_nobody() {
+    let engine = Engine::start(Generation::V28);
+    engine.volume("project-cache", &[("pip/wheel", "1")]);
+    let file = engine.folder().join("home/.local/state/docker-cache/sizes.jsonl");
+    // Two at once, and more.
+    let started: Vec<_> = (0..6)
+        .map(|_| engine.cache_command(&["size"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+        .collect();
+    for child in started {
+        let run = Run::from_output("size".into(), child.wait_with_output().unwrap()).ok();
+        assert_eq!(run.stderr, "");
+    }
+    assert_eq!(history(&engine, &[]).len(), 6);
+    // Killed while writing, or written by something else.
+    let whole = fs::read(&file).unwrap();
+    fs::write(&file, [b"\xff\0{]\n{\"engine\":1}\n", &whole[..], b"\n{\"engine\":\"uni"].concat()).unwrap();
+    assert_eq!(history(&engine, &[]).len(), 6);
+    size(&engine, &[]);
+    assert_eq!(history(&engine, &[]).len(), 7);
+    // Somebody else holds the file, and no end is in sight.
+    let lock = fs::File::open(file.parent().unwrap()).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    assert_eq!(engine.cache(&["size"]).ok().stderr, "");
+    drop(lock);
+    assert_eq!(history(&engine, &[]).len(), 7);
+    // No room for a directory; root may write anywhere, so there is a file in the way.
+    let state = engine.folder().join("home/.local/state");
+    fs::rename(&state, engine.folder().join("state")).unwrap();
+    fs::write(&state, "").unwrap();
+    assert_eq!(engine.cache(&["size"]).ok().stderr, "");
+    let refused = engine.cache(&["size", "--history"]);
+    assert!(refused.code == 1 && refused.stderr.contains("sizes.jsonl` cannot be read"), "{refused}");
+}
+
+#[test]
+fn a_history_can_be_switched_off() {
+    let engine = Engine::start(Generation::V28);
+    let off = |engine: &Engine| {
+        let mut command = engine.cache_command(&["size"]);
+        Run::of(command.env("DOCKER_CACHE_HISTORY", "off")).ok();
+        history(engine, &[]).len()
+    };
+    assert_eq!(off(&engine), 0);
+    let config = engine.config().join("config.json");
+    fs::write(&config, r#"{"plugins":{"cache":{"history":"off"}}}"#).unwrap();
+    size(&engine, &[]);
+    let told = engine.cache(&["size", "--history"]).ok();
+    assert!(told.stderr.contains("switched off") && told.stdout.lines().count() == 1, "{told}");
+    // The variable goes before the file.
+    let mut command = engine.cache_command(&["size"]);
+    Run::of(command.env("DOCKER_CACHE_HISTORY", "on")).ok();
+    assert_eq!(history(&engine, &[]).len(), 1);
+}

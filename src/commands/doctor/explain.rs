@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -19,7 +18,7 @@ use crate::dockerfile::Dockerfile;
 use crate::explain::{Explained, Fingerprint, explain, instructions};
 use crate::inside::pack::digest;
 use crate::model::{BuildStep, Moment};
-use crate::{buildcontext, report};
+use crate::{buildcontext, report, state};
 
 /// So many builds are remembered.
 const REMEMBERED: usize = 20;
@@ -170,10 +169,9 @@ impl Build<'_> {
 
     /// Returns the file that remembers this build: of one directory, Dockerfile, target and platform.
     fn kept(&self) -> Result<PathBuf> {
-        let directory = dirs::state_dir().or_else(dirs::cache_dir).context("this user has no home directory")?;
         let (context, file) = (self.directory.canonicalize()?, self.dockerfile.canonicalize()?);
         let key = format!("{context:?}\n{file:?}\n{:?}\n{:?}", self.value(&["--target"]), self.values(&["--platform"]));
-        Ok(directory.join("docker-cache/builds").join(format!("{}.json", hash(&key).trim_start_matches("sha256:"))))
+        Ok(state::directory()?.join("builds").join(format!("{}.json", hash(&key).trim_start_matches("sha256:"))))
     }
 }
 
@@ -235,11 +233,8 @@ fn shortened(text: &str) -> String {
 
 /// Writes what is remembered, and forgets the builds that were explained longest ago.
 fn keep(path: &Path, now: &Fingerprint) -> Result<()> {
+    state::replace(path, &serde_json::to_vec(now)?)?;
     let directory = path.parent().context("it has no directory")?;
-    fs::create_dir_all(directory)?;
-    let mut aside = tempfile::NamedTempFile::new_in(directory)?;
-    aside.write_all(&serde_json::to_vec(now)?)?;
-    aside.persist(path)?;
     let mut kept: Vec<_> = fs::read_dir(directory)?
         .flatten()
         .filter(|entry| entry.path().extension().is_some_and(|end| end == "json"))
