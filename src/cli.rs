@@ -172,6 +172,7 @@ pub enum Command {
     Verify(Verify),
     Builder(Builder),
     Warm(Warm),
+    Hooks(Hooks),
     #[cfg(target_os = "linux")]
     #[command(name = crate::inside::COMMAND, hide = true)]
     Inside(Inside),
@@ -577,6 +578,43 @@ pub struct BuilderLs {
 pub struct BuilderUse {
     /// Builder to switch to, as 'docker cache builder ls' lists it
     pub name: String,
+}
+
+/// Let docker show a line after builds when something is wrong with the caches
+#[derive(Debug, Args)]
+#[command(help_template = HELP, after_help = "\
+Examples:
+  docker cache hooks enable   in docker's config.json
+  docker cache hooks status   and does docker show them?")]
+pub struct Hooks {
+    #[command(subcommand)]
+    pub command: HooksCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum HooksCommand {
+    /// Enable the hints, in docker's config.json
+    #[command(help_template = HELP, after_help = "\
+Examples:
+  docker cache hooks enable")]
+    Enable,
+    /// Disable the hints, and leave those of other plugins
+    #[command(help_template = HELP, after_help = "\
+Examples:
+  docker cache hooks disable")]
+    Disable,
+    /// Tell whether docker shows the hints, and why not
+    #[command(help_template = HELP, after_help = "\
+Examples:
+  docker cache hooks status
+  docker cache hooks status --format json | jq .shown")]
+    Status(HooksStatus),
+}
+
+#[derive(Debug, Args)]
+pub struct HooksStatus {
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// Which caches a command is about. A filter narrows what would have been taken without it.

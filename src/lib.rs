@@ -1,6 +1,6 @@
 //! Shows, explains, cleans and carries every cache that Docker builds and dev containers use.
 //!
-//! From top to bottom: [`cli`] and [`plugin`] read the command line, [`commands`] do one command each; [`image`],
+//! From top to bottom: [`cli`] and [`plugin`] read the command line, [`hooks`] answer after builds, [`commands`] do one command each; [`image`],
 //! [`inventory`], [`ownership`], [`buildcontext`], [`builders`], [`history`], [`state`], [`docker`] and [`place`] touch the
 //! world; [`budget`], [`catalogue`], [`explain`], [`model`] and [`plan`] are pure; [`report`] prints. [`inside`] is what the same binary does within an engine. [`cancel`] is how all of it stops.
 
@@ -18,6 +18,7 @@ pub mod dockerfile;
 pub mod exit;
 pub mod explain;
 pub mod history;
+pub mod hooks;
 pub mod image;
 pub mod inside;
 pub mod inventory;

@@ -6,14 +6,13 @@ use anyhow::Result;
 use docker_cache::cli::{self, Cli, Command};
 use docker_cache::commands::{self, Context};
 use docker_cache::plugin::{self, Request};
-use docker_cache::{cancel, exit, report};
+use docker_cache::{cancel, exit, hooks, report};
 
 fn main() -> ExitCode {
     let request = plugin::request(std::env::args_os().skip(1));
     let done = match request {
         Request::Metadata => report::data(&plugin::metadata()).map(|()| 0),
-        // No hooks are offered; docker takes an empty answer for silence.
-        Request::Hooks => report::data("{}\n").map(|()| 0),
+        Request::Hooks(call) => report::data(&hooks::answer(&call)).map(|()| 0),
         Request::Complete { words, descriptions } => commands::complete::run(&words, descriptions),
         Request::Run(args) => match cli::parse(&args) {
             Ok(cli) => run(cli),
@@ -42,6 +41,7 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Export(options) => commands::export::run(context, &options),
         Command::Import(options) => commands::import::run(context, &options),
         Command::Verify(options) => commands::verify::run(&context, &options),
+        Command::Hooks(options) => commands::hooks::run(&context, &options),
         Command::Warm(options) => commands::warm::run(context, &options),
         #[cfg(target_os = "linux")]
         Command::Inside(_) => Ok(0),

@@ -11,7 +11,7 @@ pub enum Request {
     /// `docker-cli-plugin-metadata`: before every call, so it must cost nothing.
     Metadata,
     /// `cache docker-cli-plugin-hooks JSON`: after a build, if the user's configuration says so.
-    Hooks,
+    Hooks(String),
     /// `__complete cache WORD…` or `__completeNoDesc WORD…`: the words, the last one being typed.
     Complete { words: Vec<String>, descriptions: bool },
     /// Everything else: arguments for the grammar, without the word `cache`.
@@ -50,7 +50,7 @@ pub fn request(args: impl IntoIterator<Item = OsString>) -> Request {
         return Request::Metadata;
     }
     if word(0) == "docker-cli-plugin-hooks" || (word(0) == "cache" && word(1) == "docker-cli-plugin-hooks") {
-        return Request::Hooks;
+        return Request::Hooks(rest.last().map(|call| call.to_string_lossy().into_owned()).unwrap_or_default());
     }
     if word(0) == "__complete" || word(0) == "__completeNoDesc" {
         let wanted = word(0) == "__complete" && variable_is_empty("DOCKER_CLI_DISABLE_COMPLETION_DESCRIPTION");
@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn every_form_of_the_protocol_is_told_apart() {
         assert_eq!(ask("docker-cli-plugin-metadata"), Request::Metadata);
-        assert_eq!(ask("cache docker-cli-plugin-hooks {}"), Request::Hooks);
+        assert_eq!(ask("cache docker-cli-plugin-hooks {}"), Request::Hooks("{}".into()));
         assert_eq!(ask("cache size --format json"), run("size --format json"));
         assert_eq!(ask("--context x cache size"), run("--context x size"));
         assert_eq!(ask("-c cache -D -l debug cache size"), run("-c cache -D -l debug size"));

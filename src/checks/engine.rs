@@ -109,6 +109,14 @@ pub struct Disk {
     pub free: u64,
 }
 
+impl Disk {
+    /// Tells whether builds soon fail on it.
+    pub fn is_low(&self) -> bool {
+        let share = self.free as f64 / self.total.max(1) as f64;
+        share < LOW_SHARE && self.free < LOW_BYTES
+    }
+}
+
 pub const CHECKS: &[Check] = &[
     Check { name: "engine-unreachable", promise: "the engine answers", run: engine_unreachable },
     Check { name: "disk-low", promise: "the engine's disk has room for caches", run: disk_low },
@@ -618,9 +626,9 @@ const FULL_BYTES: u64 = 1_000_000_000;
 fn disk_low(facts: &AllFacts) -> Findings {
     let facts = &facts.engine;
     facts.engine()?;
-    let Disk { path, total, free } = facts.disk.as_ref().map_err(Clone::clone)?;
-    let share = *free as f64 / (*total).max(1) as f64;
-    if share >= LOW_SHARE || *free >= LOW_BYTES {
+    let disk = facts.disk.as_ref().map_err(Clone::clone)?;
+    let Disk { path, total, free } = disk;
+    if !disk.is_low() {
         return Ok(Vec::new());
     }
     let severity = if *free < FULL_BYTES { Severity::Error } else { Severity::Warning };

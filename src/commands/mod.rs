@@ -7,6 +7,7 @@ pub mod complete;
 pub mod doctor;
 pub mod export;
 mod history;
+pub mod hooks;
 pub mod import;
 mod layers;
 pub mod size;

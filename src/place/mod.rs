@@ -14,8 +14,20 @@ use anyhow::Result;
 
 pub use self::build::{MountPlace, carriable};
 pub use self::container::ContainerCleaner;
+use crate::checks::engine::Disk;
 use crate::docker::{Docker, Info, Volume, visible};
 use crate::inside::{self, Job, Line};
+
+/// Where the engine of this host has its configuration, and where it keeps everything if that says nothing else.
+pub const DAEMON_JSON: &str = "/etc/docker/daemon.json";
+pub const DATA_ROOT: &str = "/var/lib/docker";
+
+/// Returns the file system that a directory of this host is on.
+pub fn disk(path: &str) -> rustix::io::Result<Disk> {
+    let found = rustix::fs::statvfs(path)?;
+    let bytes = |blocks| blocks * found.f_frsize;
+    Ok(Disk { path: path.into(), total: bytes(found.f_blocks), free: bytes(found.f_bavail) })
+}
 
 /// What a job may do to a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,6 +14,7 @@ mod doctor_caches;
 mod doctor_containers;
 mod doctor_project;
 mod explain;
+mod hooks;
 mod owner;
 mod platform;
 mod registry;

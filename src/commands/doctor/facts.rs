@@ -23,8 +23,6 @@ use crate::model::CacheRecord;
 use crate::report::Progress;
 use crate::{image, ownership, place};
 
-const DAEMON_JSON: &str = "/etc/docker/daemon.json";
-
 /// Asks docker and this host for everything that the rules want to know of them.
 pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, project: Fact<Project>) -> Facts {
     let mut facts = ask(context, checks, options, project);
@@ -321,14 +319,7 @@ fn disk(docker: &Docker, info: &Info) -> Fact<Disk> {
     if !is_here(docker, info) {
         return Err(NotRun::Skipped("the engine does not run on this host, as far as can be told".into()));
     }
-    match rustix::fs::statvfs(path.as_str()) {
-        Ok(found) => Ok(Disk {
-            path: path.clone(),
-            total: found.f_blocks * found.f_frsize,
-            free: found.f_bavail * found.f_frsize,
-        }),
-        Err(error) => Err(NotRun::Failed(format!("cannot read the file system of `{path}`: {error}"))),
-    }
+    place::disk(path).map_err(|error| NotRun::Failed(format!("cannot read the file system of `{path}`: {error}")))
 }
 
 /// Returns the configuration of the engine, if it is the one of this host that lives in the usual place: the directory that
@@ -337,11 +328,11 @@ fn daemon_json(docker: &Docker, info: &Info) -> Option<Map<String, Value>> {
     if !is_here(docker, info) {
         return None;
     }
-    let file: Map<String, Value> = match std::fs::read(DAEMON_JSON) {
+    let file: Map<String, Value> = match std::fs::read(place::DAEMON_JSON) {
         Ok(text) => serde_json::from_slice(&text).ok()?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Map::new(),
         Err(_) => return None,
     };
-    let root = file.get("data-root").map_or(Some("/var/lib/docker"), Value::as_str);
+    let root = file.get("data-root").map_or(Some(place::DATA_ROOT), Value::as_str);
     (root == Some(info.docker_root_dir.as_str())).then_some(file)
 }

@@ -1,0 +1,250 @@
+//! `docker cache hooks`: lets docker show the plugin's hints after builds, in config.json and nowhere else.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use jsonc_parser::cst::{CstInputValue, CstObject, CstRootNode};
+use serde::{Deserialize, Serialize};
+
+use super::Context;
+use crate::cli::{Format, Hooks, HooksCommand, Output};
+use crate::{hooks, report};
+
+/// What docker reads of config.json, as far as hooks go. It refuses the whole file if one of these is no string.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Config {
+    plugins: Option<BTreeMap<String, Option<BTreeMap<String, String>>>>,
+    features: Option<BTreeMap<String, String>>,
+}
+
+/// The JSON contract.
+#[derive(Serialize)]
+struct Answer {
+    version: u32,
+    file: PathBuf,
+    enabled: bool,
+    /// True if docker will ask for them.
+    shown: bool,
+    because: Option<String>,
+}
+
+pub fn run(context: &Context, options: &Hooks) -> Result<u8> {
+    let file = context.settings.dir.join("config.json");
+    match &options.command {
+        HooksCommand::Enable => set(&file, true)?,
+        HooksCommand::Disable => set(&file, false)?,
+        HooksCommand::Status(status) => tell(file, &status.output)?,
+    }
+    Ok(0)
+}
+
+fn set(file: &Path, on: bool) -> Result<()> {
+    let text = read(file)?;
+    let new = edited(&text, on).with_context(|| format!("`{}` is left as it was", file.display()))?;
+    if new != text {
+        replace(file, &new).with_context(|| format!("`{}` is left as it was", file.display()))?;
+    }
+    let state = if on { "enabled" } else { "disabled" };
+    report::note(&format!("Hints after builds are {state} in `{}`", file.display()));
+    match refused_by_variable() {
+        Some(variable) if on => report::warning(&format!("docker shows none: `{variable}` says so")),
+        _ => {}
+    }
+    Ok(())
+}
+
+fn tell(file: PathBuf, output: &Output) -> Result<()> {
+    let text = read(&file)?;
+    let config = parsed(&text).with_context(|| format!("`{}`", file.display()))?;
+    let own = config.plugins.as_ref().and_then(|plugins| plugins.get("cache")?.as_ref());
+    let enabled = own.is_some_and(|own| own.contains_key("hooks"));
+    let feature = config.features.as_ref().and_then(|features| features.get("hooks"));
+    let because = if !enabled {
+        Some("they are not enabled: `docker cache hooks enable`".to_owned())
+    } else if let Some(variable) = refused_by_variable() {
+        Some(format!("`{variable}` says so"))
+    } else if wanted_by_variable() || feature.is_some_and(|value| is_true(value)) {
+        None
+    } else {
+        Some("`features.hooks` in the file is not \"true\": `docker cache hooks enable`".to_owned())
+    };
+    let answer = Answer { version: 1, file, enabled, shown: because.is_none(), because };
+    match output.format {
+        Format::Json => report::json(&answer),
+        Format::Table => {
+            let word = |yes| if yes { "yes" } else { "no" }.to_owned();
+            let because = answer.because.unwrap_or("-".into());
+            let row = vec![word(answer.enabled), word(answer.shown), because, answer.file.display().to_string()];
+            report::data(&report::table(&["ENABLED", "SHOWN", "BECAUSE", "FILE"], &[row]))
+        }
+    }
+}
+
+/// Returns the variable by which docker shows no hooks, whatever the file says.
+fn refused_by_variable() -> Option<String> {
+    let (name, value) = variable()?;
+    (!is_true(&value)).then(|| format!("{name}={value}"))
+}
+
+fn wanted_by_variable() -> bool {
+    variable().is_some_and(|(_, value)| is_true(&value))
+}
+
+fn variable() -> Option<(&'static str, String)> {
+    let value = |name| std::env::var(name).ok().filter(|value| !value.is_empty()).map(|value| (name, value));
+    value("DOCKER_CLI_HOOKS").or_else(|| value("DOCKER_CLI_HINTS"))
+}
+
+/// Tells what Go takes for true.
+fn is_true(value: &str) -> bool {
+    ["1", "t", "T", "true", "TRUE", "True"].contains(&value)
+}
+
+/// Reads the file; where there is none, docker takes an empty one.
+fn read(file: &Path) -> Result<String> {
+    match fs::read_to_string(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        text => text.with_context(|| format!("`{}` cannot be read", file.display())),
+    }
+}
+
+fn parsed(text: &str) -> Result<Config> {
+    if text.trim().is_empty() {
+        return Ok(Config::default());
+    }
+    serde_json::from_str(text).context(
+        "docker cannot read it either\nhint: put it right first: docker goes without all of its settings meanwhile",
+    )
+}
+
+/// Returns the text of the file with the hooks on or off, and all else as it was, to the last space.
+///
+/// # Errors
+/// When it is not what docker can read.
+fn edited(text: &str, on: bool) -> Result<String> {
+    let config = parsed(text)?;
+    let text_or_empty = if text.trim().is_empty() { "{}\n" } else { text };
+    let root = CstRootNode::parse(text_or_empty, &Default::default()).context("it is not JSON")?;
+    let Some(object) = root.object_value() else { bail!("it is not a JSON object") };
+    if on {
+        assign(&object, ["plugins", "cache"], "hooks", &hooks::commands());
+        assign(&object, ["features"], "hooks", "true");
+        return Ok(root.to_string());
+    }
+    let plugins = config.plugins.unwrap_or_default();
+    let was_on = plugins.get("cache").and_then(Option::as_ref).is_some_and(|own| own.contains_key("hooks"));
+    if !was_on {
+        return Ok(text.into());
+    }
+    remove(&object, &["plugins", "cache", "hooks"]);
+    let with_hooks = |own: &BTreeMap<String, String>| own.contains_key("hooks") || own.contains_key("error-hooks");
+    let others = plugins.iter().filter(|(name, _)| *name != "cache");
+    // Docker Desktop has hooks of its own, which go on.
+    if !others.filter_map(|(_, own)| own.as_ref()).any(with_hooks) {
+        remove(&object, &["features", "hooks"]);
+    }
+    Ok(root.to_string())
+}
+
+fn assign<const DEPTH: usize>(object: &CstObject, path: [&str; DEPTH], name: &str, value: &str) {
+    let object = path.iter().fold(object.clone(), |object, name| object.object_value_or_set(name));
+    let value = CstInputValue::String(value.into());
+    match object.get(name) {
+        Some(property) => property.set_value(value),
+        None => drop(object.append(name, value)),
+    }
+}
+
+/// Removes a setting, and the objects that are empty without it.
+fn remove(object: &CstObject, path: &[&str]) {
+    let [name, rest @ ..] = path else { return };
+    let Some(property) = object.get(name) else { return };
+    if let (false, Some(inner)) = (rest.is_empty(), property.object_value()) {
+        remove(&inner, rest);
+        if !inner.properties().is_empty() {
+            return;
+        }
+    }
+    property.remove();
+}
+
+/// Writes the file beside itself and renames it, through a link; owner and mode stay.
+fn replace(file: &Path, text: &str) -> Result<()> {
+    let target = match fs::symlink_metadata(file) {
+        Ok(_) => file.canonicalize()?,
+        Err(_) => file.to_owned(),
+    };
+    let directory = target.parent().context("it has no directory")?;
+    fs::create_dir_all(directory)?;
+    // It may hold logins: nobody else reads a new one.
+    let mut aside = tempfile::Builder::new().prefix("config.json").tempfile_in(directory)?;
+    if let Ok(before) = fs::metadata(&target) {
+        let now = aside.as_file().metadata()?;
+        if (now.uid(), now.gid()) != (before.uid(), before.gid()) {
+            std::os::unix::fs::fchown(aside.as_file(), Some(before.uid()), Some(before.gid()))?;
+        }
+        aside.as_file().set_permissions(fs::Permissions::from_mode(before.mode() & 0o7777))?;
+    }
+    aside.write_all(text.as_bytes())?;
+    aside.as_file().sync_all()?;
+    aside.persist(&target)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOOKS: &str = "buildx build,buildx bake,build,image build";
+
+    #[test]
+    fn nothing_but_the_hooks_changes_and_disabling_brings_it_back() {
+        let files = [
+            "{}\n",
+            "{\n\t\"auths\": {\n\t\t\"https://x/\": {\"auth\": \"YTpi\"}\n\t},\n\t\"zebra\" : 1e400,\n\t\"a\": [ 1,2 ]\n}",
+            "{\"plugins\": {\"scout\": {\"x\": \"y\"}}, \"b\": \"\\u00e9\"}",
+            "{\n  \"plugins\": {\n    \"cache\": {\n      \"history\": \"off\"\n    }\n  }\n}\n",
+            "{\"features\":{\"hooks\":\"true\"},\"plugins\":{\"debug\":{\"hooks\":\"exec\"}}}",
+        ];
+        for file in files {
+            let on = edited(file, true).unwrap();
+            let read: serde_json::Value = serde_json::from_str(&on.replace("1e400", "1")).unwrap();
+            assert_eq!(
+                (&read["plugins"]["cache"]["hooks"], &read["features"]["hooks"]),
+                (&HOOKS.into(), &"true".into())
+            );
+            assert_eq!(edited(&on, true).unwrap(), on);
+            for line in file.lines().filter(|line| line.contains("zebra") || line.contains("auth\"")) {
+                assert!(on.contains(line), "{on}");
+            }
+            assert_eq!(
+                edited(&on, false).unwrap().split_whitespace().collect::<String>(),
+                file.split_whitespace().collect::<String>()
+            );
+            assert_eq!(edited(file, false).unwrap(), file);
+        }
+        assert!(edited("", true).unwrap().ends_with("}\n"));
+        assert_eq!(edited(" \n", false).unwrap(), " \n");
+    }
+
+    #[test]
+    fn a_file_that_docker_cannot_read_is_refused() {
+        for file in [
+            "{",
+            "[]",
+            "// a\n{}",
+            "{\"a\": 1,}",
+            "{\"plugins\": {\"cache\": {\"hooks\": true}}}",
+            "{\"plugins\": []}",
+            "{\"features\": {\"hooks\": true}}",
+            "{} x",
+        ] {
+            assert!(edited(file, true).is_err(), "{file}");
+        }
+    }
+}
