@@ -138,6 +138,10 @@ case $folder in
 esac
 plugin=$folder/docker-cache
 
+# Where `man docker-cache` looks, if this user has a home.
+man=/usr/local/share/man/man1
+[ $system = yes ] || man=${XDG_DATA_HOME:-${HOME:+$HOME/.local/share}}/man/man1
+
 elevate=
 if ! writable "$folder"; then
     if [ $system = no ] || ! command -v sudo >/dev/null; then
@@ -158,6 +162,9 @@ remove_helpers() {
 
 if [ $uninstall = yes ]; then
     remove_helpers ""
+    for page in "$man"/docker-cache.1 "$man"/docker-cache-*.1; do
+        [ ! -e "$page" ] || run rm -f "$page"
+    done
     if [ -e "$plugin" ] || [ -L "$plugin" ]; then
         run rm -f "$plugin"
         [ $dry_run = yes ] || say "removed $plugin"
@@ -310,6 +317,9 @@ if [ -n "$from" ]; then
     done
 fi
 put "$built" "$plugin"
+if [ "$man" != /man/man1 ]; then
+    run "$plugin" man "$man" || say "WARNING: no manual pages; \`docker cache --help\` says the same"
+fi
 [ $dry_run = no ] || exit 0
 remove_helpers "$version"
 

@@ -17,6 +17,9 @@ struct State {
     groups: HashSet<Pid>,
 }
 
+/// Stands for a key by which the user left; no signal has this number.
+const LEFT: i32 = 0;
+
 static STATE: LazyLock<Mutex<State>> = LazyLock::new(Mutex::default);
 
 fn state() -> MutexGuard<'static, State> {
@@ -46,6 +49,9 @@ pub fn exit_code() -> Option<u8> {
 }
 
 fn status_of(signal: i32) -> u8 {
+    if signal == LEFT {
+        return 0;
+    }
     // Docker shows any death by a signal as 255, so the shell's number for it is the exit status.
     u8::try_from(128 + signal).unwrap_or(u8::MAX)
 }
@@ -53,6 +59,11 @@ fn status_of(signal: i32) -> u8 {
 /// Returns true once the user asked to stop.
 pub fn requested() -> bool {
     state().signal.is_some()
+}
+
+/// Asks everything to stop, because the user is done: no failure.
+pub fn leave() {
+    cancel(&mut state(), LEFT);
 }
 
 /// Asks everything to stop, as SIGTERM does.

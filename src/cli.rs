@@ -9,6 +9,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 use crate::budget::Budget;
 use crate::bundle::location::Location;
 use crate::checks;
+use crate::report::Telling;
 
 /// Layout of docker's own help pages.
 const HELP: &str = "Usage:  {usage}\n\n{about-with-newline}\n{all-args}{after-help}\n";
@@ -173,6 +174,8 @@ pub enum Command {
     Builder(Builder),
     Warm(Warm),
     Hooks(Hooks),
+    #[command(hide = true)]
+    Man(Man),
     #[cfg(target_os = "linux")]
     #[command(name = crate::inside::COMMAND, hide = true)]
     Inside(Inside),
@@ -238,9 +241,18 @@ pub struct Doctor {
     /// Print only what was found
     #[arg(long, short)]
     pub quiet: bool,
+    #[command(flatten)]
+    pub progress: Progress,
     /// Flags of 'docker build' for --explain
     #[arg(last = true, requires = "explain", value_name = "BUILD ARGS")]
     pub build: Vec<OsString>,
+}
+
+impl Doctor {
+    /// Returns how to tell of what takes long.
+    pub fn telling(&self) -> Telling {
+        if self.quiet { Telling::Quiet } else { self.progress.progress }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -655,12 +667,35 @@ pub struct Output {
     /// Print only names, or only what was found
     #[arg(long, short)]
     pub quiet: bool,
+    #[command(flatten)]
+    pub progress: Progress,
+}
+
+impl Output {
+    /// Returns how to tell of what takes long.
+    pub fn telling(&self) -> Telling {
+        if self.quiet { Telling::Quiet } else { self.progress.progress }
+    }
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Progress {
+    /// Set type of progress output; 'auto' is a line on a terminal, and 'plain' elsewhere
+    #[arg(long, value_enum, value_name = "TYPE", default_value = "auto", hide_possible_values = true)]
+    pub progress: Telling,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     Table,
     Json,
+}
+
+/// Write the manual pages, as install.sh does
+#[derive(Debug, Args)]
+pub struct Man {
+    /// Directory for them
+    pub directory: PathBuf,
 }
 
 /// What this binary does inside an engine

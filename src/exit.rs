@@ -38,6 +38,9 @@ pub fn refused(refusal: &Refusal) -> u8 {
     }
     let (what, status) = what(error, path);
     report::note(&what);
+    if error.kind() == ErrorKind::InvalidValue && what.contains("{{") {
+        report::note("hint: Go templates are not understood; `--format json` has every field, for jq");
+    }
     if let Some(like) = word(error, ContextKind::SuggestedArg).or_else(|| word(error, ContextKind::SuggestedSubcommand))
     {
         report::note(&format!("hint: did you mean `{like}`?"));

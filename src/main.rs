@@ -43,6 +43,7 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Verify(options) => commands::verify::run(&context, &options),
         Command::Hooks(options) => commands::hooks::run(&context, &options),
         Command::Warm(options) => commands::warm::run(context, &options),
+        Command::Man(options) => commands::man::run(&options),
         #[cfg(target_os = "linux")]
         Command::Inside(_) => Ok(0),
     }

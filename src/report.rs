@@ -150,6 +150,22 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
+/// Returns a table that is no wider than this, if that can be: the expendable columns go, in their order.
+pub fn table_within(room: usize, header: &[&str], mut rows: Vec<Vec<String>>, expendable: &[&str]) -> String {
+    let mut header = header.to_vec();
+    let mut text = table(&header, &rows);
+    for column in expendable {
+        if text.lines().all(|line| width(line) <= room) {
+            break;
+        }
+        let Some(at) = header.iter().position(|title| title == column) else { continue };
+        header.remove(at);
+        rows.iter_mut().for_each(|row| drop(row.remove(at)));
+        text = table(&header, &rows);
+    }
+    text
+}
+
 /// Returns the number of characters, as far as a terminal shows one cell for each.
 fn width(cell: &str) -> usize {
     plain(cell).chars().count()
@@ -191,27 +207,32 @@ pub struct Progress {
     total: Option<(u64, u64)>,
     started: Instant,
     printed: Option<Instant>,
-    mode: ProgressMode,
+    telling: Telling,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ProgressMode {
-    /// One line, written over and over.
-    Line,
-    /// A line every ten seconds, for logs.
+/// How to tell of what takes long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Telling {
+    /// One line, written over and over, if standard error is a terminal; plain if not
+    Auto,
+    /// A line every ten seconds, for logs
     Plain,
+    /// Nothing
     Quiet,
+}
+
+impl Telling {
+    /// Returns true if a line may be written over.
+    fn is_line(self) -> bool {
+        self == Telling::Auto && io::stderr().is_terminal()
+    }
 }
 
 impl Progress {
     /// Begins to tell of `what`: "Measuring".
-    pub fn new(what: &'static str, quiet: bool) -> Progress {
-        let mode = match (quiet, io::stderr().is_terminal()) {
-            (true, _) => ProgressMode::Quiet,
-            (false, true) => ProgressMode::Line,
-            (false, false) => ProgressMode::Plain,
-        };
-        Progress { what, total: None, started: Instant::now(), printed: None, mode }
+    pub fn new(what: &'static str, telling: Telling) -> Progress {
+        let telling = if telling == Telling::Auto && !telling.is_line() { Telling::Plain } else { telling };
+        Progress { what, total: None, started: Instant::now(), printed: None, telling }
     }
 
     /// Says how many files and bytes there will be, about.
@@ -221,21 +242,21 @@ impl Progress {
 
     /// Tells the state, if the last one is old enough.
     pub fn update(&mut self, files: u64, bytes: u64) {
-        let (wait, end) = match self.mode {
-            ProgressMode::Quiet => return,
-            ProgressMode::Line => (Duration::from_secs(1), ""),
-            ProgressMode::Plain => (Duration::from_secs(10), "\n"),
+        let (wait, end) = match self.telling {
+            Telling::Quiet => return,
+            Telling::Auto => (Duration::from_secs(1), ""),
+            Telling::Plain => (Duration::from_secs(10), "\n"),
         };
         let spent = self.started.elapsed();
         let due = match self.printed {
             None => spent >= wait,
-            Some(last) => self.mode == ProgressMode::Line || last.elapsed() >= wait,
+            Some(last) => self.telling == Telling::Auto || last.elapsed() >= wait,
         };
         if !due {
             return;
         }
         self.printed = Some(Instant::now());
-        let start = if self.mode == ProgressMode::Line { "\r\x1b[K" } else { "" };
+        let start = if self.telling == Telling::Auto { "\r\x1b[K" } else { "" };
         let _ = io::stderr().write_all(format!("{start}{}{end}", self.state(files, bytes, spent)).as_bytes());
     }
 }
@@ -265,7 +286,7 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if self.mode == ProgressMode::Line && self.printed.is_some() {
+        if self.telling == Telling::Auto && self.printed.is_some() {
             let _ = io::stderr().write_all(b"\r\x1b[K");
         }
     }
@@ -281,8 +302,8 @@ pub struct Downloads {
 }
 
 impl Downloads {
-    pub fn new(quiet: bool) -> Downloads {
-        Downloads { running: Mutex::default(), line: !quiet && io::stderr().is_terminal(), quiet }
+    pub fn new(telling: Telling) -> Downloads {
+        Downloads { running: Mutex::default(), line: telling.is_line(), quiet: telling == Telling::Quiet }
     }
 
     fn running(&self) -> MutexGuard<'_, Vec<(String, String)>> {
@@ -349,14 +370,18 @@ mod tests {
         assert_eq!(table(&["TYPE", "TOTAL", "SIZE"], &rows), expected);
         assert_eq!(table(&["DRIVER", "VOLUME NAME"], &[]), "DRIVER    VOLUME NAME\n");
         assert!(!table(&["NAME"], &[vec!["a\x1b[31m\nb".into()]]).contains('\x1b'));
+        let within = |room| table_within(room, &["TYPE", "TOTAL", "SIZE"], rows.clone(), &["TOTAL", "TYPE"]);
+        assert_eq!(within(27), expected);
+        assert_eq!(within(26), "TYPE      SIZE\nImages    97.18MB\n");
+        assert_eq!(within(3), "SIZE\n97.18MB\n");
     }
 
     #[test]
     fn progress_tells_rate_and_time_left() {
         let second = Duration::from_secs(2);
-        let counting = Progress::new("Measuring", true);
+        let counting = Progress::new("Measuring", Telling::Quiet);
         assert_eq!(counting.state(10, 2_000_000, second), "Measuring  10 files  2MB  5 files/s");
-        let known = Progress::new("Exporting", true).of(40, 8_000_000);
+        let known = Progress::new("Exporting", Telling::Quiet).of(40, 8_000_000);
         assert_eq!(known.state(10, 2_000_000, second), "Exporting  25%  10 files  2MB  1MB/s  6s left");
         assert_eq!(known.state(50, 9_000_000, second), "Exporting  50 files  9MB  4.5MB/s");
     }

@@ -167,6 +167,19 @@ fn wrong_words_are_refused_as_docker_refuses_them() {
             "invalid argument \"xml\" for \"--format\" flag: must be one of table, json",
             size,
         ),
+        (
+            "cache size --format {{.Name}}",
+            125,
+            "invalid argument \"{{.Name}}\" for \"--format\" flag: must be one of table, json\n\
+             hint: Go templates are not understood; `--format json` has every field, for jq",
+            size,
+        ),
+        (
+            "cache size --progress tty",
+            125,
+            "invalid argument \"tty\" for \"--progress\" flag: must be one of auto, plain, quiet",
+            size,
+        ),
         ("cache size --lang", 125, "flag needs an argument: --lang", size),
         (
             "cache size --all-builders=x",

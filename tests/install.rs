@@ -103,6 +103,8 @@ fn plugin_is_built_installed_and_answers() {
     assert!(run.stderr.contains(concat!("Installed docker-cache ", env!("CARGO_PKG_VERSION"), " as ")), "{run}");
     assert_eq!(fs::metadata(home.plugin()).unwrap().permissions().mode() & 0o7777, 0o755);
     assert_eq!(names(home.plugin().parent().unwrap()), ["docker-cache"]);
+    let page = fs::read_to_string(home.at(".local/share/man/man1/docker-cache-size.1")).unwrap();
+    assert!(page.contains("docker cache size \\-\\-budget 5GB"), "{page}");
 }
 
 #[test]
@@ -120,8 +122,10 @@ fn uninstall_removes_the_plugin_and_nothing_else() {
     let home = Home::new();
     home.run(&[]).ok();
     fs::write(home.plugin().with_file_name("docker-other"), "other").unwrap();
+    fs::write(home.at(".local/share/man/man1/docker-other.1"), "other").unwrap();
     home.run(&["--uninstall"]).ok();
     assert_eq!(names(home.plugin().parent().unwrap()), ["docker-other"]);
+    assert_eq!(names(&home.at(".local/share/man/man1")), ["docker-other.1"]);
     assert!(home.run(&["--uninstall"]).ok().stderr.contains("there is no"));
 }
 

@@ -8,7 +8,7 @@ use crate::bundle::remote::Remote;
 use crate::bundle::{Layout, TreeConfig};
 use crate::docker::endpoint::Settings;
 use crate::docker::{Certificates, Credentials};
-use crate::report::Progress;
+use crate::report::{Progress, Telling};
 
 /// Looks at a tag of a registry with the login and the certificates that docker has for it.
 ///
@@ -43,14 +43,14 @@ impl Source {
     pub fn open(
         settings: &Settings,
         location: &Location,
-        quiet: bool,
+        telling: Telling,
         wanted: impl Fn(Option<&TreeConfig>) -> bool,
     ) -> Result<Source> {
         match location {
             Location::Directory(dir) => Ok(Source { layout: Layout::open(dir)?, _fetched: None }),
             Location::Registry(reference) => {
                 let stage = stage()?;
-                let mut progress = Progress::new("Fetching", quiet);
+                let mut progress = Progress::new("Fetching", telling);
                 remote(settings, reference, false)?
                     .fetch(stage.path(), wanted, &mut |files, bytes| progress.update(files, bytes))?;
                 Ok(Source { layout: Layout::open(stage.path())?, _fetched: Some(stage) })

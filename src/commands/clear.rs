@@ -60,7 +60,7 @@ pub fn run(context: Context, options: &Clear) -> Result<u8> {
     }
     let now = Moment::now();
     let wanted = Wanted { selection: &options.selection, paths: &options.path, exact: false };
-    let mut progress = Progress::new("Measuring", options.output.quiet);
+    let mut progress = Progress::new("Measuring", options.output.telling());
     let found = inventory::collect_in(&docker, &settings, wanted, look(options), &mut |files, bytes| {
         progress.update(files, bytes);
     });
@@ -77,7 +77,7 @@ pub fn run(context: Context, options: &Clear) -> Result<u8> {
     }
     let mut outcome = Outcome::default();
     if go {
-        let mut progress = Progress::new("Removing", options.output.quiet);
+        let mut progress = Progress::new("Removing", options.output.telling());
         outcome = act(&docker, &found, &plan, options, &mut |files, bytes| progress.update(files, bytes));
         drop(progress);
     }

@@ -103,7 +103,7 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
     let of_builders = [Kind::Mount, Kind::Layer].map(|kind| wants(&options.selection, kind));
     let builders = of_builders.contains(&true).then(|| Builders::ask(&docker, &settings)).transpose()?;
     if wants(&options.selection, Kind::Volume) {
-        let mut progress = Progress::new("Measuring", quiet);
+        let mut progress = Progress::new("Measuring", options.output.telling());
         plan_volumes(&docker, options, &mut plan, &mut |files, bytes| progress.update(files, bytes))?;
     }
     if let Some(builders) = builders.as_ref().filter(|_| wants(&options.selection, Kind::Mount)) {
@@ -165,13 +165,13 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
         .items
         .iter()
         .fold((0, 0), |(files, bytes), item| (files + item.estimate.1.unwrap_or_default(), bytes + item.estimate.0));
-    let mut progress = Progress::new("Exporting", quiet).of(files, bytes);
+    let mut progress = Progress::new("Exporting", options.output.telling()).of(files, bytes);
     act(&docker, plan, &mut writer, &mut answer, &mut |files, bytes| progress.update(files, bytes))?;
     drop(progress);
     (answer.bytes_written, answer.bytes_reused) = (writer.bytes_written, writer.bytes_reused);
     match &remote {
         Some(remote) => {
-            let mut progress = Progress::new("Pushing", quiet);
+            let mut progress = Progress::new("Pushing", options.output.telling());
             let pushed = remote.push(writer, &mut |files, bytes| progress.update(files, bytes))?;
             answer.bytes_reused += answer.bytes_written.saturating_sub(pushed);
             answer.bytes_written = pushed;

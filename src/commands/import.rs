@@ -45,7 +45,7 @@ pub fn run(context: Context, options: &Import) -> Result<u8> {
         report::note(&format!("{missing}; the rest is imported"));
         with_layers = false;
     }
-    let source = Source::open(&settings, &options.src, options.output.quiet, |config| match config {
+    let source = Source::open(&settings, &options.src, options.output.telling(), |config| match config {
         Some(config) => selects(&options.selection, &names, config).0,
         None => with_layers,
     })?;
@@ -62,7 +62,7 @@ pub fn run(context: Context, options: &Import) -> Result<u8> {
     let (files, bytes) = steps
         .iter()
         .fold((0, 0), |(files, bytes), Step { entry, .. }| (files + entry.config.files, bytes + entry.config.bytes));
-    let mut progress = Progress::new("Importing", options.output.quiet).of(files, bytes);
+    let mut progress = Progress::new("Importing", options.output.telling()).of(files, bytes);
     let answer = act(&docker, &settings, layout, steps, options, answer, &mut |files, bytes| {
         progress.update(files, bytes);
     })?;

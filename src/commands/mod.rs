@@ -10,6 +10,7 @@ mod history;
 pub mod hooks;
 pub mod import;
 mod layers;
+pub mod man;
 pub mod size;
 pub mod verify;
 pub mod warm;

@@ -32,7 +32,7 @@ pub fn run(context: Context, options: &Size) -> Result<u8> {
         return super::history::run(&context, options);
     }
     let (docker, settings) = context.into_docker()?;
-    let mut progress = Progress::new("Measuring", options.output.quiet);
+    let mut progress = Progress::new("Measuring", options.output.telling());
     let found = look(&docker, &settings, options, &mut |files, bytes| progress.update(files, bytes));
     drop(progress);
     let Inventory { caches, gaps, .. } = found?;
@@ -47,7 +47,7 @@ pub fn run(context: Context, options: &Size) -> Result<u8> {
             names.dedup();
             report::data(&names.iter().map(|name| format!("{}\n", report::plain(name))).collect::<String>())?;
         }
-        Format::Table => report::data(&text(&caches, options))?,
+        Format::Table => report::data(&format!("{}\n{}", table(&caches, options, usize::MAX), sums(&caches, options)))?,
     }
     if !options.output.quiet {
         gaps.iter().for_each(|gap| report::warning(gap));
@@ -79,14 +79,18 @@ pub fn answer<'a>(caches: &'a [Cache], options: &Size) -> Answer<'a> {
     Answer { version: 1, caches, total_bytes: total(caches).0, budget }
 }
 
-/// Returns what is told to people.
-pub fn text(caches: &[Cache], options: &Size) -> String {
-    let table = match options.by {
-        None => table(caches),
-        Some(by) => grouped(caches, by),
-    };
+/// Returns the rows for people, with as many columns as there is room for.
+pub fn table(caches: &[Cache], options: &Size, room: usize) -> String {
+    match options.by {
+        None => listed(caches, room),
+        Some(by) => grouped(caches, by, room),
+    }
+}
+
+/// Returns the lines below the rows.
+pub fn sums(caches: &[Cache], options: &Size) -> String {
     let budget = options.budget.map(|budget| told(budget.spent(caches))).unwrap_or_default();
-    format!("{table}\nTotal:    {}\n{budget}", total(caches))
+    format!("Total:    {}\n{budget}", total(caches))
 }
 
 /// Returns the line that compares with a budget.
@@ -115,7 +119,7 @@ fn named(caches: &mut Vec<Cache>, names: &[String]) -> Result<()> {
 }
 
 /// Returns the table of all rows, largest first.
-fn table(caches: &[Cache]) -> String {
+fn listed(caches: &[Cache], room: usize) -> String {
     let sum = total(caches).0;
     let now = Moment::now();
     let builders: std::collections::BTreeSet<_> = caches.iter().filter_map(|cache| cache.builder.as_deref()).collect();
@@ -146,14 +150,16 @@ fn table(caches: &[Cache]) -> String {
             last_used(cache, now),
         ]
     });
-    report::table(
+    report::table_within(
+        room,
         &["KIND", "NAME", "DIRECTORY", "TOOL", "CLASS", "SIZE", "SHARE", "LAST USED"],
-        &rows.collect::<Vec<_>>(),
+        rows.collect(),
+        &["LAST USED", "CLASS", "TOOL", "KIND", "SHARE", "NAME"],
     )
 }
 
 /// Returns one row for each group, largest first.
-fn grouped(caches: &[Cache], by: GroupBy) -> String {
+fn grouped(caches: &[Cache], by: GroupBy, room: usize) -> String {
     let (title, key): (_, fn(&Cache) -> String) = match by {
         GroupBy::Language => ("LANGUAGE", |cache| cache.language.unwrap_or(no_language(cache)).into()),
         GroupBy::Kind => ("KIND", |cache| cache.kind.as_str().into()),
@@ -175,7 +181,8 @@ fn grouped(caches: &[Cache], by: GroupBy) -> String {
         let used = used.map_or("N/A".into(), |used| Moment(used).ago(now));
         vec![name, count.to_string(), Bytes(bytes).to_string(), share(bytes, sum), used]
     });
-    report::table(&[title, "CACHES", "SIZE", "SHARE", "LAST USED"], &rows.collect::<Vec<_>>())
+    let header = [title, "CACHES", "SIZE", "SHARE", "LAST USED"];
+    report::table_within(room, &header, rows.collect(), &["LAST USED", "SHARE", "CACHES"])
 }
 
 fn no_language(cache: &Cache) -> &'static str {

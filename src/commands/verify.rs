@@ -20,7 +20,7 @@ struct Answer<'a> {
 }
 
 pub fn run(context: &Context, options: &Verify) -> Result<u8> {
-    let source = Source::open(&context.settings, &options.src, options.output.quiet, |_| true)?;
+    let source = Source::open(&context.settings, &options.src, options.output.telling(), |_| true)?;
     let layout = &source.layout;
     let _lock = layout.lock(|| report::note("another program writes this bundle; waiting for it"))?;
     let entries = verify::all(layout, |_| true)?;

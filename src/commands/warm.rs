@@ -20,7 +20,7 @@ use crate::inventory::{self, Names};
 use crate::lockfiles::{self, Lock};
 use crate::model::CacheVolume;
 use crate::place::warm::{Download, Site, is_plain};
-use crate::report::{self, Downloads};
+use crate::report::{self, Downloads, Telling};
 use crate::{cancel, exit, parallel, project};
 
 /// The JSON contract.
@@ -82,7 +82,7 @@ pub fn run(context: Context, options: &Warm) -> Result<u8> {
         // It is the answer of a dry run only.
         if options.dry_run { report::data(&text)? } else { report::note(text.trim_end()) }
     }
-    let outcomes = if options.dry_run { Vec::new() } else { fill(&jobs, quiet)? };
+    let outcomes = if options.dry_run { Vec::new() } else { fill(&jobs, options.output.telling())? };
     if !table {
         answer(&jobs, &outcomes, &left_out)?;
     }
@@ -91,7 +91,7 @@ pub fn run(context: Context, options: &Warm) -> Result<u8> {
 }
 
 /// Runs the tools side by side, the jobs of one tool one after the other: not every tool can share its cache.
-fn fill(jobs: &[Job], quiet: bool) -> Result<Vec<Outcome>> {
+fn fill(jobs: &[Job], telling: Telling) -> Result<Vec<Outcome>> {
     let mut tools: Vec<Vec<usize>> = Vec::new();
     for (at, job) in jobs.iter().enumerate() {
         match tools.iter_mut().find(|tool| jobs[tool[0]].row.tool == job.row.tool) {
@@ -99,7 +99,7 @@ fn fill(jobs: &[Job], quiet: bool) -> Result<Vec<Outcome>> {
             None => tools.push(vec![at]),
         }
     }
-    let downloads = Downloads::new(quiet);
+    let downloads = Downloads::new(telling);
     let mut outcomes: Vec<(usize, Outcome)> = parallel::each(&tools, |tool| {
         let one = |at: &usize| {
             let job = &jobs[*at];

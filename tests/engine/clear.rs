@@ -14,7 +14,7 @@ use crate::for_each_engine;
 use crate::support::debian::Tool;
 use crate::support::process::Run;
 use crate::support::world::{Tree, assert_same, write_files};
-use crate::support::{Engine, Generation};
+use crate::support::{Engine, Generation, parts};
 
 /// Fills a volume with two files for every path of the catalogue, and some that nobody knows.
 fn fill_with_catalogue(root: &Path) {
@@ -574,23 +574,28 @@ for_each_engine!(all_builders_are_cleared_and_only_on_demand, [v26, v28_containe
     assert_eq!((targets(engine), targets(&second)), (vec!["/root/.npm".into()], vec!["/root/.npm".into()]));
 });
 
-for_each_engine!(aliases_of_bash_keep_the_status_and_ask_nobody_without_a_terminal, [v28], |engine| {
-    let root = engine.volume("project-cache", &[("pip/wheel", "1")]);
+for_each_engine!(aliases_keep_the_status_and_ask_nobody_without_a_terminal, [v28], |engine| {
+    let root = engine.volume("project-cache", &[]);
     let docker = engine.cache_command(&[]).get_program().to_str().unwrap().to_owned();
-    let shell = |line: &str| {
-        let aliases = "shopt -s expand_aliases\nalias dcs='docker cache size' dcc='docker cache clear'";
-        let script = format!("docker() {{ {docker} \"$@\"; }}\n{aliases}\n{line}");
-        let mut command = engine.command("bash");
-        Run::of(command.args(["-c", &script]).stdin(Stdio::null()))
-    };
-    let size = shell("dcs --format json").ok();
-    let size: Value = serde_json::from_str(&size.stdout).unwrap();
-    assert_eq!(size["caches"][0]["tool"], "pip");
-    assert_eq!(shell("dcs --nonsense").code, 125);
-    assert_eq!(shell("dcc").code, 125);
-    let asked = shell("dcc --all");
-    assert!(asked.code == 1 && asked.stderr.contains("nobody to ask"), "{asked}");
-    assert!(root.join("pip/wheel").exists());
-    shell("dcc --all --force && dcs").ok();
-    assert!(!root.join("pip/wheel").exists());
+    for (program, begin) in [(PathBuf::from("bash"), "shopt -s expand_aliases"), (parts::zsh(), "unsetopt global_rcs")]
+    {
+        write_files(&root, &[("pip/wheel", "1")]);
+        let shell = |line: &str| {
+            let aliases = "alias dcs='docker cache size' dcc='docker cache clear'";
+            let script = format!("{begin}\ndocker() {{ {docker} \"$@\"; }}\n{aliases}\n{line}");
+            let mut command = engine.command(&program);
+            Run::of(command.args(["-c", &script]).stdin(Stdio::null()))
+        };
+        let size = shell("dcs --format json").ok();
+        let size: Value = serde_json::from_str(&size.stdout).unwrap();
+        assert_eq!(size["caches"][0]["tool"], "pip");
+        assert_eq!(shell("dcs --nonsense").code, 125);
+        assert_eq!(shell("dcs --budget 1 --volume project-cache").code, 1);
+        assert_eq!(shell("dcc").code, 125);
+        let asked = shell("dcc --all");
+        assert!(asked.code == 1 && asked.stderr.contains("nobody to ask"), "{asked}");
+        assert!(root.join("pip/wheel").exists());
+        shell("dcc --all --force && dcs").ok();
+        assert!(!root.join("pip/wheel").exists());
+    }
 });

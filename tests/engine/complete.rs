@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::for_each_engine;
 use crate::support::process::Run;
-use crate::support::{Engine, Generation};
+use crate::support::{Engine, Generation, parts};
 
 /// Asks as docker's scripts do and returns candidates with their descriptions, and the directive.
 fn complete(engine: &Engine, words: &[&str]) -> (Vec<(String, String)>, String) {
@@ -132,4 +132,25 @@ fn tab_in_bash_completes_what_is_typed() {
     assert_eq!(tab(&engine, &["docker", "cache", "size", "--lang", "python,no"]), [r"python\,node"]);
     assert_eq!(tab(&engine, &["docker", "cache", "size", "--volume", ""]), ["project-cache"]);
     assert_eq!(tab(&engine, &["docker", "--host", &engine.host(), "cache", "size", "--volume", ""]), ["project-cache"]);
+}
+
+#[test]
+fn tab_in_zsh_completes_behind_an_alias() {
+    let engine = Engine::start(Generation::V28);
+    engine.cache_command(&[]);
+    let home = engine.folder().join("home");
+    std::fs::write(home.join(".zshenv"), format!("unsetopt global_rcs\n{}", parts::zsh_paths())).unwrap();
+    let docker = engine.docker_program();
+    let rc = format!(
+        "path=({} $path)\nautoload -Uz compinit && compinit -u -D\nsource <(docker completion zsh)\n\
+         compdef _docker docker\nalias dcs='docker cache size'\nPROMPT='READY> '\n",
+        docker.parent().unwrap().display()
+    );
+    std::fs::write(home.join(".zshrc"), rc).unwrap();
+    let mut script = engine.command("script");
+    script.env("TERM", "dumb").env("DOCKER_CACHE_TIMEOUT", "60s");
+    let zsh = format!("{} -i", parts::zsh().display());
+    script.args(["--quiet", "--return", "--command", &zsh, "/dev/null"]);
+    let run = crate::support::process::typed(script, &[("READY> ", "dcs --histo\t\n"), ("MEASURED", "exit\n")]).ok();
+    assert!(run.stdout.contains("dcs --history"), "{run}");
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::parts::{self, Suite};
-use super::process::{Background, Run, spawn};
+use super::process::{Background, Run, spawn, typed};
 use super::world::write_files;
 
 /// A generation of Docker, and how it stores images.
@@ -302,18 +302,7 @@ impl Engine {
         let docker = self.cache_command(&[]).get_program().to_str().unwrap().to_owned();
         let mut command = self.command("script");
         command.args(["--quiet", "--return", "--command", &format!("{docker} cache {words}"), "/dev/null"]);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let (mut stdin, mut stdout, mut seen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap(), Vec::new());
-        while !seen.windows(shown.len()).any(|seen| seen == shown.as_bytes()) {
-            let mut byte = [0];
-            stdout.read_exact(&mut byte).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&seen)));
-            seen.extend(byte);
-        }
-        stdin.write_all(keys.as_bytes()).unwrap();
-        stdout.read_to_end(&mut seen).unwrap();
-        let mut run = Run::from_output(format!("`{words}` answered by {keys:?}"), child.wait_with_output().unwrap());
-        run.stdout = String::from_utf8_lossy(&seen).into_owned();
-        run
+        typed(command, &[(shown, keys)])
     }
 
     /// Returns the engine's build cache records, straight from its API.

@@ -42,6 +42,8 @@ impl Suite {
                 "skopeo",
                 "libgpgme11", // of skopeo
                 "libassuan0", // of skopeo
+                "zsh",
+                "zsh-common",
             ],
             Suite::Trixie | Suite::Sid => &["docker.io", "docker-cli", "docker-buildx", "containerd"],
         }
@@ -75,6 +77,19 @@ impl Suite {
 /// Returns the static busybox.
 pub fn busybox() -> PathBuf {
     Suite::Bookworm.root().join("bin/busybox")
+}
+
+/// Returns zsh, to which its own folder must be told before it loads anything: see [`zsh_paths`].
+pub fn zsh() -> PathBuf {
+    Suite::Bookworm.root().join("bin/zsh")
+}
+
+/// Returns the lines for `.zshenv` by which zsh finds its modules and functions where they are unpacked.
+pub fn zsh_paths() -> String {
+    let usr = Suite::Bookworm.root().join("usr");
+    let modules = files_of(&usr.join("lib")).into_iter().find(|folder| folder.join("zsh").is_dir());
+    let modules = files_of(&modules.expect("modules of zsh").join("zsh")).remove(0);
+    format!("module_path=({})\nfpath=({}/share/zsh/functions/**/*(N/))\n", modules.display(), usr.display())
 }
 
 /// Returns the folder where the bench keeps what is made once.

@@ -1,6 +1,7 @@
 //! Starting programs: one call and its outcome, and programs that run beside a test and die with it.
 
 use std::fmt;
+use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Sender, channel};
@@ -46,6 +47,28 @@ impl fmt::Display for Run {
         let Run { call, stdout, stderr, code } = self;
         write!(f, "`{call}` ended with {code}\n--- stdout\n{stdout}\n--- stderr\n{stderr}")
     }
+}
+
+/// Runs a program and types each of these keys once it has shown what stands before them.
+#[track_caller]
+pub fn typed(mut command: Command, keys: &[(&str, &str)]) -> Run {
+    let call = call_line(&command);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let (mut seen, mut answered) = (Vec::new(), 0);
+    for (shown, keys) in keys {
+        while !seen[answered..].windows(shown.len()).any(|seen| seen == shown.as_bytes()) {
+            let mut byte = [0];
+            stdout.read_exact(&mut byte).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&seen)));
+            seen.extend(byte);
+        }
+        answered = seen.len();
+        stdin.write_all(keys.as_bytes()).unwrap();
+    }
+    stdout.read_to_end(&mut seen).unwrap();
+    let mut run = Run::from_output(call, child.wait_with_output().unwrap());
+    run.stdout = String::from_utf8_lossy(&seen).into_owned();
+    run
 }
 
 /// Returns the program and its arguments as one line, for messages.

@@ -198,7 +198,7 @@ fn held(docker: &Docker, context: &Context, options: &Doctor, locks: Option<usiz
 }
 
 fn image_of(docker: &Docker, name: &str, options: &Doctor) -> Fact<Image> {
-    let mut progress = Progress::new("Reading the image", options.quiet);
+    let mut progress = Progress::new("Reading the image", options.telling());
     let read = image::read(docker, name, &mut |files, bytes| progress.update(files, bytes));
     read.map_err(|error| NotRun::Failed(format!("{error:#}")))
 }

@@ -53,7 +53,7 @@ pub fn run(docker: &Docker, options: &Doctor) -> Result<u8> {
         gifts.iter().for_each(|gift| to[gift.part] = Some(gift.to));
         Gift { root, known: paths(&found.known), to }
     });
-    let mut progress = Progress::new("Changing owners", options.quiet);
+    let mut progress = Progress::new("Changing owners", options.telling());
     let mut given: Vec<Given> = Vec::new();
     place.run(&Job::Give(gifts.collect()), &mut |line| match line {
         Line::Progress { files, bytes } => progress.update(files, bytes),
