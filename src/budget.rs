@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
+use crate::catalogue::ROWS;
 use crate::inventory::Cache;
 use crate::model::Bytes;
 
@@ -15,34 +16,9 @@ pub struct Budget(pub Bytes);
 /// The names of budgets, and the gigabytes that each stands for: what the recommendations for cache volumes allow at most.
 const NAMES: [(&str, u64); 3] = [("small", 2), ("medium", 5), ("large", 10)];
 
-/// Names of files that say which packages a project needs.
-const LOCKS: &[&str] = &[
-    "bun.lock",
-    "bun.lockb",
-    "Cargo.lock",
-    "composer.lock",
-    "deno.lock",
-    "Gemfile.lock",
-    "go.sum",
-    "gradle.lockfile",
-    "mix.lock",
-    "npm-shrinkwrap.json",
-    "Package.resolved",
-    "package-lock.json",
-    "packages.lock.json",
-    "pdm.lock",
-    "Pipfile.lock",
-    "pnpm-lock.yaml",
-    "poetry.lock",
-    "pom.xml",
-    "pubspec.lock",
-    "rebar.lock",
-    "renv.lock",
-    "requirements.txt",
-    "stack.yaml.lock",
-    "uv.lock",
-    "yarn.lock",
-];
+/// Lock files of tools that the catalogue cannot warm.
+const OTHER_LOCKS: &[&str] =
+    &["deno.lock", "Gemfile.lock", "gradle.lockfile", "Package.resolved", "rebar.lock", "renv.lock", "stack.yaml.lock"];
 
 impl FromStr for Budget {
     type Err = String;
@@ -58,7 +34,10 @@ impl FromStr for Budget {
 
 /// Returns true if a file of this name says which packages a project needs.
 pub fn is_lock(name: &str) -> bool {
-    LOCKS.contains(&name)
+    // Of `requirements*.txt` the plain one counts.
+    let is =
+        |lock: &&str| lock.split_once('*').map_or(*lock == name, |(start, end)| name.strip_prefix(start) == Some(end));
+    OTHER_LOCKS.contains(&name) || ROWS.iter().any(|row| row.warm.locks.iter().any(|lock| is(&lock)))
 }
 
 impl fmt::Display for Budget {
@@ -112,6 +91,8 @@ mod tests {
         for bytes in [5_000_000_000, 300_000, 1_234_567, 0] {
             assert_eq!(read(&Budget(Bytes(bytes)).to_string()), Some(bytes));
         }
+        assert!(["go.sum", "requirements.txt", "Gemfile.lock"].into_iter().all(is_lock));
+        assert!(!["requirements-dev.txt", "go.mod", ""].into_iter().any(is_lock));
         assert_eq!([0, 1, 2, 4, 5].map(|locks| Budget::of_project(locks).0.0 / 1_000_000_000), [2, 2, 5, 5, 10]);
     }
 }

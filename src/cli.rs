@@ -186,7 +186,7 @@ pub enum Command {
 #[command(help_template = HELP, after_help = "\
 Examples:
   docker cache doctor                        all checks, of this project too
-  docker cache doctor --fix --dry-run web    what would change in Dockerfiles
+  docker cache doctor --fix --dry-run web    what would change in files
   docker cache doctor --check builder-split,gc-policy
   docker cache doctor --image app:latest     which caches does it carry?
   docker cache doctor --explain . -- --build-arg VERSION=3
@@ -204,7 +204,7 @@ pub struct Doctor {
     /// Build into the cache, and tell which steps were not in it and why, as against the last such run
     #[arg(long, conflicts_with_all = ["image", "container", "fix", "check", "list_checks", "budget", "volume"])]
     pub explain: bool,
-    /// Put right what can be in Dockerfiles, and show it as a diff; with --check volume-owner, the owners in cache volumes
+    /// Put right what can be in Dockerfiles, compose files and dev containers, and show it as a diff; with --check volume-owner, the owners in cache volumes
     #[arg(long)]
     pub fix: bool,
     /// Show what --fix would change, and change nothing

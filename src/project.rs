@@ -2,13 +2,17 @@
 //! containers, CI workflows, scripts. Follows no link to a directory, reads nothing large, and judges nothing.
 
 pub mod container;
+pub mod recipes;
 pub mod tree;
 
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use glob::Pattern;
+
 use crate::budget;
+use crate::buildcontext::AS_DOCKER;
 use crate::checks::steps::Around;
 
 /// Files larger than this are told, not read, in bytes.
@@ -31,8 +35,34 @@ pub(crate) const SKIPPED: &[&str] = &[
     ".terraform",
     ".tox",
     ".next",
+    ".direnv",
+    ".gradle",
+    ".hg",
+    ".mypy_cache",
+    ".npm",
+    ".nuxt",
+    ".pnpm-store",
+    ".pytest_cache",
+    ".ruff_cache",
+    ".svn",
+    ".yarn",
     "bower_components",
+    "Pods",
     "site-packages",
+];
+
+/// Files with aliases and functions.
+const DOTFILES: &[&str] = &[
+    ".aliases",
+    ".bash_aliases",
+    ".bash_profile",
+    ".bashrc",
+    ".envrc",
+    ".functions",
+    ".profile",
+    ".zprofile",
+    ".zshenv",
+    ".zshrc",
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,10 +73,11 @@ pub enum Kind {
     /// Variables of compose files: `.env`.
     Env,
     Bake,
-    /// Of GitHub, GitLab and others.
+    /// Of GitHub, GitLab and others; also Taskfiles, which have the same shape.
     Ci,
     /// Shell scripts, and files with aliases.
     Script,
+    /// Also a justfile.
     Makefile,
     PackageJson,
 }
@@ -60,6 +91,19 @@ pub struct File {
     pub text: String,
     /// Of a Dockerfile.
     pub around: Around,
+}
+
+impl File {
+    /// Reads another text of this file as what it is: JSON of a dev container or `package.json`, else YAML.
+    ///
+    /// # Errors
+    /// Says what is wrong in which line.
+    pub fn tree(&self, text: &str) -> Result<tree::Node, tree::Problem> {
+        match self.kind {
+            Kind::Devcontainer | Kind::PackageJson => tree::jsonc(text),
+            _ => tree::yaml(text),
+        }
+    }
 }
 
 /// What could not be read.
@@ -97,7 +141,7 @@ pub fn read(root: &Path) -> Project {
     if root.is_dir() {
         let mut paths = Vec::new();
         let mut seen = 0;
-        walk(root, 0, &mut seen, &mut paths, &mut project);
+        walk(root, &mut Vec::new(), &mut seen, &mut paths, &mut project);
         if seen > MOST {
             let why = format!("only the first {MOST} files and directories were looked at");
             project.unread.push(Unread { path: shown(root), why });
@@ -106,6 +150,8 @@ pub fn read(root: &Path) -> Project {
         for (path, kind) in paths {
             project.take(&path, kind, root);
         }
+        project.follow(root);
+        project.files.sort_by(|a, b| a.path.cmp(&b.path));
     } else {
         project.take(root, kind(root).unwrap_or(Kind::Dockerfile), root.parent().unwrap_or(root));
     }
@@ -113,6 +159,30 @@ pub fn read(root: &Path) -> Project {
 }
 
 impl Project {
+    /// Reads what compose files, `.env` and dev containers name below the root, whatever its name says.
+    fn follow(&mut self, root: &Path) {
+        let Ok(root_itself) = fs::canonicalize(root) else { return };
+        let mut at = 0;
+        while let Some(file) = self.files.get(at) {
+            let named = match file.kind {
+                Kind::Env => container::compose_files(file).into_iter().map(|path| (path, Kind::Compose)).collect(),
+                Kind::Compose | Kind::Devcontainer => container::references(file),
+                _ => Vec::new(),
+            };
+            at += 1;
+            for (path, kind) in named {
+                let is_known = self.files.iter().any(|file| file.path == path)
+                    || self.unread.iter().any(|unread| unread.path == path);
+                let path = Path::new(&path);
+                let is_below =
+                    fs::canonicalize(path).is_ok_and(|path| path.starts_with(&root_itself) && path.is_file());
+                if !is_known && is_below && self.files.len() < MOST {
+                    self.take(path, kind, root);
+                }
+            }
+        }
+    }
+
     fn take(&mut self, path: &Path, kind: Kind, root: &Path) {
         match text(path) {
             Ok(text) => {
@@ -124,7 +194,41 @@ impl Project {
     }
 }
 
-fn walk(directory: &Path, depth: usize, seen: &mut usize, paths: &mut Vec<(PathBuf, Kind)>, project: &mut Project) {
+/// Directories that git leaves out, by the `.gitignore` of one directory.
+struct Ignored {
+    directory: PathBuf,
+    /// The last that fits decides; with false it takes back what one before it ignored.
+    patterns: Vec<(Pattern, bool)>,
+}
+
+impl Ignored {
+    fn read(directory: &Path) -> Option<Ignored> {
+        let text = text(&directory.join(".gitignore")).ok()?;
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let patterns = lines.take(1000).filter_map(|line| {
+            let pattern = line.strip_prefix('!').unwrap_or(line).trim_end_matches('/');
+            let anywhere = if pattern.contains('/') { "" } else { "**/" };
+            let pattern = Pattern::new(&format!("{anywhere}{}", pattern.trim_start_matches('/')));
+            Some((pattern.ok()?, !line.starts_with('!')))
+        });
+        Some(Ignored { directory: directory.to_owned(), patterns: patterns.collect() })
+    }
+
+    fn says(&self, directory: &Path) -> Option<bool> {
+        let below = directory.strip_prefix(&self.directory).ok()?;
+        let fits = |pattern: &Pattern| pattern.matches_path_with(below, AS_DOCKER);
+        self.patterns.iter().rev().find(|(pattern, _)| fits(pattern)).map(|(_, out)| *out)
+    }
+}
+
+/// What git ignores is not walked. Single files count whatever git thinks: `.env` and overrides are seldom committed.
+fn walk(
+    directory: &Path,
+    ignored: &mut Vec<Option<Ignored>>,
+    seen: &mut usize,
+    paths: &mut Vec<(PathBuf, Kind)>,
+    project: &mut Project,
+) {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) => {
@@ -132,18 +236,20 @@ fn walk(directory: &Path, depth: usize, seen: &mut usize, paths: &mut Vec<(PathB
             return project.unread.push(Unread { path: shown(directory), why });
         }
     };
+    ignored.push(Ignored::read(directory));
     for entry in entries.flatten() {
         *seen += 1;
         if *seen > MOST {
-            return;
+            break;
         }
         let path = entry.path();
         let Ok(file_type) = entry.file_type() else { continue };
         // A link to a directory may lead anywhere, also back here.
         if file_type.is_dir() {
             let name = entry.file_name();
-            if depth < DEEPEST && !SKIPPED.iter().any(|skipped| name == *skipped) {
-                walk(&path, depth + 1, seen, paths, project);
+            let is_out = || ignored.iter().flatten().rev().find_map(|ignored| ignored.says(&path)).unwrap_or(false);
+            if ignored.len() <= DEEPEST && !SKIPPED.iter().any(|skipped| name == *skipped) && !is_out() {
+                walk(&path, ignored, seen, paths, project);
             }
         } else if let Some(kind) = kind(&path)
             && (file_type.is_file() || fs::metadata(&path).is_ok_and(|metadata| metadata.is_file()))
@@ -153,6 +259,7 @@ fn walk(directory: &Path, depth: usize, seen: &mut usize, paths: &mut Vec<(PathB
             project.locks += 1;
         }
     }
+    ignored.pop();
 }
 
 /// Returns what a file is by its name.
@@ -182,17 +289,21 @@ fn kind(path: &Path) -> Option<Kind> {
                 || below(".circleci")
                 || matches!(
                     name.trim_end_matches(".yaml").trim_end_matches(".yml"),
-                    ".gitlab-ci" | "bitbucket-pipelines" | "azure-pipelines" | ".drone" | ".travis"
+                    ".gitlab-ci"
+                        | "bitbucket-pipelines"
+                        | "azure-pipelines"
+                        | ".drone"
+                        | ".travis"
+                        | "taskfile"
+                        | "taskfile.dist"
                 ))
     {
         Some(Kind::Ci)
-    } else if matches!(name.as_str(), "makefile" | "gnumakefile" | "justfile") || name.ends_with(".mk") {
+    } else if matches!(name.as_str(), "makefile" | "gnumakefile" | "justfile" | ".justfile") || name.ends_with(".mk") {
         Some(Kind::Makefile)
     } else if name == "package.json" {
         Some(Kind::PackageJson)
-    } else if [".sh", ".bash", ".zsh"].iter().any(|end| name.ends_with(end))
-        || matches!(name.as_str(), ".bashrc" | ".bash_aliases" | ".zshrc" | ".profile" | ".aliases" | ".envrc")
-    {
+    } else if [".sh", ".bash", ".zsh"].iter().any(|end| name.ends_with(end)) || DOTFILES.contains(&name.as_str()) {
         Some(Kind::Script)
     } else {
         None
@@ -327,7 +438,9 @@ mod tests {
     fn a_project_is_read_whatever_lies_in_it() {
         let root = tempfile::tempdir().unwrap();
         let at = |path: &str| root.path().join(path);
-        for directory in ["a/b", ".github/workflows", "node_modules/x", "dark"] {
+        for directory in
+            ["a/b", ".github/workflows", "node_modules/x", "dark", "made/deep", "a/out", "a/kept/out", "a/infra"]
+        {
             fs::create_dir_all(at(directory)).unwrap();
         }
         for path in [
@@ -346,9 +459,22 @@ mod tests {
             "a/Cargo.lock",
             "uv.lock",
             "node_modules/x/yarn.lock",
+            "made/deep/Dockerfile",
+            "a/out/Dockerfile",
+            "a/kept/out/Dockerfile.kept",
+            "a/infra/parts.yml",
+            "a/infra/web.build",
+            "secret.yml",
         ] {
             fs::write(at(path), "FROM a\n").unwrap();
         }
+        fs::write(at(".gitignore"), "# made\n/made/\nout\n.env\n!kept/out\n*.sh\n").unwrap();
+        fs::write(at("a/.gitignore"), "!kept/out/\n").unwrap();
+        fs::write(at("a/compose.yml"), "include: [infra/parts.yml, ../../x.yml, /etc/hosts, gone.yml, link/x.yml]\n")
+            .unwrap();
+        fs::write(at("a/infra/parts.yml"), "services: {a: {build: {context: ., dockerfile: web.build}}}\n").unwrap();
+        fs::write(at("a/.env"), "COMPOSE_FILE=compose.yml:infra/parts.yml\n").unwrap();
+        symlink("/etc", at("a/link")).unwrap();
         symlink(root.path(), at("a/loop")).unwrap();
         symlink("/dev/zero", at("a/dockerfile")).unwrap();
         symlink("nowhere", at("a/b/Dockerfile")).unwrap();
@@ -365,16 +491,21 @@ mod tests {
         assert_eq!(
             read,
             [
+                ".env",
                 "Containerfile",
                 "Dockerfile",
                 "Dockerfile.dev",
+                "Dockerfile.kept",
                 "Makefile",
                 "build.sh",
                 "ci.yaml",
                 "compose.override.yml",
+                "compose.yml",
                 "docker-bake.hcl",
                 "linked.dockerfile",
-                "web.Dockerfile"
+                "parts.yml",
+                "web.Dockerfile",
+                "web.build"
             ]
         );
         let unread: Vec<String> =

@@ -122,12 +122,69 @@ fn without_a_project_its_checks_are_skipped_and_say_so() {
     assert!(text(&missing.stderr).contains("cannot read `nowhere`"));
 }
 
+/// What the SARIF 2.1.0 schema requires, and what code scanning needs besides.
+fn check_sarif(log: &Value) {
+    assert_eq!((&log["version"], log["runs"].as_array().unwrap().len()), (&"2.1.0".into(), 1));
+    let run = &log["runs"][0];
+    let rules: Vec<&Value> =
+        run["tool"]["driver"]["rules"].as_array().unwrap().iter().map(|rule| &rule["id"]).collect();
+    assert!(run["tool"]["driver"]["name"].is_string());
+    let is_line = |line: &Value| line.as_u64().is_some_and(|line| line >= 1);
+    let check_uri = |place: &Value| {
+        let uri = place["uri"].as_str().unwrap();
+        assert!(!uri.starts_with('/') && uri.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"'), "{uri}");
+    };
+    for result in run["results"].as_array().unwrap() {
+        assert!(rules.contains(&&result["ruleId"]), "{result}");
+        assert!(["error", "warning", "note"].contains(&result["level"].as_str().unwrap()), "{result}");
+        assert!(result["message"]["text"].as_str().is_some_and(|text| !text.is_empty()), "{result}");
+        let place = &result["locations"][0]["physicalLocation"];
+        check_uri(&place["artifactLocation"]);
+        assert!(is_line(&place["region"]["startLine"]), "{result}");
+        for fix in result["fixes"].as_array().into_iter().flatten() {
+            for change in fix["artifactChanges"].as_array().unwrap() {
+                check_uri(&change["artifactLocation"]);
+                for replacement in change["replacements"].as_array().unwrap() {
+                    let region = &replacement["deletedRegion"];
+                    assert!(
+                        is_line(&region["startLine"]) && region["endLine"].as_u64() >= region["startLine"].as_u64()
+                    );
+                    assert!(replacement["insertedContent"]["text"].is_string(), "{result}");
+                }
+            }
+        }
+    }
+}
+
+/// Makes the changes that a SARIF log proposes for the first result.
+fn replaced(text: &str, log: &Value) -> String {
+    let mut lines: Vec<String> = text.split('\n').map(str::to_owned).collect();
+    let change = &log["runs"][0]["results"][0]["fixes"][0]["artifactChanges"][0];
+    for replacement in change["replacements"].as_array().unwrap().iter().rev() {
+        let at = |name: &str| replacement["deletedRegion"][name].as_u64().unwrap() as usize;
+        let (start, end) = (at("startLine") - 1, at("endLine"));
+        let returned = if lines[end - 1].ends_with('\r') { "\r" } else { "" };
+        let inserted = format!("{}{returned}", replacement["insertedContent"]["text"].as_str().unwrap());
+        lines.splice(start..end, [inserted]);
+    }
+    lines.join("\n")
+}
+
 #[test]
 fn sarif_and_annotations_point_at_the_line() {
-    let world = World::new(&[("a b/Dockerfile", BAD)]);
+    let world = World::new(&[
+        ("a b/Dockerfile", BAD),
+        ("ä:\"\n/Dockerfile", BAD),
+        ("huge/Dockerfile", &"#".repeat(2 << 20)),
+        ("compose.yml", "services:\n  a:\n    image: node\n    command: npm ci"),
+        ("ci/compose.yml", "services: ["),
+    ]);
     let log = world.json("--format sarif --check missing-cache-mount .");
+    check_sarif(&log);
+    check_sarif(&world.json("--format sarif ."));
+    check_sarif(&world.json("--format sarif"));
+    check_sarif(&world.json(&format!("--format sarif {}", world.0.path().display())));
     let result = &log["runs"][0]["results"][0];
-    assert_eq!(log["version"], "2.1.0");
     assert_eq!(result["ruleId"], "missing-cache-mount");
     let place = &result["locations"][0]["physicalLocation"];
     assert_eq!(
@@ -139,6 +196,80 @@ fn sarif_and_annotations_point_at_the_line() {
         lines.starts_with("::warning file=a b/Dockerfile,line=3,title=missing-cache-mount::`pip install`"),
         "{lines}"
     );
+    assert_eq!(lines.lines().count(), 2, "{lines}");
+    assert!(lines.contains("::warning file=ä%3A\"%0A/Dockerfile,line=3,"), "{lines}");
+}
+
+#[test]
+fn what_sarif_proposes_is_what_the_fix_does() {
+    for (name, before) in [
+        ("Dockerfile", BAD.replace(" --no-cache-dir", "")),
+        ("Dockerfile", BAD.replace(" --no-cache-dir", "").replace('\n', "\r\n")),
+        ("Dockerfile", "FROM node\nRUN npm ci".into()),
+        ("compose.yml", "services:\n  a:\n    image: node\n    command: npm ci".into()),
+        (
+            "compose.yml",
+            format!("services:\n  a:\n    image: node\n    command: npm ci\n{}volumes:\n  x:\n", "# a\n".repeat(20)),
+        ),
+    ] {
+        let world = World::new(&[(name, &before)]);
+        let checks = "--check missing-cache-mount,cache-not-mounted";
+        let proposed = replaced(&before, &world.json(&format!("--format sarif {checks}")));
+        world.doctor(&format!("--fix {checks}"));
+        assert_eq!(world.read(name), proposed);
+        assert_ne!(before, proposed);
+    }
+}
+
+#[test]
+fn compose_files_and_dev_containers_are_fixed_once_and_as_a_whole() {
+    let compose = "# the site\nservices:\n    web: # node\n        image: \"node:22\"\n        command: npm ci\n    api:\n        build:\n            context: .\n            no_cache: true\n    py: {image: python, volumes: ['pip:/cache/pip']}\n";
+    let dev = "{\n\t// rust\n\t\"image\": \"mcr.microsoft.com/devcontainers/rust\"\n}\n";
+    let world = World::new(&[("compose.yaml", compose), (".devcontainer/devcontainer.json", dev)]);
+    fs::set_permissions(world.at("compose.yaml"), fs::Permissions::from_mode(0o640)).unwrap();
+    let dry = world.doctor("--fix --dry-run");
+    assert_eq!((world.read("compose.yaml").as_str(), dry.status.code()), (compose, Some(0)));
+    assert_eq!(text(&world.doctor("--fix --backup").stdout), text(&dry.stdout));
+    let fixed = world.read("compose.yaml");
+    assert_eq!(
+        fixed,
+        "# the site\nservices:\n    web: # node\n        image: \"node:22\"\n        command: npm ci\n        volumes:\n            - npm-cache:/root/.npm\n    api:\n        build:\n            context: .\n    py: {image: python, volumes: ['pip:/root/.cache/pip']}\n\nvolumes:\n  npm-cache:\n"
+    );
+    assert_eq!(world.read("compose.yaml.bak"), compose);
+    assert_eq!(fs::metadata(world.at("compose.yaml")).unwrap().permissions().mode() & 0o777, 0o640);
+    assert!(world.read(".devcontainer/devcontainer.json").contains("target=/usr/local/cargo/registry,type=volume"));
+    assert_eq!(text(&world.doctor("--fix").stdout), "");
+    assert_eq!(world.read("compose.yaml"), fixed);
+    let left = world.json("--format json --check cache-not-mounted,volume-unused,volume-owner,no-cache-flag");
+    assert_eq!(left["findings"], serde_json::json!([]));
+}
+
+#[test]
+fn a_dockerfile_in_a_compose_file_is_judged_where_it_stands() {
+    let compose =
+        "services:\n  a:\n    build:\n      dockerfile_inline: |\n        FROM python\n        RUN pip install x\n";
+    let world = World::new(&[("compose.yml", compose)]);
+    let found = world.json("--format json --check missing-cache-mount")["findings"].clone();
+    assert_eq!((&found[0]["file"], &found[0]["line"]), (&"compose.yml".into(), &6.into()), "{found}");
+    assert_eq!(found.as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_path_may_be_a_file_and_have_any_name() {
+    let world = World::new(&[("a b\nc/Dockerfile", BAD), ("-x/compose.yml", "services: [")]);
+    for (path, count) in [("a b\nc", 1), ("a b\nc/Dockerfile", 1), ("./-x/compose.yml", 1)] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_docker-cache"));
+        command.env_clear().env("HOME", world.0.path()).current_dir(world.0.path());
+        let check = "missing-cache-mount,file-unreadable";
+        let answer = command.args(["cache", "doctor", "--format", "json", "--check", check, path]).output().unwrap();
+        let answer: Value = serde_json::from_slice(&answer.stdout).unwrap();
+        assert_eq!(answer["findings"].as_array().unwrap().len(), count, "{path:?} {answer}");
+    }
+    let diff = world.json("--format json --check missing-cache-mount .")["findings"][0]["fix"]["diff"].clone();
+    fs::write(world.at("fix.diff"), diff.as_str().unwrap()).unwrap();
+    let applied = Command::new("git").args(["apply", "fix.diff"]).current_dir(world.0.path()).output().unwrap();
+    assert!(applied.status.success(), "{}", text(&applied.stderr));
+    assert!(world.read("a b\nc/Dockerfile").contains("--mount=type=cache"));
 }
 
 #[test]

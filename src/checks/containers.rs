@@ -4,16 +4,19 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::described_edits;
+use super::dockerfile::Found;
+use super::edits::{self, Edit};
 use super::project::diff;
 use super::scripts::NO_CACHE;
 use super::steps::{filled, language_call};
 use super::{Finding, Fix, Severity};
 use crate::catalogue::{self, Row};
 use crate::dockerfile::mount::within;
-use crate::dockerfile::stage::{Base, Scope, of_image, stages};
+use crate::dockerfile::stage::{Base, Scope, of_image, stages_with};
 use crate::dockerfile::{Dockerfile, Text, bases, shell};
 use crate::project::container::{self, Containers, Described, Mount, MountKind, Place};
-use crate::project::{File, Kind, tree};
+use crate::project::{File, Kind};
 
 /// What people call in an image that brings a tool.
 const TOOLS: &[(&str, &str)] = &[
@@ -81,10 +84,10 @@ struct Workload<'a> {
 }
 
 /// Returns all that is found in the containers that are described.
-pub fn check(files: &[File], containers: &Containers, images: &BTreeMap<String, Image>) -> Vec<Finding> {
+pub fn check(files: &[File], containers: &Containers, images: &BTreeMap<String, Image>) -> Vec<Found> {
     let workloads: Vec<Workload<'_>> =
         containers.described.iter().map(|described| Workload::new(described, files, images)).collect();
-    let mut found: Vec<Finding> = containers
+    let mut found: Vec<Found> = containers
         .problems
         .iter()
         .map(|(file, problem)| {
@@ -93,21 +96,69 @@ pub fn check(files: &[File], containers: &Containers, images: &BTreeMap<String, 
         })
         .collect();
     for workload in &workloads {
-        found.extend(no_cache(workload));
-        found.extend(volume_unused(workload, files));
-        found.extend(cache_not_mounted(workload, &workloads, files));
-        found.extend(volume_owner(workload));
+        let mut told = no_cache(workload, files);
+        told.extend(volume_unused(workload, files));
+        told.extend(cache_not_mounted(workload, &workloads, files));
+        told.extend(volume_owner(workload));
+        if containers.is_reused(workload.described) {
+            told.iter_mut().for_each(|found| leave_to_the_author(found, files));
+        }
+        found.extend(told);
     }
     found.extend(several_owners(&workloads));
     // What several files share is told once.
     let mut seen = BTreeSet::new();
-    found.retain(|found| seen.insert((found.check, found.file.clone(), found.line, found.message.clone())));
-    found.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
+    found.retain(|Found { finding, .. }| {
+        seen.insert((finding.check, finding.file.clone(), finding.line, finding.message.clone()))
+    });
+    found.sort_by(|a, b| (&a.finding.file, a.finding.line).cmp(&(&b.finding.file, b.finding.line)));
     found
 }
 
-fn at(check: &'static str, severity: Severity, place: &Place, message: String) -> Finding {
-    Finding { check, file: Some(place.file.clone()), line: Some(place.line), ..Finding::new(severity, message) }
+/// Returns the files in which everything is put right that can be, by path. Others are not among them.
+pub fn fix(files: &[File], wanted: &dyn Fn(&Finding) -> bool) -> BTreeMap<String, String> {
+    let mut files = files.to_vec();
+    let mut changed = BTreeMap::new();
+    // One change may stand in the way of the next, which is then made in the next round.
+    for _ in 0..50 {
+        let containers = container::read(&files);
+        let mut groups: BTreeMap<String, Vec<Vec<Edit>>> = BTreeMap::new();
+        for found in check(&files, &containers, &BTreeMap::new()) {
+            if let Some(file) = found.finding.file.clone().filter(|_| !found.edits.is_empty() && wanted(&found.finding))
+            {
+                groups.entry(file).or_default().push(found.edits);
+            }
+        }
+        if groups.is_empty() {
+            break;
+        }
+        for file in &mut files {
+            if let Some(groups) = groups.get(&file.path) {
+                file.text = edits::apply(&file.text, groups);
+                changed.insert(file.path.clone(), file.text.clone());
+            }
+        }
+    }
+    changed
+}
+
+/// Keeps the change as a proposal: it would reach further than what it is for.
+fn leave_to_the_author(found: &mut Found, files: &[File]) {
+    let edits = std::mem::take(&mut found.edits);
+    let file = files.iter().find(|file| Some(&file.path) == found.finding.file.as_ref());
+    if let Some(file) = file.filter(|_| !edits.is_empty()) {
+        let text = edits::apply(&file.text, &[edits]);
+        found.finding.fix = Some(Fix::Diff { file: file.path.clone(), diff: diff(&file.path, &file.text, &text) });
+        found.finding.message.push_str(" (`--fix` leaves it to you, as others extend or include this)");
+    }
+}
+
+fn at(check: &'static str, severity: Severity, place: &Place, message: String) -> Found {
+    let file = Some(place.file.clone());
+    Found {
+        finding: Finding { check, file, line: Some(place.line), ..Finding::new(severity, message) },
+        edits: Vec::new(),
+    }
 }
 
 impl<'a> Workload<'a> {
@@ -119,10 +170,12 @@ impl<'a> Workload<'a> {
         if let Some(build) = &described.build {
             image.clear();
             let file = build.dockerfile.as_ref().and_then(|path| files.iter().find(|file| file.path == *path));
-            if let Some(file) = file {
-                preparation.push_str(&file.text);
-                let read = Dockerfile::parse(&file.text);
-                let stages = stages(&read);
+            let text = build.inline.as_ref().map(|(text, _)| text).or(file.map(|file| &file.text));
+            // A larger one is not read again for each service.
+            if let Some(text) = text.filter(|text| text.len() <= 1 << 17) {
+                preparation.push_str(text);
+                let read = Dockerfile::parse(text);
+                let stages = stages_with(&read, &build.args);
                 let target = build.target.as_deref().map(str::to_lowercase);
                 let wanted = match &target {
                     Some(target) => stages.iter().rposition(|stage| stage.name.as_ref() == Some(target)),
@@ -219,11 +272,15 @@ fn of_config(config: &Image, image: &str) -> Scope {
     }
 }
 
-fn no_cache(workload: &Workload<'_>) -> Option<Finding> {
-    let place = workload.described.build.as_ref()?.no_cache.as_ref()?;
+fn no_cache(workload: &Workload<'_>, files: &[File]) -> Vec<Found> {
+    let place = workload.described.build.as_ref().and_then(|build| build.no_cache.as_ref());
+    let Some(place) = place else { return Vec::new() };
     let by_key = workload.described.service.is_some();
     let message = if by_key { NO_CACHE.replacen("--no-cache", "no_cache: true", 1) } else { NO_CACHE.into() };
-    Some(at("no-cache-flag", Severity::Warning, place, message))
+    let mut found = at("no-cache-flag", Severity::Warning, place, message);
+    let edits = file_of(files, place).and_then(|file| described_edits::with_cache(file, workload.described, place));
+    found.edits = edits.unwrap_or_default();
+    vec![found]
 }
 
 /// Returns the volume that is mounted for many tools, such as one at `/cache`, and where in it a row's directory would be.
@@ -237,7 +294,7 @@ fn common_volume<'a>(workload: &Workload<'a>, row: &Row) -> Option<(&'a str, &'a
 }
 
 /// A volume where no tool writes, and a tool that writes beside the volume.
-fn volume_unused(workload: &Workload<'_>, files: &[File]) -> Vec<Finding> {
+fn volume_unused(workload: &Workload<'_>, files: &[File]) -> Vec<Found> {
     const CHECK: &str = "volume-unused";
     let mut found = Vec::new();
     for (wrong, tool, right) in VANITY {
@@ -270,7 +327,8 @@ fn volume_unused(workload: &Workload<'_>, files: &[File]) -> Vec<Finding> {
             let message = format!("volume {name} at `{}` stays empty: {tool} writes to {written}{who}", mount.target);
             let mut unused = at(CHECK, Severity::Warning, &mount.place, message);
             if let ([place], Some(file)) = (places.as_slice(), file_of(files, &mount.place)) {
-                unused.fix = moved_target(file, mount, place);
+                let edits = described_edits::move_target(file, workload.described, mount, place);
+                unused.edits = edits.unwrap_or_default();
             }
             found.push(unused);
         } else if let Some((name, mount, place)) = common_volume(workload, writes.row)
@@ -306,19 +364,8 @@ fn file_of<'a>(files: &'a [File], place: &Place) -> Option<&'a File> {
     files.iter().find(|file| file.path == place.file)
 }
 
-/// Returns the change of a mount's target, if the line tells it once.
-fn moved_target(file: &File, mount: &Mount, place: &str) -> Option<Fix> {
-    let mut lines: Vec<String> = file.text.split_inclusive('\n').map(str::to_owned).collect();
-    let line = lines.get_mut(mount.place.line as usize - 1)?;
-    if line.matches(&mount.target).count() != 1 {
-        return None;
-    }
-    *line = line.replace(&mount.target, place);
-    Some(Fix::Diff { file: file.path.clone(), diff: diff(&file.path, &file.text, &lines.concat()) })
-}
-
 /// Caches that lie in the container's own layer and go with it.
-fn cache_not_mounted(workload: &Workload<'_>, all: &[Workload<'_>], files: &[File]) -> Option<Finding> {
+fn cache_not_mounted(workload: &Workload<'_>, all: &[Workload<'_>], files: &[File]) -> Option<Found> {
     let described = workload.described;
     if described.has_unknown_mount {
         return None;
@@ -359,130 +406,38 @@ fn cache_not_mounted(workload: &Workload<'_>, all: &[Workload<'_>], files: &[Fil
     let severity = if called.is_some() { Severity::Warning } else { Severity::Note };
     let place = called.map_or(&described.place, |(_, place)| place);
     let mut finding = at("cache-not-mounted", severity, place, message);
-    finding.fix = with_volumes(workload, &lost, files);
+    finding.edits = with_volumes(workload, &lost, files).unwrap_or_default();
     Some(finding)
 }
 
 /// Returns the change of the describing file that mounts volumes; `None` where it is not written in the usual way.
-fn with_volumes(workload: &Workload<'_>, lost: &[&Writes], files: &[File]) -> Option<Fix> {
+fn with_volumes(workload: &Workload<'_>, lost: &[&Writes], files: &[File]) -> Option<Vec<Edit>> {
     let described = workload.described;
     let file = file_of(files, &described.place)?;
     let volumes: Vec<(String, &str)> = lost
         .iter()
         .flat_map(|writes| {
             let places = writes.places.as_deref().unwrap_or_default();
-            places.iter().map(|place| (volume_name(writes.row.tool, place, places.len()), place.as_str()))
+            places.iter().map(|place| (described_edits::volume_name(writes.row, place, places.len()), place.as_str()))
         })
         .collect();
-    let taken = |name: &str| workload.volumes().any(|(source, _)| source.ends_with(name));
-    if volumes.iter().any(|(name, _)| taken(name)) {
+    // One that is mounted elsewhere already may be meant for this.
+    if workload.volumes().any(|(source, _)| volumes.iter().any(|(name, _)| source.ends_with(name))) {
         return None;
     }
-    let text = match file.kind {
-        Kind::Compose if workload.scope.is_root()? => in_compose(file, described, &volumes)?,
-        Kind::Devcontainer if described.service.is_none() => in_devcontainer(file, workload, &volumes)?,
-        _ => return None,
-    };
-    Some(Fix::Diff { file: file.path.clone(), diff: diff(&file.path, &file.text, &text) })
-}
-
-fn volume_name(tool: &str, place: &str, count: usize) -> String {
-    let leaf = place.rsplit('/').next().unwrap_or_default();
-    let leaf = leaf.trim_start_matches('.').trim_start_matches(tool).trim_start_matches('-');
-    if count == 1 || leaf.is_empty() { format!("{tool}-cache") } else { format!("{tool}-{leaf}") }
-}
-
-fn indent(line: &str) -> &str {
-    &line[..line.len() - line.trim_start().len()]
-}
-
-/// Lays volumes into a service that is written in block style.
-fn in_compose(file: &File, described: &Described, volumes: &[(String, &str)]) -> Option<String> {
-    let end = if file.text.contains("\r\n") { "\r\n" } else { "\n" };
-    let mut lines: Vec<String> = file.text.lines().map(str::to_owned).collect();
-    let own = described.mounts.iter().filter(|mount| mount.place.file == file.path);
-    let item = |space: &str, (name, place): &(String, &str)| format!("{space}- {name}:{place}");
-    match own.map(|mount| mount.place.line as usize - 1).min() {
-        Some(first) => {
-            let space = indent(lines.get(first).filter(|line| line.trim_start().starts_with("- "))?).to_owned();
-            lines.splice(first..first, volumes.iter().map(|volume| item(&space, volume)));
+    let is_root = workload.scope.is_root()?;
+    match (file.kind, &described.service) {
+        (Kind::Compose, Some(_)) if is_root => described_edits::mount_in_compose(file, described, &volumes),
+        (Kind::Devcontainer, None) if is_root => described_edits::mount_in_dev(file, &volumes, None),
+        (Kind::Devcontainer, None) if workload.has_sudo => {
+            described_edits::mount_in_dev(file, &volumes, Some(&workload.scope.home()?))
         }
-        None => {
-            let header = described.place.line as usize;
-            let outer = indent(lines.get(header.checked_sub(1)?)?).len();
-            let body = lines.get(header)?;
-            let space = indent(body).to_owned();
-            if space.len() <= outer || body.trim_start().starts_with(['-', '#']) {
-                return None;
-            }
-            let key = std::iter::once(format!("{space}volumes:"));
-            let inner = format!("{space}  ");
-            lines.splice(header..header, key.chain(volumes.iter().map(|volume| item(&inner, volume))));
-        }
+        _ => None,
     }
-    let names = volumes.iter().map(|(name, _)| format!("  {name}:"));
-    match lines.iter().position(|line| line.trim_end() == "volumes:") {
-        Some(at) => drop(lines.splice(at + 1..at + 1, names)),
-        None => lines.extend(["".into(), "volumes:".into()].into_iter().chain(names)),
-    }
-    let text = lines.join(end) + end;
-    // What cannot be read back as it is meant is not proposed.
-    let root = tree::yaml(&text).ok()?;
-    let service = root.get("services")?.get(described.service.as_deref()?)?;
-    let mounted: Vec<&str> = service.get("volumes")?.elements().into_iter().filter_map(tree::Node::text).collect();
-    let declared = root.get("volumes")?;
-    let right = |(name, place): &(String, &str)| {
-        mounted.contains(&format!("{name}:{place}").as_str()) && declared.entry(name).is_some()
-    };
-    volumes.iter().all(right).then_some(text)
-}
-
-/// Lays volumes into a devcontainer.json, with the command that gives them to a user who is not root.
-fn in_devcontainer(file: &File, workload: &Workload<'_>, volumes: &[(String, &str)]) -> Option<String> {
-    let end = if file.text.contains("\r\n") { "\r\n" } else { "\n" };
-    let mut lines: Vec<String> = file.text.lines().map(str::to_owned).collect();
-    let root = tree::jsonc(&file.text).ok()?;
-    let opening = lines.iter().position(|line| line.trim_end() == "{")?;
-    let space = indent(lines.get(opening + 1)?).to_owned();
-    let mounts: Vec<String> =
-        volumes.iter().map(|(name, place)| format!("\"source={name},target={place},type=volume\"")).collect();
-    match root.get("mounts") {
-        Some(list) => {
-            let first = list.elements().first()?.line as usize - 1;
-            let inner = indent(lines.get(first).filter(|line| line.trim_start().starts_with(['"', '{']))?).to_owned();
-            if lines[first].contains("\"mounts\"") {
-                return None;
-            }
-            lines.splice(first..first, mounts.into_iter().map(|mount| format!("{inner}{mount},")));
-        }
-        None => lines.insert(opening + 1, format!("{space}\"mounts\": [{}],", mounts.join(", "))),
-    }
-    if !workload.scope.is_root()? {
-        let home = workload.scope.home()?;
-        if !workload.has_sudo || root.get("onCreateCommand").is_some() {
-            return None;
-        }
-        // Docker makes the directories above a volume too, and all of them belong to root.
-        let mut made = BTreeSet::new();
-        for (_, place) in volumes {
-            let mut path = *place;
-            while within(path, &home) && path != home {
-                made.insert(path);
-                path = container::parent(path);
-            }
-            made.insert(place);
-        }
-        let made: Vec<&str> = made.into_iter().collect();
-        let command = format!("sudo chown \\\"$(id -u):$(id -g)\\\" {}", made.join(" "));
-        lines.insert(opening + 1, format!("{space}\"onCreateCommand\": \"{command}\","));
-    }
-    let text = lines.join(end) + end;
-    let read = tree::jsonc(&text).ok()?;
-    (read.get("mounts")?.elements().len() >= volumes.len()).then_some(text)
 }
 
 /// A fresh volume belongs to root, unless the image has the directory and gives it to its user.
-fn volume_owner(workload: &Workload<'_>) -> Option<Finding> {
+fn volume_owner(workload: &Workload<'_>) -> Option<Found> {
     let scope = &workload.scope;
     if scope.is_root() != Some(false) || !scope.known {
         return None;
@@ -513,7 +468,7 @@ fn volume_owner(workload: &Workload<'_>) -> Option<Finding> {
 }
 
 /// A volume that containers of different users share.
-fn several_owners(workloads: &[Workload<'_>]) -> Vec<Finding> {
+fn several_owners(workloads: &[Workload<'_>]) -> Vec<Found> {
     struct User<'a> {
         uid: u32,
         volume: &'a str,
@@ -554,10 +509,18 @@ fn several_owners(workloads: &[Workload<'_>]) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checks::project::with_diff;
     use crate::checks::steps::Around;
 
     /// Returns the findings of files whose paths tell their kinds: check, line, message.
     fn findings(files: &[(&str, &str)]) -> Vec<Finding> {
+        let files = read(files);
+        let found = check(&files, &container::read(&files), &BTreeMap::new()).into_iter();
+        let file = |found: &Found| files.iter().find(|file| found.finding.file.as_ref() == Some(&file.path));
+        found.map(|found| with_diff(file(&found), found)).collect()
+    }
+
+    fn read(files: &[(&str, &str)]) -> Vec<File> {
         let kind = |path: &str| match path.rsplit('/').next().unwrap_or_default() {
             ".env" => Kind::Env,
             "devcontainer.json" => Kind::Devcontainer,
@@ -570,8 +533,7 @@ mod tests {
             text: (*text).into(),
             around: Around::default(),
         };
-        let files: Vec<File> = files.iter().map(file).collect();
-        check(&files, &container::read(&files), &BTreeMap::new())
+        files.iter().map(file).collect()
     }
 
     fn found(files: &[(&str, &str)]) -> Vec<(&'static str, u32)> {
@@ -781,13 +743,244 @@ mod tests {
         assert_eq!(found(&[("compose.yml", flags)]), [("no-cache-flag", 3)]);
     }
 
+    /// Returns what `fix` makes of the first file, and proves that a second time it changes nothing.
+    fn fixed(files: &[(&str, &str)]) -> String {
+        let once = fix(&read(files), &|_| true).remove(files[0].0).unwrap_or_else(|| files[0].1.to_owned());
+        let again: Vec<(&str, &str)> =
+            std::iter::once((files[0].0, once.as_str())).chain(files[1..].iter().copied()).collect();
+        assert_eq!(fix(&read(&again), &|_| true).get(files[0].0), None, "{once}");
+        once
+    }
+
+    #[test]
+    fn a_fix_keeps_what_the_author_wrote() {
+        for (before, after) in [
+            // Comments, quotes, an indent of four, a list as deep as its key.
+            (
+                "services:\n    web: # the site\n        image: 'node:22' # fixed\n        # why\n        command: npm ci\n        volumes:\n        # sources\n        - .:/app\n\n    db: {image: postgres}\n",
+                "services:\n    web: # the site\n        image: 'node:22' # fixed\n        # why\n        command: npm ci\n        volumes:\n        - npm-cache:/root/.npm\n        # sources\n        - .:/app\n\n    db: {image: postgres}\n\nvolumes:\n  npm-cache:\n",
+            ),
+            // No volumes yet, no line end at the end of the file, line ends of Windows.
+            (
+                "services:\r\n  web:\r\n    image: node\r\n    command: |\r\n      npm ci\r\n      node x\r\n\r\n  # the end\r\nvolumes:\r\n    db:",
+                "services:\r\n  web:\r\n    image: node\r\n    command: |\r\n      npm ci\r\n      node x\r\n    volumes:\r\n      - npm-cache:/root/.npm\r\n\r\n  # the end\r\nvolumes:\r\n    npm-cache:\r\n    db:",
+            ),
+            (
+                "services:\n  a:\n    image: node\n    command: npm ci",
+                "services:\n  a:\n    image: node\n    command: npm ci\n    volumes:\n      - npm-cache:/root/.npm\n\nvolumes:\n  npm-cache:",
+            ),
+            // Two services get a volume each.
+            (
+                "services:\n  a:\n    image: node\n    command: npm ci\n  b:\n    image: node:22\n    command: npm ci\n",
+                "services:\n  a:\n    image: node\n    command: npm ci\n    volumes:\n      - npm-cache:/root/.npm\n  b:\n    image: node:22\n    command: npm ci\n    volumes:\n      - b-npm-cache:/root/.npm\n\nvolumes:\n  b-npm-cache:\n  npm-cache:\n",
+            ),
+            // A dead path, in both forms.
+            (
+                "services:\n  a:\n    image: python\n    volumes: [\"pip:/cache/pip\", x:/y] # z\n",
+                "services:\n  a:\n    image: python\n    volumes: [\"pip:/root/.cache/pip\", x:/y] # z\n",
+            ),
+            (
+                "services:\n  a:\n    image: python\n    volumes:\n      - type: volume\n        source: pip\n        target: \"/cache/pip\"\n",
+                "services:\n  a:\n    image: python\n    volumes:\n      - type: volume\n        source: pip\n        target: \"/root/.cache/pip\"\n",
+            ),
+            (
+                "services:\n  a:\n    build:\n      context: .\n      no_cache: true # why\n",
+                "services:\n  a:\n    build:\n      context: .\n",
+            ),
+            (
+                "services:\n  a:\n    build: {no_cache: true, context: .}\n",
+                "services:\n  a:\n    build: {context: .}\n",
+            ),
+            (
+                "services:\n  a:\n    build: {context: ., no_cache: true}\n",
+                "services:\n  a:\n    build: {context: .}\n",
+            ),
+        ] {
+            assert_eq!(fixed(&[("compose.yaml", before)]), after);
+        }
+        let dev = "{\n  // dev\n  \"build\": {\n    \"dockerfile\": \"Dockerfile\",\n    \"options\": [\n      \"--ssh\",\n      \"--no-cache\"\n    ]\n  }\n}\n";
+        assert_eq!(fixed(&[("devcontainer.json", dev)]), dev.replace("\"--ssh\",\n      \"--no-cache\"", "\"--ssh\""));
+        let one_line = "{\"build\": {\"dockerfile\": \"Dockerfile\", \"options\": [\"--no-cache\", \"--ssh\"]}}";
+        assert_eq!(fixed(&[("devcontainer.json", one_line)]), one_line.replace("\"--no-cache\", ", ""));
+        let mounts = "{\n\t\"image\": \"rust\",\n\t\"mounts\": [\"source=x,target=/y,type=volume\"]\n}\n";
+        assert_eq!(
+            fixed(&[("devcontainer.json", mounts)]),
+            mounts.replace("[", "[\"source=cargo-registry,target=/usr/local/cargo/registry,type=volume\", \"source=cargo-git,target=/usr/local/cargo/git,type=volume\", ")
+        );
+    }
+
+    #[test]
+    fn what_a_change_would_carry_further_is_left_to_the_author() {
+        for text in [
+            // An anchor that others take, by alias or merged.
+            "services:\n  a: &a\n    image: node\n    command: npm ci\n  b: *a\n",
+            "x-a: &a\n  image: node\n  command: npm ci\n  volumes:\n    - .:/app\nservices:\n  a:\n    <<: *a\n",
+            "services:\n  a:\n    build: &b {context: ., no_cache: true}\n  b:\n    build: *b\n",
+            "services:\n  a:\n    image: python\n    volumes: &v\n      - pip:/cache/pip\n  b:\n    image: nginx\n    volumes: *v\n",
+            // Others extend it.
+            "services:\n  a:\n    image: node\n    command: npm ci\n  b:\n    extends: a\n    command: node x\n",
+            // One line, or keys that are there twice.
+            "services: {a: {image: node, command: npm ci}}\n",
+            "services:\n  a:\n    image: node\n    command: npm ci\n    volumes:\n",
+            "services:\n  a:\n    image: node\n    command: npm ci\nvolumes: {}\n",
+            "services:\n  a:\n    image: node\n    command: npm ci\n---\nx: y\n",
+            // Nothing but the flag, and one in a comment.
+            "services:\n  a:\n    build:\n      no_cache: true\n",
+        ] {
+            assert!(!found(&[("compose.yaml", text)]).is_empty(), "{text}");
+            assert_eq!(fixed(&[("compose.yaml", text)]), text);
+        }
+        let part = "services:\n  a:\n    image: node\n    command: npm ci\n";
+        let files = [("part/compose.yaml", part), ("compose.yaml", "include:\n  - part/compose.yaml\n")];
+        let told = findings(&files);
+        assert!(matches!(&told[0].fix, Some(Fix::Diff { diff, .. }) if diff.contains("+  npm-cache:")), "{told:?}");
+        assert_eq!(fixed(&files), part);
+    }
+
+    #[test]
+    fn compose_files_are_laid_over_each_other_as_docker_compose_does() {
+        let lost = ("compose.yaml", "services:\n  a:\n    image: node:22\n    command: npm ci\n");
+        let over = "services:\n  a:\n    volumes: [npm:/root/.npm]\n";
+        assert_eq!(
+            found(&[
+                lost,
+                (".env", "COMPOSE_FILE=compose.yaml:dev/over.compose.yml\n"),
+                ("dev/over.compose.yml", over)
+            ]),
+            []
+        );
+        let cases: &[(&[(&str, &str)], usize)] = &[
+            // The command of the one that it extends does not run.
+            (
+                &[(
+                    "compose.yaml",
+                    "services:\n  a:\n    image: node\n    command: npm ci\n    volumes: [n:/root/.npm]\n  b:\n    extends: {service: a}\n    command: node x\n",
+                )],
+                0,
+            ),
+            (
+                &[(
+                    "compose.yaml",
+                    "services:\n  b:\n    extends: {file: gone/compose.yml, service: a}\n    command: npm ci\n    image: node\n",
+                )],
+                0,
+            ),
+            (
+                &[
+                    (
+                        "compose.yaml",
+                        "services:\n  b:\n    extends: {file: x/compose.yml, service: a}\n    command: npm ci\n",
+                    ),
+                    ("x/compose.yml", "services:\n  a:\n    image: node\n"),
+                ],
+                1,
+            ),
+            // Profiles are services like others.
+            (&[("compose.yaml", "services:\n  b:\n    profiles: [dev]\n    image: node\n    command: npm ci\n")], 1),
+            (
+                &[(
+                    "compose.yaml",
+                    "services:\n  b:\n    image: node\n    command: npm ci\n    tmpfs: [\"/root/.npm:size=1g\"]\n",
+                )],
+                0,
+            ),
+            (&[("compose.yaml", "services:\n  b:\n    image: node\n    command: npm ci\n    volumes_from: [x]\n")], 0),
+            // Variables.
+            (&[("compose.yaml", "services:\n  b:\n    image: ${IMAGE:-node}:${TAG-22}\n    command: npm ci\n")], 1),
+            (&[("compose.yaml", "services:\n  b:\n    image: ${IMAGE:?}\n    command: npm ci\n")], 0),
+            (
+                &[
+                    ("compose.yaml", "services:\n  b:\n    image: $IMAGE\n    command: npm ci\n"),
+                    (".env", "V=22 # lts\nexport IMAGE=\"node:${V}\"\n"),
+                ],
+                1,
+            ),
+            (
+                &[
+                    ("compose.yaml", "services:\n  b:\n    image: ${IMAGE:-node}\n    command: npm ci\n"),
+                    (".env", "IMAGE=$UNKNOWN\n"),
+                ],
+                0,
+            ),
+            (
+                &[
+                    (
+                        "compose.yaml",
+                        "services:\n  b:\n    image: node\n    command: npm ci\n    volumes: ['n:${D:+/root/.npm}']\n",
+                    ),
+                    (".env", "D=1\n"),
+                ],
+                0,
+            ),
+            // Arguments of the build, and a Dockerfile in the file.
+            (
+                &[
+                    (
+                        "compose.yaml",
+                        "services:\n  b:\n    build: {context: ., args: {BASE: node}}\n    command: npm ci\n",
+                    ),
+                    ("Dockerfile", "ARG BASE=nginx\nFROM $BASE\n"),
+                ],
+                1,
+            ),
+            (
+                &[
+                    ("compose.yaml", "services:\n  b:\n    build: {context: ., args: [BASE]}\n    command: npm ci\n"),
+                    ("Dockerfile", "ARG BASE=node\nFROM $BASE\n"),
+                ],
+                0,
+            ),
+            (
+                &[(
+                    "compose.yaml",
+                    "services:\n  b:\n    build:\n      dockerfile_inline: |\n        FROM node\n        ENV npm_config_cache=/n\n    command: npm ci\n    volumes: [\"n:/n\"]\n",
+                )],
+                0,
+            ),
+            (
+                &[(
+                    "compose.yaml",
+                    "services:\n  b:\n    build:\n      dockerfile_inline: |\n        FROM node\n    command: npm ci\n",
+                )],
+                1,
+            ),
+            // What is included has its own variables, and is not laid over the rest.
+            (
+                &[
+                    ("compose.yaml", "include: [{path: x/compose.yml}]\nservices:\n  a:\n    image: nginx\n"),
+                    ("x/.env", "IMAGE=node\n"),
+                    ("x/compose.yml", "services:\n  a:\n    image: $IMAGE\n    command: npm ci\n"),
+                ],
+                1,
+            ),
+            (
+                &[
+                    ("compose.yaml", "include: [{path: x/compose.yml, env_file: x/other}]\n"),
+                    (
+                        "x/compose.yml",
+                        "services:\n  a:\n    image: ${IMAGE:-node}\n    command: npm ci\n    volumes: [\"n:${D:-/root/.npm}\"]\n",
+                    ),
+                ],
+                0,
+            ),
+        ];
+        for (files, count) in cases {
+            let told = findings(files);
+            let lost = told.iter().filter(|found| found.check == "cache-not-mounted").count();
+            assert_eq!(lost, *count, "{files:?}\n{told:?}");
+        }
+    }
+
     proptest::proptest! {
         #[test]
         fn no_compose_file_makes_a_rule_panic(
             service in "((image|build|user|volumes|command|extends|environment|<<): ?[-\\[{a-z:/$\\}\\]\", ]{0,20}\n){0,5}",
             dev in "[{\\[\"]?(\"(image|mounts|dockerComposeFile|service|build|runArgs)\": ?[-\\[{a-z:/$\\}\\]\", ]{0,12},?){0,4}[}\\]]?",
         ) {
-            let _ = found(&[("compose.yml", &compose(&service)), ("devcontainer.json", &dev)]);
+            let files = [("compose.yml", compose(&service)), ("devcontainer.json", dev)];
+            let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (*path, text.as_str())).collect();
+            let _ = found(&files);
+            fixed(&files);
         }
     }
 }

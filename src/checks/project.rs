@@ -8,10 +8,10 @@ use rayon::prelude::*;
 use super::dockerfile::{self, Found, UsedId};
 use super::exports::{self, CACHE_EXPORT_GROWS};
 use super::secrets::{self, SECRET_IN_CACHE};
-use super::steps::Facts as Steps;
+use super::steps::{Around, Facts as Steps};
 use super::{Check, Facts, Finding, Fix, NotRun, Severity, caches, containers, edits, scripts};
 use crate::dockerfile::Dockerfile;
-use crate::project::container::{self, Containers};
+use crate::project::container::{self, Containers, Place};
 use crate::project::{self, Kind};
 
 /// A project's files, and what is found in them.
@@ -38,14 +38,18 @@ impl Project {
                 file: Some(unread.path.clone()),
                 ..Finding::new(Severity::Warning, unread.why.clone())
             });
-            let described = containers::check(&self.files.files, &self.containers, &self.images);
+            let files = &self.files.files;
+            let described = containers::check(files, &self.containers, &self.images).into_iter().map(|found| {
+                with_diff(files.iter().find(|file| found.finding.file.as_ref() == Some(&file.path)), found)
+            });
             let (found, used): (Vec<_>, Vec<_>) = self.files.files.par_iter().map(of_file).unzip();
             let used: Vec<UsedId> = used.into_iter().flatten().collect();
             let clashes = dockerfile::clashes(&used, false).into_iter().filter_map(|(path, clash)| {
                 let file = self.files.files.iter().find(|file| file.path == path)?;
-                Some(with_diff(file, clash, !Dockerfile::parse(&file.text).problems.is_empty()))
+                Some(with_diff(Some(file).filter(|file| Dockerfile::parse(&file.text).problems.is_empty()), clash))
             });
-            unread.chain(found.into_iter().flatten()).chain(clashes).chain(described).collect()
+            let written = in_compose(&self.containers);
+            unread.chain(found.into_iter().flatten()).chain(clashes).chain(described).chain(written).collect()
         })
     }
 }
@@ -57,15 +61,33 @@ fn of_file(file: &project::File) -> (Vec<Finding>, Vec<UsedId>) {
     }
     let read = Dockerfile::parse(&file.text);
     let steps = Steps::new(&file.path, &read, &file.around);
-    let broken = !read.problems.is_empty();
-    let found = dockerfile::check(&steps).into_iter().map(|found| with_diff(file, found, broken));
+    // A file that does not parse is not changed.
+    let sound = Some(file).filter(|_| read.problems.is_empty());
+    let found = dockerfile::check(&steps).into_iter().map(|found| with_diff(sound, found));
     (found.collect(), dockerfile::used_ids(&steps))
 }
 
-/// Adds the diff of a finding's own edits. A file that does not parse is not changed.
-fn with_diff(file: &project::File, found: Found, broken: bool) -> Finding {
+/// Returns what is wrong in the Dockerfiles that are written right in compose files, each once.
+fn in_compose(containers: &Containers) -> Vec<Finding> {
+    let mut inline: Vec<_> =
+        containers.described.iter().filter_map(|described| described.build.as_ref()?.inline.as_ref()).collect();
+    inline.sort_by_key(|(_, place)| place);
+    inline.dedup();
+    let of_one = |(text, place): &(String, Place)| {
+        let read = Dockerfile::parse(text);
+        let around = Around::default();
+        let found = dockerfile::check(&Steps::new(&place.file, &read, &around));
+        // A block begins in the line where its text does.
+        let line = |finding: &Finding| finding.line.map(|line| place.line + line - 1);
+        found.into_iter().map(|found| Finding { line: line(&found.finding), ..found.finding }).collect::<Vec<_>>()
+    };
+    inline.into_iter().flat_map(of_one).collect()
+}
+
+/// Adds the diff of a finding's own edits of its file.
+pub(super) fn with_diff(file: Option<&project::File>, found: Found) -> Finding {
     let mut finding = found.finding;
-    if !found.edits.is_empty() && !broken {
+    if let Some(file) = file.filter(|_| !found.edits.is_empty()) {
         let text = edits::apply(&file.text, &[found.edits]);
         finding.fix = Some(Fix::Diff { file: file.path.clone(), diff: diff(&file.path, &file.text, &text) });
     }
@@ -74,8 +96,13 @@ fn with_diff(file: &project::File, found: Found, broken: bool) -> Finding {
 
 /// Returns a unified diff as `patch` and `git apply` take it.
 pub fn diff(path: &str, before: &str, after: &str) -> String {
+    // As git quotes names that would break the line.
+    let name = |side: &str| match path.contains(|c: char| c.is_control() || c == '"') {
+        true => format!("{:?}", format!("{side}/{path}")),
+        false => format!("{side}/{path}"),
+    };
     let changes = similar::TextDiff::from_lines(before, after);
-    changes.unified_diff().context_radius(3).header(&format!("a/{path}"), &format!("b/{path}")).to_string()
+    changes.unified_diff().context_radius(3).header(&name("a"), &name("b")).to_string()
 }
 
 macro_rules! checks {

@@ -110,7 +110,8 @@ fn annotation(finding: &Finding) -> String {
     };
     let escaped = |text: &str| text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
     let property = |text: &str| escaped(text).replace(':', "%3A").replace(',', "%2C");
-    let file = finding.file.as_deref().map(|file| format!("file={},", property(file))).unwrap_or_default();
+    let file = finding.file.as_deref().map(sarif::from_here);
+    let file = file.map(|file| format!("file={},", property(file))).unwrap_or_default();
     let line = finding.line.map(|line| format!("line={line},")).unwrap_or_default();
     format!("::{level} {file}{line}title={}::{}\n", property(finding.check), escaped(&finding.message))
 }

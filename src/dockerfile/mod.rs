@@ -123,6 +123,9 @@ pub struct Dockerfile {
     pub problems: Vec<Problem>,
 }
 
+/// Instructions after which nobody reads on: rules compare each with those before it. Large real files have about 200.
+const MOST: usize = 500;
+
 const KEYWORDS: &[&str] = &[
     "ADD",
     "ARG",
@@ -288,6 +291,12 @@ impl Dockerfile {
     }
 
     fn check(&mut self) {
+        if let Some(line) = self.instructions.get(MOST).map(|instruction| instruction.line) {
+            let message =
+                format!("the file has more than {MOST} instructions, and those from here on were not looked at");
+            self.problems.push(Problem { line, message });
+            self.instructions.truncate(MOST);
+        }
         let first = self.instructions.iter().find(|instruction| instruction.keyword != "ARG");
         match first {
             None if self.problems.is_empty() => {

@@ -5,6 +5,9 @@ use std::ops::Range;
 use super::stage::Scope;
 use super::{Dockerfile, Flag, Instruction};
 
+/// Mounts of one instruction that are looked at, as rules compare each with the others.
+const MOST: usize = 100;
+
 /// One `--mount`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
@@ -23,7 +26,7 @@ impl Mount {
     /// Reads the mounts of an instruction.
     pub fn all(file: &Dockerfile, instruction: &Instruction, scope: &Scope) -> Vec<Mount> {
         let mounts = instruction.flags.iter().filter(|flag| flag.name == "mount");
-        mounts.filter_map(|flag| Mount::read(file, flag, scope)).collect()
+        mounts.take(MOST).filter_map(|flag| Mount::read(file, flag, scope)).collect()
     }
 
     fn read(file: &Dockerfile, flag: &Flag, scope: &Scope) -> Option<Mount> {

@@ -8,6 +8,12 @@ use super::bases::{self, Os};
 use super::shell::{self, Command};
 use super::{Dockerfile, Instruction};
 
+/// What a value may grow to, in bytes: variables can double each other.
+const LONGEST: usize = 1 << 16;
+
+/// Commands of one file that are looked at, as rules compare each with the others; a step with more is one that nobody knows.
+const MOST_COMMANDS: usize = 2000;
+
 /// An account that the image or the file made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Account {
@@ -38,6 +44,9 @@ impl Scope {
         let mut rest = text;
         while let Some(at) = rest.find('$') {
             done.push_str(&rest[..at]);
+            if done.len() > LONGEST {
+                return None;
+            }
             rest = &rest[at + 1..];
             let name_end =
                 |text: &str| text.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(text.len());
@@ -154,11 +163,20 @@ pub struct Stage {
     pub end: Scope,
 }
 
+/// Values of `--build-arg`; one that is not known is `None`.
+pub type Args = BTreeMap<String, Option<String>>;
+
 /// Returns the stages of a file.
 pub fn stages(file: &Dockerfile) -> Vec<Stage> {
+    stages_with(file, &Args::new())
+}
+
+/// Returns the stages of a file that is built with arguments.
+pub fn stages_with(file: &Dockerfile, args: &Args) -> Vec<Stage> {
     let mut stages: Vec<Stage> = Vec::new();
     let mut ends: Vec<Scope> = Vec::new();
     let mut global = Scope { known: false, ..Scope::default() };
+    let mut left = MOST_COMMANDS;
     for (index, instruction) in file.instructions.iter().enumerate() {
         if instruction.keyword == "FROM" {
             let (stage, scope) = begin(instruction, &stages, &ends, &global, index);
@@ -168,14 +186,18 @@ pub fn stages(file: &Dockerfile) -> Vec<Stage> {
         }
         let (Some(stage), Some(scope)) = (stages.last_mut(), ends.last_mut()) else {
             if instruction.keyword == "ARG" {
-                arguments(&mut global, instruction, None);
+                arguments(&mut global, instruction, None, args);
             }
             continue;
         };
         let is_read = scope.posix || names_program(instruction) && !scope.is_windows();
-        let commands = if instruction.keyword == "RUN" && is_read { scripts(instruction) } else { Vec::new() };
+        let mut commands = if instruction.keyword == "RUN" && is_read { scripts(instruction) } else { Vec::new() };
+        if commands.len() > left {
+            commands.clear();
+        }
+        left -= commands.len();
         stage.steps.push(Step { instruction: index, scope: Arc::new(scope.clone()), commands });
-        after(scope, instruction, &global, stage.steps.last().map_or(&[], |step| &step.commands));
+        after(scope, instruction, (&global, args), stage.steps.last().map_or(&[], |step| &step.commands));
     }
     for (stage, end) in stages.iter_mut().zip(ends) {
         stage.end = end;
@@ -264,7 +286,7 @@ fn names_program(instruction: &Instruction) -> bool {
         || instruction.heredocs.first().is_some_and(|script| script.body.text.starts_with("#!"))
 }
 
-fn after(scope: &mut Scope, instruction: &Instruction, global: &Scope, commands: &[Command]) {
+fn after(scope: &mut Scope, instruction: &Instruction, given: (&Scope, &Args), commands: &[Command]) {
     let text = instruction.args.text.trim();
     match instruction.keyword.as_str() {
         "ENV" => {
@@ -273,7 +295,7 @@ fn after(scope: &mut Scope, instruction: &Instruction, global: &Scope, commands:
                 scope.set(&name, value);
             }
         }
-        "ARG" => arguments(scope, instruction, Some(global)),
+        "ARG" => arguments(scope, instruction, Some(given.0), given.1),
         "USER" => scope.user = Some(scope.expand(text).unwrap_or_else(|| text.to_owned())),
         "WORKDIR" => {
             scope.workdir = scope.expand(text.trim_matches(['"', '\''])).and_then(|path| {
@@ -292,8 +314,13 @@ fn after(scope: &mut Scope, instruction: &Instruction, global: &Scope, commands:
     }
 }
 
-fn arguments(scope: &mut Scope, instruction: &Instruction, global: Option<&Scope>) {
+fn arguments(scope: &mut Scope, instruction: &Instruction, global: Option<&Scope>, args: &Args) {
     for word in words(&instruction.args.text) {
+        let name = word.split('=').next().unwrap_or_default();
+        if let Some(value) = args.get(name) {
+            scope.set(name, value.clone());
+            continue;
+        }
         match word.split_once('=') {
             Some((name, value)) => {
                 let value = scope.expand(value);

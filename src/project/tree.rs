@@ -82,6 +82,56 @@ impl Node {
     pub fn text_of(&self, key: &str) -> Option<&str> {
         self.get(key)?.text()
     }
+
+    /// Returns what stands at the end of a path of keys.
+    pub fn at(&self, path: &[&str]) -> Option<&Node> {
+        path.iter().try_fold(self, |node, key| node.get(key))
+    }
+
+    /// Returns the tree with another value at the end of a path of keys, made of the one that is there; without one, the
+    /// last key goes.
+    pub fn with(&self, path: &[&str], change: impl FnOnce(Option<&Node>) -> Option<Node>) -> Node {
+        let Some((key, rest)) = path.split_first() else { return self.clone() };
+        let mut entries = self.entries().to_vec();
+        let at = entries.iter().position(|entry| entry.key == *key);
+        let old = at.map(|at| entries[at].node.clone());
+        let new = if rest.is_empty() {
+            change(old.as_deref())
+        } else {
+            Some(old.as_deref().unwrap_or(&Node { line: self.line, value: Value::Null }).with(rest, change))
+        };
+        match (at, new) {
+            (Some(at), Some(node)) => entries[at].node = Arc::new(node),
+            (Some(at), None) => drop(entries.remove(at)),
+            (None, Some(node)) => entries.push(Entry { key: (*key).to_owned(), line: self.line, node: Arc::new(node) }),
+            (None, None) => {}
+        }
+        Node { line: self.line, value: Value::Map(entries) }
+    }
+
+    /// Tells whether two trees say the same, in whatever lines and order of keys. Trees that share so much that nobody
+    /// could look at all of it do not.
+    pub fn says_same(&self, other: &Node) -> bool {
+        fn same(one: &Node, other: &Node, left: &mut usize) -> bool {
+            *left = left.saturating_sub(1);
+            *left > 0
+                && match (&one.value, &other.value) {
+                    (Value::List(ones), Value::List(others)) => {
+                        ones.len() == others.len() && ones.iter().zip(others).all(|(one, other)| same(one, other, left))
+                    }
+                    (Value::Map(ones), Value::Map(others)) => {
+                        let there: HashMap<&str, &Entry> =
+                            others.iter().map(|entry| (entry.key.as_str(), entry)).collect();
+                        let is_there = |entry: &Entry| {
+                            there.get(entry.key.as_str()).is_some_and(|other| same(&entry.node, &other.node, left))
+                        };
+                        ones.len() == others.len() && ones.iter().all(is_there)
+                    }
+                    (one, other) => one == other,
+                }
+        }
+        same(self, other, &mut 1_000_000)
+    }
 }
 
 /// A collection that is not closed yet.
@@ -100,6 +150,16 @@ struct Open {
 /// # Errors
 /// Says what is wrong in which line.
 pub fn yaml(text: &str) -> Result<Node, Problem> {
+    let empty = Node { line: 1, value: Value::Null };
+    Ok(documents(text)?.into_iter().next().unwrap_or(empty))
+}
+
+/// Reads all documents of a YAML file.
+///
+/// # Errors
+/// Says what is wrong in which line.
+pub fn documents(text: &str) -> Result<Vec<Node>, Problem> {
+    let mut documents = Vec::new();
     let mut open: Vec<Open> = Vec::new();
     let mut anchors: HashMap<usize, (Arc<Node>, usize)> = HashMap::new();
     let mut merged = 0;
@@ -134,7 +194,10 @@ pub fn yaml(text: &str) -> Result<Node, Problem> {
                 let value = if done.is_map { map(&done.nodes, &mut merged)? } else { Value::List(done.nodes) };
                 (Arc::new(Node { line: done.line, value }), done.anchor, done.height + 1)
             }
-            Event::DocumentEnd => break,
+            Event::DocumentEnd => {
+                anchors.clear();
+                continue;
+            }
             _ => continue,
         };
         // Aliases can nest what is not nested in the file, and dropping that would need as much stack.
@@ -149,10 +212,10 @@ pub fn yaml(text: &str) -> Result<Node, Problem> {
                 parent.height = parent.height.max(height);
                 parent.nodes.push(node);
             }
-            None => return Ok(Arc::unwrap_or_clone(node)),
+            None => documents.push(Arc::unwrap_or_clone(node)),
         }
     }
-    Ok(Node { line: 1, value: Value::Null })
+    Ok(documents)
 }
 
 fn too_deep(line: u32) -> Problem {

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
-use crate::checks::{Check, dockerfile, project::diff};
+use crate::checks::project::diff;
+use crate::checks::{Check, Finding, containers, dockerfile};
 use crate::cli::{Doctor, DoctorFormat};
-use crate::project::{Kind, Project};
+use crate::project::{File, Kind, Project};
 use crate::{cancel, project, report};
 
 /// What becomes of one file.
@@ -54,19 +55,20 @@ pub fn run(files: &Project, checks: &[&'static Check], options: &Doctor) -> Resu
 }
 
 fn plan(files: &Project, checks: &[&'static Check]) -> Vec<Change> {
-    let dockerfiles = files.files.iter().filter(|file| file.kind == Kind::Dockerfile);
-    dockerfiles
-        .filter_map(|file| {
-            let wanted = |finding: &crate::checks::Finding| checks.iter().any(|check| check.name == finding.check);
-            let after = dockerfile::fix(&file.path, &file.text, &file.around, &wanted);
-            (after != file.text).then(|| Change {
-                file: file.path.clone(),
-                diff: diff(&file.path, &file.text, &after),
-                before: file.text.clone(),
-                after,
-            })
-        })
-        .collect()
+    let wanted = |finding: &Finding| checks.iter().any(|check| check.name == finding.check);
+    let described = containers::fix(&files.files, &wanted);
+    let after = |file: &File| match file.kind {
+        Kind::Dockerfile => Some(dockerfile::fix(&file.path, &file.text, &file.around, &wanted)),
+        _ => described.get(&file.path).cloned(),
+    };
+    let change = |file: &File, after: String| Change {
+        file: file.path.clone(),
+        diff: diff(&file.path, &file.text, &after),
+        before: file.text.clone(),
+        after,
+    };
+    let changed = files.files.iter().filter_map(|file| Some((file, after(file)?)));
+    changed.filter(|(file, after)| *after != file.text).map(|(file, after)| change(file, after)).collect()
 }
 
 /// Writes beside the file and renames, so that it is always whole; a link stays, and what it leads to is changed.
