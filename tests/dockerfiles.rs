@@ -13,7 +13,7 @@ use std::time::Instant;
 use docker_cache::checks::Severity;
 use docker_cache::checks::dockerfile::{Found, check, fix};
 use docker_cache::checks::steps::{Around, Facts};
-use docker_cache::dockerfile::Dockerfile;
+use docker_cache::dockerfile::{Dockerfile, Instruction, stage};
 use proptest::prelude::*;
 
 fn directory() -> PathBuf {
@@ -168,13 +168,98 @@ fn any_dockerfile() -> impl Strategy<Value = String> {
     ]
 }
 
+/// Instructions of the corpus, with their here-documents and the comments in them: those of a base image, and the rest.
+fn fragments() -> (Vec<String>, Vec<String>) {
+    let (mut bases, mut rest) = (Vec::new(), Vec::new());
+    for text in corpus().into_values().filter(|text| !text.contains("escape=`")) {
+        let text = text.trim_start_matches('\u{feff}').replace("\r\n", "\n");
+        let file = Dockerfile::parse(&text);
+        if !file.problems.is_empty() {
+            continue;
+        }
+        let starts: Vec<usize> = file.instructions.iter().map(|instruction| instruction.span.start).collect();
+        for (at, instruction) in file.instructions.iter().enumerate() {
+            let whole = &text[starts[at]..starts.get(at + 1).copied().unwrap_or(text.len())];
+            let whole = format!("{}\n", whole.strip_suffix('\n').unwrap_or(whole));
+            match instruction.keyword.as_str() {
+                "FROM" => bases.push(whole),
+                _ => rest.push(whole),
+            }
+        }
+    }
+    (bases, rest)
+}
+
+/// Dockerfiles that are put together of instructions that people wrote.
+fn real_dockerfile() -> impl Strategy<Value = String> {
+    let (bases, rest) = fragments();
+    let stage = (proptest::sample::select(bases), proptest::collection::vec(proptest::sample::select(rest), 0..7))
+        .prop_map(|(base, rest)| format!("{base}{}", rest.concat()));
+    (proptest::collection::vec(stage, 1..4), any::<bool>(), 0..2_usize).prop_map(|(stages, crlf, ends)| {
+        let text = stages.concat();
+        let text = text[..text.len() - ends].to_owned();
+        if crlf { text.replace('\n', "\r\n") } else { text }
+    })
+}
+
+/// What a file says apart from what a fix may change: the comments, and every instruction that is not `RUN` or `ENV`.
+fn kept(text: &str) -> Vec<String> {
+    let file = Dockerfile::parse(text);
+    let mut kept: Vec<String> =
+        text.lines().filter(|line| line.trim_start().starts_with('#')).map(str::to_owned).collect();
+    let same = |instruction: &&Instruction| !matches!(instruction.keyword.as_str(), "RUN" | "ENV");
+    kept.extend(file.instructions.iter().filter(same).map(|instruction| text[instruction.span.clone()].to_owned()));
+    kept
+}
+
+/// What a command does that a fix takes out, or puts in before an install.
+const CLEANING: &[&str] = &["clean", "autoclean", "purge", "update", "prune", "clear-cache", "-Sc", "-Scc"];
+
+/// The commands of a file without what defeats a cache, and without what a fix puts before them.
+fn installs(text: &str) -> Vec<Vec<String>> {
+    let file = Dockerfile::parse(text);
+    let defeats = ["--no-cache", "--no-cache-dir", "-f", "-rf", "--setopt=keepcache=1", "-U", "--update-cache"];
+    let is_kept = |word: &String| !defeats.contains(&word.as_str());
+    let runs = file.instructions.iter().filter(|instruction| instruction.keyword == "RUN");
+    runs.flat_map(stage::scripts)
+        .filter(|command| !matches!(command.program(), "rm" | "ln" | "echo" | "mkdir"))
+        .filter(|command| !command.args().any(|arg| CLEANING.contains(&arg)))
+        .map(|command| command.words.into_iter().map(|word| word.text).filter(is_kept).collect())
+        .filter(|words: &Vec<String>| !words.is_empty())
+        .collect()
+}
+
+/// As many as asked for by PROPTEST_CASES, else so many that it takes seconds.
+fn cases(usual: u32) -> ProptestConfig {
+    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
+    ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(asked.unwrap_or(usual)) }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1500))]
+    #![proptest_config(cases(1000))]
 
     #[test]
     fn no_text_panics_and_a_fix_is_final(text in any_dockerfile()) {
         found(&text);
         let once = fixed(&text);
         prop_assert_eq!(fixed(&once), once);
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(300))]
+
+    #[test]
+    fn a_fix_of_any_file_changes_what_it_says_and_nothing_else(text in real_dockerfile()) {
+        let once = fixed(&text);
+        prop_assert_eq!(fixed(&once), once.clone());
+        prop_assert_eq!(Dockerfile::parse(&once).problems, Dockerfile::parse(&text).problems);
+        let left: Vec<_> = found(&once).into_iter().filter(|found| !found.edits.is_empty()).collect();
+        prop_assert!(left.is_empty(), "{:?}\n{}", left, once);
+        prop_assert_eq!(kept(&text), kept(&once));
+        prop_assert_eq!(installs(&text), installs(&once));
+        let mut lines = once.split('\n').rev().skip(1);
+        prop_assert!(!text.contains("\r\n") || lines.all(|line| line.ends_with('\r')), "{:?}", once);
+        prop_assert_eq!(text.ends_with('\n'), once.ends_with('\n'));
     }
 }

@@ -51,7 +51,10 @@ impl Suite {
 
     /// Returns the folder that the suite's packages are unpacked in, fetching them the first time.
     pub fn root(self) -> PathBuf {
-        let packages = self.packages();
+        self.unpacked(self.packages())
+    }
+
+    fn unpacked(self, packages: &[&str]) -> PathBuf {
         once(&format!("{}-{}", self.name(), fingerprint(&packages.join(" "))), |target| {
             let aside = target.with_extension("apt");
             fetch(self, packages, &aside);
@@ -72,6 +75,11 @@ impl Suite {
             common = common.display()
         )
     }
+}
+
+/// Returns the plugin `docker compose`.
+pub fn compose() -> PathBuf {
+    Suite::Trixie.unpacked(&["docker-compose"]).join("usr/libexec/docker/cli-plugins/docker-compose")
 }
 
 /// Returns the static busybox.
