@@ -37,7 +37,7 @@ pub fn is_lock(name: &str) -> bool {
     // Of `requirements*.txt` the plain one counts.
     let is =
         |lock: &&str| lock.split_once('*').map_or(*lock == name, |(start, end)| name.strip_prefix(start) == Some(end));
-    OTHER_LOCKS.contains(&name) || ROWS.iter().any(|row| row.warm.locks.iter().any(|lock| is(&lock)))
+    OTHER_LOCKS.contains(&name) || ROWS.iter().any(|row| row.warm.locks.iter().any(is))
 }
 
 impl fmt::Display for Budget {
