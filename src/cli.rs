@@ -345,8 +345,8 @@ pub struct Clear {
     /// Clear the least recently used, until this size remains; small is 2GB, medium 5GB, large 10GB
     #[arg(long, value_name = "SIZE", visible_alias = "to-budget")]
     pub keep: Option<Budget>,
-    /// Clear only this directory of the volume, as containers see it, and the directory itself
-    #[arg(long, value_name = "DIR", requires = "volume")]
+    /// Clear only this directory of the named volume or mount, as containers or builds see it, and the directory itself
+    #[arg(long, value_name = "DIR")]
     pub path: Vec<String>,
     /// Clear every cache
     #[arg(long)]

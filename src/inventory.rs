@@ -17,7 +17,8 @@ use crate::inside::measure::{Measured, Sum, Tree};
 use crate::inside::{Job, Line};
 use crate::model::{Bytes, CacheRecord, CacheVolume, Moment, MountName, VolumeUser};
 use crate::parallel;
-use crate::place::{Access, MountPlace, Place, carriable};
+use crate::place::carry::Mount;
+use crate::place::{Access, MountPlace, Place};
 
 /// What a row is about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -318,6 +319,7 @@ fn of_builders(
     let own = |reference: &BuilderRef| reference.is_of_context(&docker.endpoint.context);
     let found = parallel::each(&references, |reference| (!own(reference)).then(|| reference.records()));
     let mut inventory = Inventory::default();
+    let mut there: HashSet<String> = HashSet::new();
     for ((builder, reference), records) in selected.iter().zip(&references).zip(found) {
         let records = records.or_else(|| early.take()).unwrap_or_else(|| reference.records());
         match records {
@@ -331,13 +333,16 @@ fn of_builders(
                     false => Vec::new(),
                 };
                 mounts.retain(|(_, cache)| mount.is_empty() || mount.iter().any(|id| is_called(cache, id)));
+                there.extend(
+                    mounts.iter().flat_map(|(_, cache)| [Some(cache.name.clone()), cache.path.clone()]).flatten(),
+                );
                 if wanted.exact {
                     measure_mounts(reference, &mut mounts, &mut inventory.gaps);
                 }
                 if look.inside {
-                    let mixed = mounts.extract_if(.., |(_, cache)| is_mixed(cache, names));
-                    let mixed: Vec<_> = mixed.collect();
-                    look_inside(reference, mixed, look.ages, &mut inventory);
+                    let by_path = !wanted.paths.is_empty();
+                    let mixed: Vec<_> = mounts.extract_if(.., |(_, cache)| by_path || is_mixed(cache, names)).collect();
+                    look_inside(reference, mixed, look.ages, wanted.paths, &mut inventory)?;
                 }
                 inventory.caches.extend(mounts.into_iter().map(|(_, cache)| cache));
                 inventory.builders.push(FoundBuilder { builder: reference.clone(), records });
@@ -347,7 +352,7 @@ fn of_builders(
         }
     }
     for id in mount {
-        if !inventory.caches.iter().any(|cache| cache.kind == Kind::Mount && is_called(cache, id)) {
+        if !there.contains(id) {
             bail!(
                 "no cache mount {id:?} in {}\nhint: `docker cache size --all-builders` lists all",
                 selected.iter().map(|builder| builder.name.as_str()).collect::<Vec<_>>().join(", ")
@@ -397,7 +402,7 @@ fn mounts(builder: &str, records: &[CacheRecord]) -> Vec<(MountRecords, Cache)> 
         let known = catalogue::for_mount(mount.id.as_deref(), &mount.target);
         // Variants of one id may belong to different tools, each with a directory of its own.
         let key = (mount.namespace.clone(), mount.shown().to_string(), known.map(|(row, class)| (row.tool, class)));
-        let (variants, row) = by_name.entry(key).or_insert_with(|| {
+        let (_, row) = by_name.entry(key).or_insert_with(|| {
             let cache = Cache {
                 kind: Kind::Mount,
                 name: mount.shown().into(),
@@ -416,18 +421,34 @@ fn mounts(builder: &str, records: &[CacheRecord]) -> Vec<(MountRecords, Cache)> 
             };
             (MountRecords { name: mount, plain: 0, variants: 0 }, cache)
         });
-        match record.parents.is_empty() {
-            true => variants.plain += 1,
-            false => variants.variants += 1,
-        }
         row.bytes += record.bytes;
         row.last_used = row.last_used.max(record.last_used);
         row.push(record);
     }
-    by_name.into_values().collect()
+    // A build that names an id may get any record of it, whatever tool that is of.
+    let mut of_id: BTreeMap<(String, String), (u32, u32)> = BTreeMap::new();
+    for (record, mount) in records.iter().filter_map(|record| Some((record, record.mount()?))) {
+        let (plain, variants) = of_id.entry((mount.namespace.clone(), mount.shown().into())).or_default();
+        *if record.parents.is_empty() { plain } else { variants } += 1;
+    }
+    by_name
+        .into_iter()
+        .map(|((namespace, id, _), (mut records, row))| {
+            (records.plain, records.variants) = of_id.get(&(namespace, id)).copied().unwrap_or_default();
+            (records, row)
+        })
+        .collect()
 }
 
-/// A mount and how many records it has: those with a parent were made with uid, gid, mode or from.
+/// Returns the mounts that a build is sure to reach: no other has their id, and none runs that uses them.
+pub fn reachable(records: &[CacheRecord]) -> Vec<MountName> {
+    let free = |(records, cache): &(MountRecords, Cache)| {
+        records.unreachable().is_none() && !cache.records().iter().any(|record| record.in_use)
+    };
+    mounts("", records).into_iter().filter(free).map(|(records, _)| records.name).collect()
+}
+
+/// A mount and how many records its id has: those with a parent were made with uid, gid, mode or from.
 struct MountRecords {
     name: MountName,
     plain: u32,
@@ -441,7 +462,7 @@ impl MountRecords {
             Some("this engine does not tell the ids of cache mounts")
         } else if self.plain != 1 || self.variants != 0 {
             Some("it has several variants (uid, gid, mode, from or private)")
-        } else if !carriable(&self.name) {
+        } else if !Mount::plain(&self.name).is_carriable() {
             Some("its id cannot be written in a Dockerfile safely")
         } else {
             None
@@ -453,7 +474,9 @@ impl MountRecords {
 fn measure_mounts(builder: &BuilderRef, mounts: &mut [(MountRecords, Cache)], gaps: &mut Vec<String>) {
     let mut by_namespace: BTreeMap<&str, Vec<(&MountRecords, &mut Cache)>> = BTreeMap::new();
     for (records, cache) in mounts {
-        match records.unreachable() {
+        // A build that has locked it would leave the helper an empty mount of its own.
+        let in_use = cache.records().iter().any(|record| record.in_use);
+        match records.unreachable().or(in_use.then_some("a running build uses it")) {
             Some(why) => gaps.push(format!("mount {} keeps docker's size: {why}", cache.name)),
             None => by_namespace.entry(&records.name.namespace).or_default().push((records, cache)),
         }
@@ -476,7 +499,7 @@ fn measure_mounts(builder: &BuilderRef, mounts: &mut [(MountRecords, Cache)], ga
 
 /// Measures mounts of one namespace; the roots of the trees are filled in.
 fn measure_inside(builder: &BuilderRef, mounts: Vec<MountName>, mut trees: Vec<Tree>) -> Result<Vec<Measured>> {
-    let place = Place::Build(MountPlace { builder: builder.clone(), mounts });
+    let place = Place::Build(MountPlace::new(builder, mounts.iter().map(Mount::plain)));
     for (tree, root) in trees.iter_mut().zip(place.roots()) {
         tree.root = root;
     }
@@ -499,12 +522,22 @@ fn is_mixed(cache: &Cache, names: &Names) -> bool {
     !whole && below().into_iter().any(wanted)
 }
 
-/// Puts the rows of what mixed mounts hold in the place of their own.
-fn look_inside(builder: &BuilderRef, mixed: Vec<(MountRecords, Cache)>, ages: bool, inventory: &mut Inventory) {
+/// Puts the rows of what mixed mounts hold in the place of their own; of named directories only, if there are such.
+///
+/// # Errors
+/// When a directory was named, and a mount cannot be looked into: a part of it was to go, and not all of it.
+fn look_inside(
+    builder: &BuilderRef,
+    mixed: Vec<(MountRecords, Cache)>,
+    ages: bool,
+    named: &[String],
+    inventory: &mut Inventory,
+) -> Result<()> {
     let mut by_namespace: BTreeMap<String, Vec<(MountRecords, Cache)>> = BTreeMap::new();
     for (records, cache) in mixed {
         let in_use = cache.records().iter().any(|record| record.in_use);
-        match records.unreachable() {
+        match records.unreachable().or(in_use.then_some("a running build uses it").filter(|_| !named.is_empty())) {
+            Some(why) if !named.is_empty() => bail!("mount {} is not looked into: {why}", cache.name),
             Some(why) => inventory.gaps.push(format!("mount {} is not looked into: {why}", cache.name)),
             // It is not touched, so it need not be waited for.
             None if in_use => {}
@@ -516,12 +549,21 @@ fn look_inside(builder: &BuilderRef, mixed: Vec<(MountRecords, Cache)>, ages: bo
         inventory.caches.push(cache);
     }
     for mounts in by_namespace.into_values() {
-        let known: Vec<Vec<Known>> =
-            mounts.iter().map(|(_, cache)| catalogue::known_below(cache.path.as_deref().unwrap_or_default())).collect();
+        let mut known: Vec<Vec<Known>> = mounts.iter().map(|(_, cache)| known_in(cache)).collect();
+        for path in named {
+            let single_out = |(known, (_, cache)): (&mut Vec<Known>, &(MountRecords, Cache))| {
+                let below = Path::new(path).strip_prefix(cache.path.as_deref()?).ok()?.to_str()?;
+                catalogue::single_out(known, below).then_some(())
+            };
+            if known.iter_mut().zip(&mounts).filter_map(single_out).count() == 0 {
+                bail!("{path:?} is in no directory that is known\nhint: `docker cache size` shows the directories");
+            }
+        }
         let names = mounts.iter().map(|(records, _)| records.name.clone()).collect();
         let trees = known.iter().map(|known| Tree { known: paths(known), ages, ..Tree::default() }).collect();
         let found = match measure_inside(builder, names, trees) {
             Ok(found) => found,
+            Err(error) if !named.is_empty() => return Err(error),
             Err(error) => {
                 let which = &builder.name;
                 inventory.gaps.push(format!("mounts of builder {which} are not looked into: {error:#}"));
@@ -532,12 +574,28 @@ fn look_inside(builder: &BuilderRef, mixed: Vec<(MountRecords, Cache)>, ages: bo
         for (((records, cache), known), measured) in mounts.into_iter().zip(known).zip(found) {
             report_unreadable(&format!("mount {}", cache.name), &measured, &mut inventory.gaps);
             let holder = Holder::Mount(inventory.mounts.len());
-            inventory
-                .caches
-                .extend(parts(measured, known.len()).map(|(part, sum)| part_row(&cache, &known, holder, part, sum)));
+            let rows = parts(measured, known.len()).map(|(part, sum)| part_row(&cache, &known, holder, part, sum));
+            inventory.caches.extend(rows.filter(|row| is_at(row, named)));
             inventory.mounts.push(FoundMount { builder: builder.clone(), name: records.name, known });
         }
     }
+    Ok(())
+}
+
+/// Returns what the catalogue knows in a mount. Of one that only its id tells, that is all of it.
+fn known_in(cache: &Cache) -> Vec<Known> {
+    let mut known = catalogue::known_below(cache.path.as_deref().unwrap_or_default());
+    let row = catalogue::for_mount(Some(&cache.name), cache.path.as_deref().unwrap_or_default());
+    if let Some((row, class)) = row.filter(|_| known.is_empty()) {
+        known.push(Known { path: String::new(), row, class });
+    }
+    known
+}
+
+/// Tells whether a row lies in one of the named directories, if there are such.
+fn is_at(row: &Cache, named: &[String]) -> bool {
+    let at = Path::new(row.path.as_deref().unwrap_or_default());
+    named.is_empty() || named.iter().any(|path| at.starts_with(path))
 }
 
 /// Finds and measures cache volumes.
@@ -570,10 +628,7 @@ pub fn of_volumes(
     }
     let named = !wanted.selection.volume.is_empty();
     let mut inventory = measure_volumes(docker, info, found, named, look.ages, progress)?;
-    inventory.caches.retain(|cache| {
-        let at = Path::new(cache.path.as_deref().unwrap_or_default());
-        wanted.paths.is_empty() || wanted.paths.iter().any(|path| at.starts_with(path))
-    });
+    inventory.caches.retain(|cache| is_at(cache, wanted.paths));
     Ok(inventory)
 }
 

@@ -1,13 +1,16 @@
-//! Who owns what in cache volumes, and who writes there: asks docker and looks inside. Changes nothing.
+//! Who owns what in cache volumes and mounts, and who writes there: asks docker and looks inside. Changes nothing.
 
 use anyhow::{Result, bail};
 
 use crate::checks::caches::{OwnedPart, OwnedVolume, Writer};
-use crate::docker::{Container, Docker, Info, Overview};
+use crate::checks::mounts::{OwnedMount, Written};
+use crate::docker::{BuilderRef, Container, Docker, Info, Overview};
 use crate::inside::measure::Tree;
 use crate::inside::{Job, Line};
 use crate::inventory::{self, FoundVolume, paths};
-use crate::place::{Access, Place};
+use crate::model::CacheRecord;
+use crate::place::carry::Mount;
+use crate::place::{Access, MountPlace, Place};
 use crate::{cancel, catalogue, parallel};
 
 /// Looks into the cache volumes of an engine that a container has mounted, or only into the named ones.
@@ -64,6 +67,59 @@ fn look_inside(docker: &Docker, info: &Info, found: &mut [(FoundVolume, OwnedVol
             .collect();
     }
     Ok(())
+}
+
+/// Looks into those of these mounts that a builder has, as the Dockerfiles name them; what runs now is left alone.
+///
+/// # Errors
+/// When the build that looks fails.
+pub fn of_mounts(builder: &BuilderRef, records: &[CacheRecord], written: Vec<Written>) -> Result<Vec<OwnedMount>> {
+    let is_there = |written: &Written| {
+        let of_id = records.iter().filter(|record| {
+            let Some(name) = record.mount() else { return false };
+            // BuildKit says nothing of an id that is the target without its slash.
+            let id = name.id.as_deref().or_else(|| name.target.strip_prefix('/'));
+            name.namespace.is_empty() && id == Some(&written.id)
+        });
+        // A record with a parent was made with options. Several without are private copies.
+        let (plain, variants): (Vec<&CacheRecord>, Vec<&CacheRecord>) =
+            of_id.partition(|record| record.parents.is_empty());
+        let idle = !plain.iter().chain(&variants).any(|record| record.in_use);
+        idle && if written.options.is_empty() { plain.len() == 1 } else { !variants.is_empty() }
+    };
+    let written: Vec<Written> =
+        written.into_iter().filter(|written| is_there(written) && carried(written).is_carriable()).collect();
+    if written.is_empty() {
+        return Ok(Vec::new());
+    }
+    let place = place_of(builder, &written);
+    let trees = place.roots().into_iter().map(|root| Tree { root, ..Tree::default() }).collect();
+    let mut owners = Vec::new();
+    place.run(&Job::Owners(trees), &mut |line| {
+        if let Line::Owners(found) = line {
+            owners = found;
+        }
+    })?;
+    let owned = written.into_iter().zip(owners).map(|(written, parts)| OwnedMount {
+        written,
+        builder: builder.name.clone(),
+        owners: parts.into_iter().flat_map(|part| part.owners).collect(),
+    });
+    Ok(owned.collect())
+}
+
+/// Returns the way to mounts as Dockerfiles name them.
+pub fn place_of<'a>(builder: &BuilderRef, written: impl IntoIterator<Item = &'a Written>) -> Place {
+    Place::Build(MountPlace::new(builder, written.into_iter().map(carried)))
+}
+
+fn carried(written: &Written) -> Mount {
+    Mount {
+        namespace: String::new(),
+        id: written.id.clone(),
+        options: written.options.clone(),
+        target: written.target.clone(),
+    }
 }
 
 /// Returns as whom a container writes.

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::exports::Export;
+use super::mounts::OwnedMount;
 use super::secrets::Secrets;
-use super::versions::NamedVolume;
+use super::versions::Named;
 use super::{Check, Fact, Facts as AllFacts, Finding, NotRun, Severity};
 use crate::budget::Budget;
 use crate::inside::own::Owner;
@@ -17,8 +18,10 @@ use crate::report::quote;
 pub struct Facts {
     /// The cache volumes that containers have mounted.
     pub volumes: Fact<Vec<OwnedVolume>>,
-    /// Names in cache volumes that tell versions.
-    pub names: Fact<Vec<NamedVolume>>,
+    /// Names in cache volumes and mounts that tell versions.
+    pub names: Fact<Named>,
+    /// The cache mounts that somebody who is not root writes to.
+    pub mounts: Fact<Vec<OwnedMount>>,
     /// Names of credentials in caches.
     pub secrets: Fact<Secrets>,
     /// The directories that the project's builds export their cache to.
@@ -73,6 +76,7 @@ impl Default for Facts {
             names: Err(none()),
             secrets: Err(none()),
             exports: Vec::new(),
+            mounts: Err(none()),
             held: Err(none()),
             image: None,
             records: Err(none()),
@@ -154,7 +158,7 @@ impl OwnedVolume {
     }
 }
 
-fn is_closed(owner: &Owner, (uid, gid): (u32, u32)) -> bool {
+pub(super) fn is_closed(owner: &Owner, (uid, gid): (u32, u32)) -> bool {
     owner.uid != uid && !owner.all_write && !(owner.group_writes && owner.gid == gid)
 }
 

@@ -8,6 +8,7 @@ pub mod edits;
 pub mod engine;
 pub mod exports;
 pub mod live;
+pub mod mounts;
 pub mod project;
 pub mod scripts;
 pub mod secrets;

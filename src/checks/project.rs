@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::dockerfile::{self, Found, UsedId};
 use super::exports::{self, CACHE_EXPORT_GROWS};
+use super::mounts::OwnedMount;
 use super::secrets::{self, SECRET_IN_CACHE};
 use super::steps::{Around, Facts as Steps};
 use super::{Check, Facts, Finding, Fix, NotRun, Severity, caches, containers, edits, scripts};
@@ -160,6 +161,17 @@ fn of(facts: &Facts, name: &str) -> Result<Vec<Finding>, NotRun> {
         (DEAD_CACHE_MOUNT, Ok(records)) => found.iter_mut().for_each(|finding| caches::confirm_empty(finding, records)),
         (CACHE_EXPORT_GROWS, _) => found.iter_mut().for_each(|finding| exports::complete(finding, facts)),
         _ => {}
+    }
+    if name == MOUNT_OWNER {
+        let inside = facts.caches.mounts.iter().flatten().flat_map(OwnedMount::findings);
+        // What the Dockerfile alone tells comes with the change that puts it right.
+        let is_told =
+            |inside: &Finding| found.iter().any(|told| (&told.file, told.line) == (&inside.file, inside.line));
+        let more: Vec<Finding> = inside.filter(|finding| !is_told(finding)).collect();
+        found.extend(more);
+        if let (Err(NotRun::Failed(why)), true) = (&facts.caches.mounts, found.is_empty()) {
+            return Err(NotRun::Failed(why.clone()));
+        }
     }
     Ok(found)
 }

@@ -1,67 +1,115 @@
-//! What in cache volumes belongs to a version of a language from which no image of the project is built. Pure rules over
+//! What in cache volumes and mounts belongs to a version of a language that no image of the project has. Pure rules over
 //! names at known depths, which tell the version.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::project::Project;
 use super::{Check, Facts as AllFacts, Finding, NotRun, Severity};
 use crate::catalogue;
 use crate::dockerfile::stage::{Base, stages};
 use crate::dockerfile::{Dockerfile, bases};
-use crate::project::Kind;
+use crate::inventory::Kind;
+use crate::project::Kind as FileKind;
 use crate::report::quote;
 
-/// A cache volume and the names that [`searches`] found in it.
+/// What was found of versions.
+#[derive(Clone, Debug, Default)]
+pub struct Named {
+    pub used: Used,
+    pub places: Vec<NamedPlace>,
+}
+
+/// A cache volume or mount, and the names that [`searches`] found in it.
 #[derive(Clone, Debug)]
-pub struct NamedVolume {
+pub struct NamedPlace {
+    pub kind: Kind,
+    /// Name of the volume, or id of the mount.
     pub name: String,
     pub mounted_at: String,
     /// Below the mount.
     pub names: Vec<String>,
 }
 
-/// The check's name: looking into volumes for it costs time.
+/// Variables, as `NAME=value`, of what the engine has of the project.
+#[derive(Clone, Debug, Default)]
+pub struct AtHand {
+    /// Of images, by the reference that the project uses.
+    pub images: BTreeMap<String, Vec<String>>,
+    /// Of each of the project's containers.
+    pub containers: Vec<Vec<String>>,
+}
+
+/// The check's name: looking into caches for it costs time.
 pub const STALE_VERSIONS: &str = "stale-versions";
 
 pub const CHECKS: &[Check] = &[Check {
     name: STALE_VERSIONS,
-    promise: "cache volumes keep nothing for versions of languages that the Dockerfiles do not begin from",
+    promise: "cache volumes keep nothing for versions of languages that the project does not use",
     run: stale_versions,
 }];
 
 /// Names that tell a version.
 struct Place {
     language: &'static str,
-    /// Below `/cache`; `*` is any one name, and the last name tells the version.
+    /// Where the tool's directory may be; `~` is any home.
+    bases: &'static [&'static str],
+    /// Below that; `*` is any one name, and the last name tells the version.
     path: &'static str,
-    /// How many of the names make what can be removed.
+    /// How many of the names of the path make what can be removed.
     unit: usize,
     version: fn(&str) -> Option<Vec<u32>>,
 }
 
+const GEMS: &[&str] = &["/cache/ruby/gems", "/usr/local/bundle"];
+const GO_MODULES: &[&str] = &["/cache/go-mod", "/cache/go/mod", "/cache/go/pkg/mod", "/go/pkg/mod", "~/go/pkg/mod"];
+
 /// From the layouts of pip 25, poetry 2, pipx 1, bundler 2, rubygems 3, node-gyp 10, rustup 1 and go 1.21.
 const PLACES: &[Place] = &[
-    Place { language: "python", path: "pip/wheels/*/*/*/*/*", unit: 2, version: wheel },
     Place {
         language: "python",
-        path: "poetry/virtualenvs/*",
-        unit: 3,
+        bases: &["/cache/pip", "~/.cache/pip"],
+        path: "wheels/*/*/*/*/*",
+        unit: 1,
+        version: wheel,
+    },
+    Place {
+        language: "python",
+        bases: &["/cache/poetry", "~/.cache/pypoetry", "/tmp/poetry_cache"],
+        path: "virtualenvs/*",
+        unit: 2,
         version: |name| numbers(name.rsplit_once("-py")?.1),
     },
     Place {
         language: "python",
-        path: "pipx/venvs/*/lib/*",
-        unit: 3,
+        bases: &["/cache/pipx", "~/.local/share/pipx", "~/.local/pipx", "/opt/pipx"],
+        path: "venvs/*/lib/*",
+        unit: 2,
         version: |name| numbers(name.strip_prefix("python")?),
     },
-    Place { language: "ruby", path: "ruby/bundle/ruby/*", unit: 4, version: numbers },
-    Place { language: "ruby", path: "bundle/ruby/*", unit: 3, version: numbers },
-    Place { language: "ruby", path: "ruby/gems/extensions/*/*", unit: 5, version: numbers },
-    Place { language: "node", path: "node-gyp/*", unit: 2, version: numbers },
-    Place { language: "rust", path: "rustup/toolchains/*", unit: 3, version: numbers },
-    Place { language: "go", path: "go-mod/golang.org/*", unit: 3, version: go },
-    Place { language: "go", path: "go/mod/golang.org/*", unit: 4, version: go },
-    Place { language: "go", path: "go/pkg/mod/golang.org/*", unit: 5, version: go },
+    Place {
+        language: "ruby",
+        bases: &["/cache/ruby/bundle", "/cache/bundle", "/usr/local/bundle"],
+        path: "ruby/*",
+        unit: 2,
+        version: numbers,
+    },
+    Place { language: "ruby", bases: GEMS, path: "extensions/*/*", unit: 3, version: numbers },
+    Place { language: "node", bases: &["/cache/node-gyp", "~/.cache/node-gyp"], path: "*", unit: 1, version: numbers },
+    Place {
+        language: "rust",
+        bases: &["/cache/rustup", "/usr/local/rustup", "~/.rustup"],
+        path: "toolchains/*",
+        unit: 2,
+        version: numbers,
+    },
+    Place { language: "go", bases: GO_MODULES, path: "golang.org/*", unit: 2, version: go },
+    Place {
+        language: "go",
+        bases: GO_MODULES,
+        path: "cache/download/golang.org/toolchain/@v/*",
+        unit: 6,
+        version: |name| numbers(name.strip_prefix("v0.0.1-go")?),
+    },
 ];
 
 /// Returns the numbers that a name begins with: `1.70.0-x86_64-unknown-linux-gnu`, `3.1.0-static`.
@@ -89,25 +137,62 @@ fn depth(language: &str) -> usize {
     if language == "node" { 1 } else { 2 }
 }
 
-/// The versions that the project's Dockerfiles begin from, of each language of which all are told.
+/// The versions that the project uses, of each language of which all are told.
 pub type Used = BTreeMap<&'static str, Vec<Vec<u32>>>;
 
-/// Reads them. A base that is nothing but a variable may be any.
-pub fn used(project: &Project) -> Used {
+/// Returns the images that the project names, and whether a Dockerfile begins from it.
+pub fn references(project: &Project) -> impl Iterator<Item = (String, bool)> {
+    let dockerfiles = project.files.files.iter().filter(|file| file.kind == FileKind::Dockerfile);
+    let bases =
+        dockerfiles.flat_map(|file| stages(&Dockerfile::parse(&file.text))).filter_map(|stage| match stage.base {
+            Base::Image(reference) => Some((reference, true)),
+            Base::Stage(_) => None,
+        });
+    bases.chain(project.containers.described.iter().filter_map(|described| Some((described.image.clone()?, false))))
+}
+
+/// Reads them from the tags of images and from what the engine has of those. A base that is nothing but a variable may
+/// be any.
+pub fn used(project: &Project, at_hand: &AtHand) -> Used {
     let mut used = Used::new();
-    let dockerfiles = project.files.files.iter().filter(|file| file.kind == Kind::Dockerfile);
-    for stage in dockerfiles.flat_map(|file| stages(&Dockerfile::parse(&file.text))) {
-        let Base::Image(reference) = stage.base else { continue };
-        if reference.split(':').next().is_some_and(|name| name.contains('$')) {
+    let mut unknown = BTreeSet::new();
+    let mut add = |(language, version): (&'static str, Vec<u32>)| used.entry(language).or_default().push(version);
+    for (reference, is_base) in references(project) {
+        if is_base && reference.split(':').next().is_some_and(|name| name.contains('$')) {
             return Used::new();
         }
+        let told = at_hand.images.get(&reference).map(|env| versions(env)).unwrap_or_default();
         if let Some((language, mut version)) = bases::language(&reference) {
             version.truncate(depth(language));
-            used.entry(language).or_default().push(version);
+            if version.len() == depth(language) {
+                add((language, version));
+            } else if !told.iter().any(|(other, _)| *other == language) {
+                unknown.insert(language);
+            }
         }
+        told.into_iter().for_each(&mut add);
     }
-    used.retain(|language, versions| versions.iter().all(|version| version.len() == depth(language)));
+    at_hand.containers.iter().flat_map(|env| versions(env)).for_each(&mut add);
+    used.retain(|language, _| !unknown.contains(language));
     used
+}
+
+/// Returns what official images tell of themselves.
+fn versions(env: &[String]) -> Vec<(&'static str, Vec<u32>)> {
+    const TOLD: [(&str, &str); 5] = [
+        ("PYTHON_VERSION", "python"),
+        ("NODE_VERSION", "node"),
+        ("RUBY_VERSION", "ruby"),
+        ("GOLANG_VERSION", "go"),
+        ("RUST_VERSION", "rust"),
+    ];
+    let pairs = env.iter().filter_map(|pair| pair.split_once('='));
+    let told = pairs.filter_map(|(name, value)| {
+        let (_, language) = TOLD.iter().find(|(variable, _)| *variable == name)?;
+        let version = numbers(value)?.get(..depth(language))?.to_vec();
+        Some((*language, version))
+    });
+    told.collect()
 }
 
 fn is_stale(language: &str, version: &[u32], used: &[Vec<u32>]) -> bool {
@@ -119,38 +204,45 @@ fn is_stale(language: &str, version: &[u32], used: &[Vec<u32>]) -> bool {
     }
 }
 
-/// Returns the paths to look for in a volume that is mounted there, and the place of each.
-fn placed<'a>(mounted_at: &str, used: &'a Used) -> impl Iterator<Item = (&'static str, &'static Place)> + use<'a> {
-    let below =
-        mounted_at.trim_end_matches('/').strip_prefix("/cache").map(|below| below.trim_start_matches('/').to_owned());
-    PLACES.iter().filter(|place| used.contains_key(place.language)).filter_map(move |place| {
-        let below = below.as_deref()?;
-        let path = place.path.strip_prefix(below)?;
-        if below.is_empty() { Some((path, place)) } else { Some((path.strip_prefix('/')?, place)) }
-    })
+/// Returns the paths to look for in a tree that is mounted there, how many names of each make what can be removed, and
+/// the place of each.
+fn placed(mounted_at: &str, used: &Used) -> Vec<(String, usize, &'static Place)> {
+    let tree: Vec<&str> = mounted_at.split('/').filter(|name| !name.is_empty()).collect();
+    let mut found = Vec::new();
+    for place in PLACES.iter().filter(|place| used.contains_key(place.language)) {
+        for base in place.bases.iter().flat_map(|base| [base.replace('~', "/root"), base.replace('~', "/home/*")]) {
+            let base: Vec<&str> = base.split('/').filter(|name| !name.is_empty()).collect();
+            let all: Vec<&str> = base.iter().copied().chain(place.path.split('/')).collect();
+            if tree.len() < all.len() && tree.iter().zip(&all).all(|(name, wanted)| *wanted == "*" || name == wanted) {
+                found.push((all[tree.len()..].join("/"), (base.len() + place.unit).saturating_sub(tree.len()), place));
+            }
+        }
+    }
+    found
 }
 
-/// Returns the paths to look for in a volume that is mounted there; `*` is any one name.
+/// Returns the paths to look for in a volume or mount that is mounted there; `*` is any one name.
 pub fn searches(mounted_at: &str, used: &Used) -> Vec<String> {
-    placed(mounted_at, used).map(|(path, _)| path.to_owned()).collect()
+    placed(mounted_at, used).into_iter().map(|(path, ..)| path).collect()
 }
 
 fn stale_versions(facts: &AllFacts) -> Result<Vec<Finding>, NotRun> {
-    let used = used(facts.project.as_ref().map_err(Clone::clone)?);
-    if used.is_empty() {
-        return Err(NotRun::Skipped("no Dockerfile here begins from a version of a language that it tells".into()));
-    }
+    facts.project.as_ref().map_err(Clone::clone)?;
     if facts.engine.engine.is_err() {
         return Err(NotRun::Skipped("no engine answers".into()));
     }
-    let volumes = facts.caches.names.as_ref().map_err(Clone::clone)?;
-    Ok(volumes.iter().flat_map(|volume| volume_findings(volume, &used)).collect())
+    let Named { used, places } = facts.caches.names.as_ref().map_err(Clone::clone)?;
+    if used.is_empty() {
+        return Err(NotRun::Skipped("no image of the project tells the version of a language".into()));
+    }
+    Ok(places.iter().flat_map(|place| place_findings(place, used)).collect())
 }
 
 /// What can be removed only as a whole, by path as containers see it: how much of it is stale, and of how many.
 type Units = BTreeMap<String, (usize, usize)>;
 
-fn volume_findings(volume: &NamedVolume, used: &Used) -> Vec<Finding> {
+fn place_findings(volume: &NamedPlace, used: &Used) -> Vec<Finding> {
+    let known = placed(&volume.mounted_at, used);
     let root = volume.mounted_at.trim_end_matches('/');
     let mut totals: BTreeMap<String, usize> = BTreeMap::new();
     let mut stale: BTreeMap<(&str, String), Units> = BTreeMap::new();
@@ -160,10 +252,8 @@ fn volume_findings(volume: &NamedVolume, used: &Used) -> Vec<Finding> {
             let path: Vec<&str> = path.split('/').collect();
             path.len() == names.len() && path.iter().zip(&names).all(|(path, name)| *path == "*" || path == name)
         };
-        let Some((path, place)) = placed(&volume.mounted_at, used).find(|(path, _)| fits(path)) else { continue };
-        // The mount has the first names of the place's path.
-        let above = place.path.split('/').count() - path.split('/').count();
-        let unit = [&[root], &names[..place.unit.saturating_sub(above)]].concat().join("/");
+        let Some((_, unit, place)) = known.iter().find(|(path, ..)| fits(path)) else { continue };
+        let unit = [&[root], &names[..*unit]].concat().join("/");
         *totals.entry(unit.clone()).or_default() += 1;
         let Some(version) = names.last().and_then(|name| (place.version)(name)) else { continue };
         if is_stale(place.language, &version, &used[place.language]) {
@@ -181,10 +271,11 @@ fn volume_findings(volume: &NamedVolume, used: &Used) -> Vec<Finding> {
 /// How many directories one remedy names.
 const NAMED: usize = 20;
 
-fn finding(volume: &NamedVolume, language: &str, version: &str, units: &Units, used: &[Vec<u32>]) -> Finding {
+fn finding(volume: &NamedPlace, language: &str, version: &str, units: &Units, used: &[Vec<u32>]) -> Finding {
     let root = volume.mounted_at.trim_end_matches('/');
     let known = catalogue::known_below(&volume.mounted_at);
-    let mut command = format!("docker cache clear --volume {}", quote(&volume.name));
+    let kind = volume.kind.as_str();
+    let mut command = format!("docker cache clear --{kind} {}", quote(&volume.name));
     let (mut places, mut installs) = (Vec::new(), false);
     for (path, (stale, total)) in units.iter().take(NAMED) {
         let below = path[root.len()..].trim_start_matches('/');
@@ -205,7 +296,7 @@ fn finding(volume: &NamedVolume, language: &str, version: &str, units: &Units, u
     Finding::new(
         Severity::Note,
         format!(
-            "volume {} keeps what was made for {language} {version}, and the Dockerfiles here begin from {}: {}",
+            "{kind} {} keeps what was made for {language} {version}, and the project uses {}: {}",
             volume.name,
             used.join(", "),
             places.join(", ")
@@ -224,19 +315,24 @@ mod tests {
     use crate::project::{self, File};
 
     fn used_by(dockerfile: &str) -> Used {
+        used_with(dockerfile, &AtHand::default())
+    }
+
+    fn used_with(dockerfile: &str, at_hand: &AtHand) -> Used {
         let file = File {
             path: "Dockerfile".into(),
-            kind: Kind::Dockerfile,
+            kind: FileKind::Dockerfile,
             text: dockerfile.into(),
             around: Default::default(),
         };
-        used(&Project::new(project::Project { files: vec![file], ..Default::default() }))
+        used(&Project::new(project::Project { files: vec![file], ..Default::default() }), at_hand)
     }
 
     fn commands(mounted_at: &str, names: &[&str], dockerfile: &str) -> Vec<String> {
         let names = names.iter().map(ToString::to_string).collect();
-        let volume = NamedVolume { name: "project-cache".into(), mounted_at: mounted_at.into(), names };
-        let found = volume_findings(&volume, &used_by(dockerfile));
+        let kind = if mounted_at.starts_with("/cache") { Kind::Volume } else { Kind::Mount };
+        let place = NamedPlace { kind, name: "project-cache".into(), mounted_at: mounted_at.into(), names };
+        let found = place_findings(&place, &used_by(dockerfile));
         found.iter().map(|finding| format!("{:?}", finding.fix)).collect()
     }
 
@@ -253,6 +349,19 @@ mod tests {
         {
             assert_eq!(versions(unknown), [], "{unknown}");
         }
+    }
+
+    #[test]
+    fn images_and_containers_at_hand_tell_versions_as_well() {
+        let env = |pairs: &[&str]| pairs.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let images =
+            [("python:3", env(&["PATH=/bin", "PYTHON_VERSION=3.12.4"])), ("me/base", env(&["RUST_VERSION=1.88.0"]))];
+        let images = images.map(|(name, env)| (name.to_owned(), env)).into();
+        let at_hand = AtHand { images, containers: vec![env(&["PYTHON_VERSION=3.9.1", "NODE_VERSION=odd"])] };
+        let found: Vec<_> = used_with("FROM python:3\nFROM me/base\nFROM ruby:latest", &at_hand).into_iter().collect();
+        assert_eq!(found, [("python", vec![vec![3, 12], vec![3, 9]]), ("rust", vec![vec![1, 88]])]);
+        assert!(used_with("FROM ruby:3.3", &at_hand).contains_key("python"));
+        assert_eq!(used_with("FROM $ANY", &at_hand), Used::new());
     }
 
     #[test]
@@ -285,6 +394,30 @@ mod tests {
             ),
             ("/cache", "rustup/toolchains/1.70.0-x86_64-unknown-linux-gnu", "FROM rust:1.88", "--include-installs"),
             ("/cache", "go-mod/golang.org/toolchain@v0.0.1-go1.21.0.linux-amd64", "FROM golang:1.24", "linux-amd64\""),
+            (
+                "/go/pkg/mod",
+                "cache/download/golang.org/toolchain/@v/v0.0.1-go1.21.0.linux-amd64.zip",
+                "FROM golang:1.24",
+                "--mount project-cache --path /go/pkg/mod/cache/download/golang.org/toolchain/@v/v0.0.1-go1.21.0.linux-amd64.zip\"",
+            ),
+            (
+                "/root/.cache",
+                "pip/wheels/a/b/c/d/x-1-cp39-cp39-linux_x86_64.whl",
+                "FROM python:3.12",
+                "clear --mount project-cache --path /root/.cache/pip/wheels\"",
+            ),
+            (
+                "/home/dev/.local/share/pipx/venvs",
+                "black/lib/python3.9",
+                "FROM python:3.12",
+                "--path /home/dev/.local/share/pipx/venvs/black --include-installs",
+            ),
+            (
+                "/usr/local/bundle",
+                "ruby/3.1.0",
+                "FROM ruby:3.3",
+                "--path /usr/local/bundle/ruby/3.1.0 --include-installs",
+            ),
         ];
         for (mounted_at, name, dockerfile, expected) in cases {
             let found = commands(mounted_at, &[name], dockerfile);

@@ -17,6 +17,7 @@ use crate::inventory::{
     self, Cache, FoundBuilder, FoundMount, FoundVolume, Holder, Inventory, Kind, Look, Source, Wanted, last_used, paths,
 };
 use crate::model::{Bytes, Moment, VolumeUser};
+use crate::place::carry::Mount;
 use crate::place::{self, Access, MountPlace, Place};
 use crate::plan::{Act, Plan, Rules, Step};
 use crate::report::{self, Progress};
@@ -38,7 +39,7 @@ const NOTHING_CHOSEN: &str = "\
 nothing chosen to clear
 
 Choose by what it is      --lang python,node   --tool pip   --kind mount|volume|layer   --layers
-       by where it is     --volume NAME [--path DIR]   --mount ID   (--builder NAME, --all-builders)
+       by where it is     --volume NAME   --mount ID   [--path DIR]   (--builder NAME, --all-builders)
        by age or size     --older-than 30d   --keep 10GB
        or everything      --all
 
@@ -81,6 +82,9 @@ pub fn run(context: Context, options: &Clear) -> Result<u8> {
         outcome = act(&docker, &found, &plan, options, &mut |files, bytes| progress.update(files, bytes));
         drop(progress);
     }
+    if !options.dry_run {
+        found.builders.iter().for_each(|found| place::sweep_records(&found.builder, &found.records));
+    }
     if cancel::requested() {
         bail!("interrupted: what is not removed yet stays as it was");
     }
@@ -110,6 +114,9 @@ fn misuse(options: &Clear) -> Option<&'static str> {
         && !(*layers || *all || !kind.is_empty() || older_than.is_some() || keep.is_some())
     {
         return Some(NOTHING_CHOSEN);
+    }
+    if !options.path.is_empty() && selection.volume.is_empty() == selection.mount.is_empty() {
+        return Some("--path is a directory of one place\nhint: add either `--volume NAME` or `--mount ID`");
     }
     let by_name = !selection.tool.is_empty() || !selection.mount.is_empty() || !options.path.is_empty();
     if options.include_installs && !options.recreate && !by_name {
@@ -418,10 +425,8 @@ fn cut_mounts(found: &Inventory, takes: &BTreeMap<Holder, Takes>) -> Outcome {
     }
     let mut outcome = Outcome::default();
     for mounts in places.into_values() {
-        let place = Place::Build(MountPlace {
-            builder: mounts[0].0.builder.clone(),
-            mounts: mounts.iter().map(|(mount, _)| mount.name.clone()).collect(),
-        });
+        let names = mounts.iter().map(|(mount, _)| Mount::plain(&mount.name));
+        let place = Place::Build(MountPlace::new(&mounts[0].0.builder, names));
         let names: Vec<String> = mounts.iter().map(|(mount, _)| format!("mount {}", mount.name.shown())).collect();
         outcome.add(cut(&place, mounts.iter().map(|(_, takes)| *takes).collect(), &names, &mut |_, _| ()));
     }

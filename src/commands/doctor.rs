@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use super::Context;
 use crate::cancel;
-use crate::checks::project::{CACHE_IN_IMAGE, Project};
+use crate::checks::project::{CACHE_IN_IMAGE, MOUNT_OWNER, Project};
 use crate::checks::{self, Check, Finding, Fix, Outcome, Severity};
 use crate::checks::{NotRun, caches, live};
 use crate::cli::{Doctor, DoctorFormat, FailOn};
@@ -73,7 +73,11 @@ pub fn run(context: Context, options: &Doctor) -> Result<u8> {
     let files = if aimed && options.path.is_none() { None } else { files(options.path.as_deref())? };
     if options.fix {
         let Some(files) = files else { bail!("there is no project here\nhint: docker cache doctor --fix PATH") };
-        return fix::run(&files, &checks, options).map(|()| 0);
+        // Owners in mounts are put right as the Dockerfiles stand: those that change get mounts of their own.
+        let owners = options.check == [MOUNT_OWNER] && options.format == DoctorFormat::Table;
+        let project = Project::new(files);
+        fix::run(&project.files, &checks, options)?;
+        return if owners { own::mounts(context, &project, options) } else { Ok(0) };
     }
     let none = || NotRun::Skipped("there is no project here; name one with `docker cache doctor PATH`".into());
     let facts = facts::gather(&context, &checks, options, files.map(Project::new).ok_or_else(none));

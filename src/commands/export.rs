@@ -383,10 +383,7 @@ fn candidates(mount: &MountName, has_options: bool, told: &[Mount]) -> Vec<(Moun
         _ => told.iter().filter(named).map(|told| (of_file(told), false)).collect(),
     };
     if !has_options {
-        let id = mount.id.clone().unwrap_or(mount.target.clone());
-        let plain =
-            Mount { namespace: mount.namespace.clone(), id, options: String::new(), target: mount.target.clone() };
-        found.push((plain, mount.id.is_some()));
+        found.push((Mount::plain(mount), mount.id.is_some()));
     }
     found
 }

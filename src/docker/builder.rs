@@ -109,16 +109,6 @@ impl BuilderRef {
         }
     }
 
-    /// `docker buildx build --network=none --output type=local,dest=OUT CONTEXT`: a build that cannot reach anything.
-    ///
-    /// # Errors
-    /// When the build fails; docker's last line says why.
-    pub fn helper_build(&self, context: &Path, out: &Path, namespace: &str) -> Result<()> {
-        let mut dest = OsString::from("type=local,dest=");
-        dest.push(out);
-        self.confined_build(&dest, namespace, context.as_os_str()).run().map(drop)
-    }
-
     /// `docker buildx build --network=none --output type=local,dest=OUT -`: a build of the context that `send` writes as
     /// a tar archive, which cannot reach anything. `told` gets the lines that it tells.
     ///
@@ -132,7 +122,7 @@ impl BuilderRef {
         told: &mut dyn FnMut(&str),
     ) -> Result<()> {
         let output = format!("type=local,{}", field("dest", &out.to_string_lossy()));
-        let call = self.confined_build(output.as_ref(), namespace, "-".as_ref());
+        let call = self.confined_build(output.as_ref(), namespace);
         call.fed(send, |call, context| call.run_telling(Input::Pipe(context), told))
     }
 
@@ -169,11 +159,11 @@ impl BuilderRef {
         namespace: &str,
         read: impl FnOnce(PipeReader) -> T,
     ) -> Result<T> {
-        let call = self.confined_build("type=tar,dest=-".as_ref(), namespace, "-".as_ref());
+        let call = self.confined_build("type=tar,dest=-".as_ref(), namespace);
         call.fed(send, |call, context| call.stream(Input::Pipe(context), read))
     }
 
-    fn confined_build(&self, output: &OsStr, namespace: &str, context: &OsStr) -> Call<'_> {
+    fn confined_build(&self, output: &OsStr, namespace: &str) -> Call<'_> {
         let mut words = OsString::from("--output=");
         words.push(output);
         let mut args = self.build_words();
@@ -181,7 +171,7 @@ impl BuilderRef {
         if !namespace.is_empty() {
             args.push(format!("--build-arg=BUILDKIT_CACHE_MOUNT_NS={namespace}").into());
         }
-        args.push(context.into());
+        args.push("-".into());
         self.build_call(args)
     }
 

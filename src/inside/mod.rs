@@ -30,7 +30,7 @@ use self::unpack::{Unpack, Unpacked};
 pub const COMMAND: &str = "inside";
 
 /// Something to do inside.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Job {
     /// Measures trees.

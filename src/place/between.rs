@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use anyhow::{Context, Result};
 
-use super::carry::{Cleaner, Mount, add, add_helper, dockerfile, lines};
+use super::carry::{Cleaner, Mount, Sharing, add, add_helper, dockerfile, lines};
 use super::helper;
 use crate::bundle::check;
 use crate::docker::{BuilderRef, unique_name};
@@ -55,7 +55,7 @@ pub fn carry(
         add_helper(
             &mut context,
             &binaries.0,
-            &dockerfile(slice::from_ref(&source), &packer, &[], false),
+            &dockerfile(slice::from_ref(&source), Sharing::Locked, &packer, &[], false),
             &packer,
             &job,
         )?;
@@ -121,7 +121,7 @@ impl Unpacking<'_> {
             Some(target) => {
                 let target = Target { root: self.mount.root(0), ..target };
                 let job = Job::Unpack(Unpack { blobs: format!("/{}", self.name).into(), trees: vec![target] });
-                let dockerfile = dockerfile(slice::from_ref(self.mount), self.name, &names, true);
+                let dockerfile = dockerfile(slice::from_ref(self.mount), Sharing::Locked, self.name, &names, true);
                 add_helper(&mut context, self.binary, &dockerfile, self.name, &job)?;
             }
             None => {

@@ -1,7 +1,7 @@
 //! Runs packing and unpacking where the files are. Blobs go the shortest way: by path, by a bind mount into a helper
 //! container, by `docker cp` from or to an engine elsewhere, by the context and the output of a helper build.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, PipeWriter, Read, Write};
@@ -15,7 +15,7 @@ use crate::docker::{BLOBS, BuilderRef, Docker, Info, abandoned, unique_name};
 use crate::inside::pack::{self, Pack, Packed};
 use crate::inside::unpack::{Target, Unpack, Unpacked};
 use crate::inside::{self, Job, Line, perform};
-use crate::model::CacheRecord;
+use crate::model::{CacheRecord, MountName};
 
 /// What is packed from, or unpacked to.
 #[derive(Debug)]
@@ -37,6 +37,16 @@ pub struct Mount {
 }
 
 impl Mount {
+    /// Returns the mount that a record is of, if it was made without options.
+    pub fn plain(name: &MountName) -> Mount {
+        Mount {
+            namespace: name.namespace.clone(),
+            id: name.id.clone().unwrap_or_else(|| name.target.clone()),
+            options: String::new(),
+            target: name.target.clone(),
+        }
+    }
+
     /// Returns true if it can be named in a Dockerfile without being taken for anything else. Options are CSV inside
     /// shell-like words, so quotes, `$` and backslashes are left alone.
     pub fn is_carriable(&self) -> bool {
@@ -69,6 +79,15 @@ impl Site {
             Site::Mounts(_, mounts) => mounts.iter().enumerate().map(|(at, mount)| mount.root(at)).collect(),
         }
     }
+}
+
+/// What a helper build does about other builds that use its mounts at the same time.
+#[derive(Clone, Copy, Debug)]
+pub enum Sharing {
+    /// It works beside those that share as well. What begins meanwhile gets the same mount and no empty one.
+    Shared,
+    /// It waits for them, and what begins meanwhile does not get the mount.
+    Locked,
 }
 
 /// What is told of progress: files and bytes.
@@ -105,7 +124,7 @@ pub fn pack(place: &Site, trees: Vec<(usize, pack::Tree)>, out: &Path, progress:
         Site::Mounts(builder, mounts) => {
             let job = |dir: &Path| Job::Pack(Pack { out: dir.join("out"), trees: within(dir) });
             let output = out.join("output");
-            build(builder, mounts, &formers, job, false, &output, &mut each)?;
+            build(builder, mounts, Sharing::Locked, &formers, job, false, &output, &mut each)?;
             for blob in fs::read_dir(&output)?.flatten() {
                 fs::rename(blob.path(), out.join(blob.file_name()))?;
             }
@@ -153,7 +172,7 @@ pub fn unpack(
         Site::Mounts(builder, mounts) => {
             let job = |dir: &Path| Job::Unpack(Unpack { blobs: dir.into(), trees: trees.clone() });
             let answer = tempfile::tempdir()?;
-            build(builder, mounts, &needed(), job, true, answer.path(), &mut each)?;
+            build(builder, mounts, Sharing::Locked, &needed(), job, true, answer.path(), &mut each)?;
         }
         Site::Volumes(Place::Here(_)) => {
             perform(&Job::Unpack(Unpack { blobs: blobs.into(), trees: trees.clone() }), &mut each)?;
@@ -233,9 +252,11 @@ pub(super) fn lines(output: impl Read, each: &mut (dyn FnMut(Line) + Send)) -> R
 
 /// Runs a job in a helper build with files beside it; what it writes to `out` beside it arrives in `output`.
 /// Never `--no-cache`: that empties cache mounts.
-fn build(
+#[expect(clippy::too_many_arguments, reason = "each tells another thing about one build")]
+pub(super) fn build(
     builder: &BuilderRef,
     mounts: &[Mount],
+    sharing: Sharing,
     files: &[(String, PathBuf)],
     job: impl FnOnce(&Path) -> Job,
     imports: bool,
@@ -254,7 +275,7 @@ fn build(
             let mut file = File::open(path)?;
             add(&mut context, name, 0o644, file.metadata()?.len(), &mut file)?;
         }
-        add_helper(&mut context, &binary, &dockerfile(mounts, &name, files, imports), &name, &job)?;
+        add_helper(&mut context, &binary, &dockerfile(mounts, sharing, &name, files, imports), &name, &job)?;
         context.finish()
     };
     builder.carrier_build(send, output, namespace, &mut |told| {
@@ -303,11 +324,21 @@ pub(super) fn add_helper(
 /// A mount with options lies on a directory that BuildKit makes for them, and is found only as long as that is. BuildKit
 /// 0.13 (Engine 26.1) forgets the directory together with the last step that used it (`Exists` of its bboltcachestorage
 /// looks for steps, not for results), so an import ends with a step, of 4 kB, that is not pruned.
-pub(super) fn dockerfile(mounts: &[Mount], name: &str, files: &[(String, PathBuf)], imports: bool) -> String {
+pub(super) fn dockerfile(
+    mounts: &[Mount],
+    sharing: Sharing,
+    name: &str,
+    files: &[(String, PathBuf)],
+    imports: bool,
+) -> String {
+    let sharing = match sharing {
+        Sharing::Shared => "shared",
+        Sharing::Locked => "locked",
+    };
     let mount = |(at, mount): (usize, &Mount)| {
         let Mount { id, options, .. } = mount;
         let options = if options.is_empty() { String::new() } else { format!(",{options}") };
-        format!("--mount=type=cache,target={},\"id={id}\",sharing=locked{options} ", mount.root(at).display())
+        format!("--mount=type=cache,target={},\"id={id}\",sharing={sharing}{options} ", mount.root(at).display())
     };
     let has_options = mounts.iter().any(|mount| !mount.options.is_empty());
     let mounts: String = mounts.iter().enumerate().map(mount).collect();
@@ -352,28 +383,37 @@ impl Drop for Cleaner<'_> {
 
 impl Cleaner<'_> {
     fn chosen(&self, records: &[CacheRecord]) -> Vec<String> {
-        // The last two are the steps by which BuildKit takes a context from standard input.
-        let context = |told: &str| told.contains("buildkit-session") || told == "copy /context /";
-        let is_own = |record: &CacheRecord| match record.mount() {
+        let is_own = |record: &&CacheRecord| match record.mount() {
             _ if self.before.contains(&record.id) => false,
             Some(_) => !self.imports && record.description.contains(self.name),
             // An export that asks for a variant that is not there makes a directory for it.
             None if record.description.ends_with("cache mount permissions") => !self.imports,
             // All that Engine 20.10 tells of a COPY. Should it be of a build that began meanwhile, that one copies again.
             None if record.description == "fileop target" => true,
-            None => record.description.contains(self.name) || context(&record.description),
+            None => record.description.contains(self.name) || is_context(record),
         };
-        // A mount that a killed run made may hold what it had imported.
-        let is_left = |record: &CacheRecord| record.mount().is_none() && abandoned(&record.description).is_some();
-        let (left, others): (Vec<&CacheRecord>, Vec<&CacheRecord>) = records.iter().partition(|record| is_left(record));
-        // Its context bears no name; it is what nothing but those steps came from.
-        let is_of = |record: &CacheRecord, child: &&CacheRecord| child.parents.contains(&record.id);
-        let is_left_context = |record: &CacheRecord| {
-            context(&record.description)
-                && left.iter().any(|child| is_of(record, child))
-                && !others.iter().any(|child| is_of(record, child))
-        };
-        let is_rubbish = |record: &&CacheRecord| is_own(record) || is_left(record) || is_left_context(record);
-        records.iter().filter(is_rubbish).map(|record| record.id.clone()).collect()
+        let own = records.iter().filter(is_own).map(|record| record.id.clone());
+        own.chain(left(records)).collect::<BTreeSet<String>>().into_iter().collect()
     }
+}
+
+/// Returns true for the steps by which BuildKit takes a context from standard input.
+fn is_context(record: &CacheRecord) -> bool {
+    record.description.contains("buildkit-session") || record.description == "copy /context /"
+}
+
+/// Returns the records that killed runs of this program left in a builder.
+pub(super) fn left(records: &[CacheRecord]) -> Vec<String> {
+    // A mount that a killed run made may hold what it had imported.
+    let is_left = |record: &CacheRecord| record.mount().is_none() && abandoned(&record.description).is_some();
+    let (left, others): (Vec<&CacheRecord>, Vec<&CacheRecord>) = records.iter().partition(|record| is_left(record));
+    let is_of = |record: &CacheRecord, child: &&CacheRecord| child.parents.contains(&record.id);
+    // A context bears no name. It is what only those steps came from, or what nothing did: its session is over with its
+    // build, and no other can ask for it.
+    let contexts = others.iter().filter(|record| {
+        let is_last =
+            || left.iter().any(|child| is_of(record, child)) || record.description.contains("buildkit-session");
+        is_context(record) && is_last() && !others.iter().any(|child| is_of(record, child))
+    });
+    left.iter().chain(contexts).map(|record| record.id.clone()).collect()
 }

@@ -12,11 +12,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-pub use self::build::{MountPlace, carriable};
+pub use self::build::MountPlace;
 pub use self::container::ContainerCleaner;
 use crate::checks::engine::Disk;
-use crate::docker::{Docker, Info, Volume, visible};
+use crate::docker::{BuilderRef, Docker, Info, Volume, visible};
 use crate::inside::{self, Job, Line};
+use crate::model::CacheRecord;
 
 /// Where the engine of this host has its configuration, and where it keeps everything if that says nothing else.
 pub const DAEMON_JSON: &str = "/etc/docker/daemon.json";
@@ -92,6 +93,13 @@ pub fn sweep(docker: &Docker) {
     // What cannot be asked or removed now, the next run removes.
     for name in docker.abandoned_helpers().unwrap_or_default() {
         drop(container::Cleaner { docker, name: &name });
+    }
+}
+
+/// Prunes what killed runs left among these records of a builder.
+pub fn sweep_records(builder: &BuilderRef, records: &[CacheRecord]) {
+    if !carry::left(records).is_empty() {
+        build::prune_all(builder, carry::left);
     }
 }
 

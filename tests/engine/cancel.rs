@@ -210,3 +210,85 @@ for_each_engine!(a_stopped_clear_can_be_done_again, [v20, v28], |engine| {
     }
     assert!(stopped >= 3 && halfway >= 1, "{stopped} were stopped, {halfway} of them halfway");
 });
+
+/// Fills a mount of many tools and one of pip alone.
+fn fill_mounts(engine: &Engine, round: u64) {
+    let fill = format!(
+        "RUN --mount=type=cache,target=/root/.cache --mount=type=cache,target=/m,id=pip : {round}; cd /root/.cache; \
+         mkdir -p pip/http go-build own; for at in $(seq 300); do echo $at > pip/http/$at; done; \
+         cp -r pip/http /m; echo build > go-build/file; echo own > own/file"
+    );
+    engine.build(&fill, &[]);
+}
+
+/// Returns the files of the mounts that [`fill_mounts`] fills.
+fn in_mounts(engine: &Engine, round: &str) -> Vec<String> {
+    let look = format!(
+        "RUN --mount=type=cache,target=/root/.cache --mount=type=cache,target=/m,id=pip : {round}; \
+         find /root/.cache /m -type f -exec echo FILE={{}} \\;"
+    );
+    let run = engine.build(&look, &[]);
+    let mut files: Vec<String> =
+        run.stderr.lines().filter_map(|line| Some(line.split_once(" FILE=/")?.1.to_owned())).collect();
+    files.sort();
+    files
+}
+
+/// Returns the records that only a helper build of ours leaves.
+fn helper_records(engine: &Engine) -> Vec<String> {
+    let told = engine.records().into_iter().map(|record| record["Description"].to_string());
+    let of_ours = ["docker-cache-helper-", "buildkit-session", "copy /context /"];
+    told.filter(|told| of_ours.iter().any(|word| told.contains(word))).collect()
+}
+
+/// Starts the plugin itself and kills it a while after its build has begun. Returns false if it was done before.
+fn kill(engine: &Engine, line: &str, after: Duration) -> bool {
+    engine.cache_command(&[]);
+    let mut command = engine.command(engine.config().join("cli-plugins/docker-cache"));
+    let mut child = command.args(line.split(' ')).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while helper_records(engine).is_empty() && child.try_wait().unwrap().is_none() {}
+    thread::sleep(after);
+    child.kill().unwrap();
+    let killed = !child.wait().unwrap().success();
+    // The build that it began may go on.
+    thread::sleep(Duration::from_millis(1000));
+    killed
+}
+
+for_each_engine!(
+    a_killed_clear_of_mounts_takes_nothing_else_and_the_next_ends_it,
+    [v26, v28, v28_containerd],
+    |engine| {
+        let kept = ["root/.cache/go-build/file", "root/.cache/own/file"];
+        let (mut killed, mut rubbish) = (0, 0);
+        for round in 0..4 {
+            fill_mounts(engine, round);
+            killed += u32::from(kill(engine, "cache clear --lang python --force", Duration::from_millis(150 * round)));
+            rubbish += helper_records(engine).len();
+            let left = in_mounts(engine, &format!("killed {round}"));
+            let pip = |file: &String| file.starts_with("root/.cache/pip/http/") || file.starts_with("m/http/");
+            assert_eq!(left.iter().filter(|file| !pip(file)).collect::<Vec<_>>(), kept, "round {round}");
+            engine.cache(&["clear", "--lang", "python", "--force"]).ok();
+            assert_eq!(helper_records(engine), Vec::<String>::new(), "round {round}");
+            assert_eq!(in_mounts(engine, &format!("cleared {round}")), kept, "round {round}");
+        }
+        assert!(killed >= 2 && rubbish > 0, "{killed} of 4 were killed and left {rubbish} records");
+    }
+);
+
+for_each_engine!(
+    what_a_killed_look_into_mounts_left_goes_with_the_next_clear_or_look,
+    [v26, v28_containerd],
+    |engine| {
+        for next in [&["size", "--exact"][..], &["clear", "--mount", "pip", "--force"]] {
+            let left = (0..5u64).find(|round| {
+                fill_mounts(engine, *round);
+                kill(engine, "cache size --exact", Duration::from_millis(50 * round));
+                !helper_records(engine).is_empty()
+            });
+            assert!(left.is_some(), "no kill left a record");
+            engine.cache(next).ok();
+            assert_eq!(helper_records(engine), Vec::<String>::new(), "{next:?}");
+        }
+    }
+);

@@ -175,8 +175,10 @@ for_each_engine!(one_mount_goes_by_its_id_or_target, [all], |engine| {
 fn inside(engine: &Engine, target: &str) -> Vec<String> {
     static NONCE: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let nonce = NONCE.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let look =
-        format!("RUN --mount=type=cache,target={target} : {nonce}; cd {target}; find . -type f | sed s/^/FILE=/");
+    let look = format!(
+        "RUN --mount=type=cache,target={target} : {nonce}; cd {}; find . -type f | sed s/^/FILE=/",
+        target.split(',').next().unwrap()
+    );
     let run = engine.build(&look, &[]);
     let mut files: Vec<String> =
         run.stderr.lines().filter_map(|line| Some(line.split_once(" FILE=./")?.1.to_owned())).collect();
@@ -208,6 +210,39 @@ for_each_engine!(
         assert_eq!(inside(engine, "/usr/local/cargo"), ["bin/tool", "credentials.toml"], "{run}");
     }
 );
+
+for_each_engine!(one_directory_of_a_mount_goes_with_itself_and_nothing_else, [v26, v28, v28_containerd], |engine| {
+    engine.build(
+        "RUN --mount=type=cache,target=/root/.cache --mount=type=cache,id=go-mod,target=/m \
+         cd /root/.cache; mkdir -p pip/wheels/a pip/http pypoetry/virtualenvs/old own; echo 1 > pip/wheels/a/b; echo 1 > pip/http/c; \
+         echo 1 > pypoetry/virtualenvs/old/d; echo 1 > own/e; ln -s /root/.cache/own pip/link; cd /m; mkdir -p golang.org/a golang.org/b; \
+         echo 1 > golang.org/a/f; echo 1 > golang.org/b/g",
+        &[],
+    );
+    let clear = |words: &str| {
+        let words: Vec<&str> = words.split(' ').collect();
+        engine.cache(&[&["clear", "--force"], &words[..]].concat())
+    };
+    assert_eq!(clear("--path /root/.cache/pip").code, 125);
+    for nowhere in ["/root/.cache/own", "/root/.cache/../.cache/pip", "/elsewhere", "/root/.cache/pip/../own", "pip"] {
+        let run = clear(&format!("--mount /root/.cache --path {nowhere}"));
+        assert_eq!(run.code, 1, "{run}");
+    }
+    clear("--mount /root/.cache --path /root/.cache/pip/wheels").ok();
+    let rest = ["own/e", "pip/http/c", "pypoetry/virtualenvs/old/d"];
+    assert_eq!(inside(engine, "/root/.cache"), rest);
+    clear("--mount /root/.cache --path /root/.cache/pypoetry/virtualenvs/old").ok();
+    clear("--mount /root/.cache --path /root/.cache/pip/link").ok();
+    assert_eq!(inside(engine, "/root/.cache"), rest);
+    clear("--mount /root/.cache --path /root/.cache/pypoetry/virtualenvs/old --include-installs").ok();
+    assert_eq!(inside(engine, "/root/.cache"), &rest[..2]);
+    clear("--mount go-mod --path /m/golang.org/a").ok();
+    assert_eq!(inside(engine, "/m,id=go-mod"), ["golang.org/b/g"]);
+    engine.build("RUN --mount=type=cache,target=/root/.cache,uid=1000 true", &[]);
+    let several = clear("--mount /root/.cache --path /root/.cache/pip");
+    assert!(several.code == 1 && several.stderr.contains("several variants"), "{several}");
+    assert_eq!(inside(engine, "/root/.cache"), &rest[..2]);
+});
 
 for_each_engine!(layers_go_alone, [all], |engine| {
     fill_mounts(engine);

@@ -143,3 +143,70 @@ for_each_engine!(what_the_builder_has_of_a_mount_is_told, [v26, v28_containerd],
     engine.build("RUN --mount=type=cache,target=/root/.cache/pip echo wheel > /root/.cache/pip/wheel", &[]);
     assert!(!confirmed());
 });
+
+/// Returns the findings of one check about a project.
+#[track_caller]
+fn about(engine: &Engine, check: &str, project: &str) -> Vec<Value> {
+    let run = engine.cache(&["doctor", "--check", check, "--format", "json", project]);
+    let answer: Value = serde_json::from_str(&run.stdout).unwrap_or_else(|error| panic!("{error}: {run}"));
+    assert!(["ok", "found"].contains(&answer["checks"][0]["status"].as_str().unwrap()), "{run}");
+    answer["findings"].as_array().unwrap().clone()
+}
+
+for_each_engine!(a_mount_is_given_to_the_step_that_writes_to_it, [v26, v28, v28_containerd], |engine| {
+    let project = engine.folder().join("tmp/project");
+    let mount = "RUN --mount=type=cache,id=work,target=/work,uid=1234,mode=0755";
+    let dockerfile = format!("FROM debian:12\nARG USER_UID=1234\nUSER $USER_UID\n{mount} make\n");
+    write_files(&project, &[("Dockerfile", &dockerfile)]);
+    let path = project.display().to_string();
+    engine.build(&format!("{mount} mkdir /work/own && echo 1 > /work/own/file && chown -R 1234 /work/own"), &[]);
+    assert_eq!(about(engine, "mount-owner", &path), Vec::<Value>::new());
+
+    let fill = "ln -s /bin/busybox /work/link; mkdir /work/a; echo 1 > /work/a/b; echo 1 > /work/s; chmod 600 /work/s; chown -R 77:77 /work/a";
+    engine.build(&format!("{mount} {fill}"), &[]);
+    let other = "RUN --mount=type=cache,id=other,target=/work mkdir /work/a";
+    engine.build(other, &[]);
+    let found = about(engine, "mount-owner", &path);
+    assert_eq!(found.len(), 1, "{found:?}");
+    let message = found[0]["message"].as_str().unwrap();
+    assert!(message.contains("user `1234` may not write to 3 entries of the cache mount `work`"), "{message}");
+    assert!(message.contains("77:77") && message.contains("USER_UID=77"), "{message}");
+    let remedy = found[0]["fix"]["command"].as_str().unwrap();
+    let words: Vec<&str> = remedy.strip_prefix("docker cache ").unwrap().split(' ').collect();
+    let refused = engine.cache(&words);
+    assert!(refused.code == 1 && refused.stderr.contains("--force"), "{refused}");
+    let count = engine.records().len();
+    let dry = engine.cache(&[&words[..], &["--dry-run"]].concat()).ok();
+    assert_eq!(about(engine, "mount-owner", &path), found);
+    let done = engine.cache(&[&words[..], &["--force"]].concat()).ok();
+    assert!(done.stdout.starts_with(&dry.stdout), "{done}");
+    assert_eq!(about(engine, "mount-owner", &path), Vec::<Value>::new());
+    assert_eq!(engine.records().len(), count, "{:#?}", engine.records());
+    assert_eq!(fs::read_to_string(project.join("Dockerfile")).unwrap(), dockerfile);
+    let look = "set -e; test $(find /work -user 1234 | wc -l) = 7; test $(stat -c %a /work/s) = 600; \
+         test \"$(stat -c %u /bin/busybox)\" = 0";
+    engine.build(&format!("{mount} {look}"), &[]);
+});
+
+for_each_engine!(what_is_of_an_old_version_goes_from_a_mount_by_the_printed_command, [v26, v28_containerd], |engine| {
+    let project = engine.folder().join("tmp/project");
+    write_files(&project, &[("Dockerfile", "FROM python:3\n")]);
+    let path = project.display().to_string();
+    let fill = "mkdir -p pip/wheels/a/b/c/d pypoetry/virtualenvs/app-1-py3.9 pypoetry/virtualenvs/app-2-py3.12; \
+         echo 1 > pip/wheels/a/b/c/d/x-1-cp39-cp39-linux_x86_64.whl; for at in 9 12; do \
+         echo 1 > $(echo pypoetry/virtualenvs/*py3.$at)/file; done";
+    engine.build(&format!("RUN --mount=type=cache,target=/root/.cache cd /root/.cache; {fill}"), &[]);
+    let check = ["doctor", "--check", "stale-versions", "--format", "json", &path];
+    let look = || -> Value { serde_json::from_str(&engine.cache(&check).stdout).unwrap() };
+    // The tag does not tell the version, and then the image at hand does.
+    assert_eq!(look()["checks"][0]["status"], "skipped");
+    engine.build("ENV PYTHON_VERSION=3.12.4", &["--tag", "python:3"]);
+    let found = look();
+    let remedy = found["findings"][0]["fix"]["command"].as_str().unwrap_or_else(|| panic!("{found}"));
+    assert!(remedy.contains("--mount /root/.cache --path") && !remedy.contains("py3.12"), "{remedy}");
+    let words: Vec<&str> = remedy.strip_prefix("docker cache ").unwrap().split(' ').collect();
+    engine.cache(&[&words[..], &["--force"]].concat()).ok();
+    assert_eq!(look()["checks"][0]["status"], "ok");
+    let rest = "test \"$(find /root/.cache -type f)\" = /root/.cache/pypoetry/virtualenvs/app-2-py3.12/file";
+    engine.build(&format!("RUN --mount=type=cache,target=/root/.cache {rest}"), &[]);
+});

@@ -40,16 +40,18 @@ pub fn ask(
     if let Some(name) = options.container.iter().find(|name| !all.iter().any(|container| is_called(container, name))) {
         return Err(NotRun::Failed(format!("no container {name:?}; `docker ps -a` lists all containers")));
     }
+    let wanted: Vec<&docker::Container> = match options.container.as_slice() {
+        [] => of_project(overview, options),
+        names => all.iter().filter(|container| names.iter().any(|name| is_called(container, name))).collect(),
+    };
+    parallel::each(&wanted, |container| look(docker, container)).into_iter().collect::<Result<_, _>>().map_err(failed)
+}
+
+/// Returns the containers that were made from the project's files.
+pub fn of_project<'a>(overview: &'a Overview, options: &Doctor) -> Vec<&'a docker::Container> {
     let root = options.path.as_deref().unwrap_or(Path::new("."));
     let root = fs::canonicalize(root).unwrap_or_else(|_| root.to_owned());
-    let wanted: Vec<&docker::Container> = all
-        .iter()
-        .filter(|container| match options.container.as_slice() {
-            [] => belongs(container, &root),
-            names => names.iter().any(|name| is_called(container, name)),
-        })
-        .collect();
-    parallel::each(&wanted, |container| look(docker, container)).into_iter().collect::<Result<_, _>>().map_err(failed)
+    overview.containers.iter().filter(|container| belongs(container, &root)).collect()
 }
 
 fn is_called(container: &docker::Container, name: &str) -> bool {

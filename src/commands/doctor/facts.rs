@@ -14,7 +14,7 @@ use crate::checks::engine::{self, Client, Disk, Engine, NamedBy, NoEngine, Syste
 use crate::checks::exports::CACHE_EXPORT_GROWS;
 use crate::checks::project::{CACHE_IN_IMAGE, DEAD_CACHE_MOUNT, MOUNT_OWNER, Project};
 use crate::checks::secrets::SECRET_IN_CACHE;
-use crate::checks::{Check, Fact, Facts, NotRun, caches, live, versions};
+use crate::checks::{Check, Fact, Facts, NotRun, caches, live, mounts, versions};
 use crate::cli::{Doctor, Selection};
 use crate::docker::endpoint::Source;
 use crate::docker::{BuilderRef, Cause, Container, Docker, DockerError, Info, Overview};
@@ -44,7 +44,9 @@ fn ask(context: &Context, checks: &[&Check], options: &Doctor, mut project: Fact
     let wants = |name| checks.iter().any(|check| check.name == name);
     let wants_containers = live::WANTED_BY.iter().copied().any(wants);
     let locks = project.as_ref().ok().map(|project| project.files.locks);
-    let used = project.as_ref().map(versions::used).unwrap_or_default();
+    let written = project.as_ref().ok().filter(|_| wants(MOUNT_OWNER)).map(mounts::written).unwrap_or_default();
+    // A build of its own for what is only a note: where it was asked for.
+    let wants_versions_of_mounts = options.check.iter().any(|name| name == versions::STALE_VERSIONS);
     let (engine, caches, live) = thread::scope(|scope| {
         let held = wants(caches::OVER_BUDGET).then(|| scope.spawn(|| held(docker, context, options, locks)));
         let image = options.image.as_deref().filter(|_| wants(CACHE_IN_IMAGE));
@@ -67,16 +69,19 @@ fn ask(context: &Context, checks: &[&Check], options: &Doctor, mut project: Fact
         // Engines before 24 do not tell the ids of mounts, and before 23 measure all volumes to tell records.
         let tells = overview.as_ref().is_ok_and(|overview| engine::major(&overview.info.server_version) >= 24);
         let in_mounts = tells && options.check.iter().any(|name| name == SECRET_IN_CACHE);
-        let wants_records = tells && [DEAD_CACHE_MOUNT, MOUNT_OWNER].into_iter().any(wants) || in_mounts;
+        let wants_records = tells && [DEAD_CACHE_MOUNT, MOUNT_OWNER].into_iter().any(wants)
+            || in_mounts
+            || tells && wants_versions_of_mounts;
         let builders = scope.spawn(move || {
             // Most often docker's own builder is the one in use: it is asked while `docker buildx ls` runs.
             let own = wants_records.then(|| docker.build_cache());
             let builders = builders.join().unwrap_or_else(|_| Err(crashed()));
             let found = own.zip(builders.as_ref().ok()).and_then(|(own, builders)| records(docker, builders, own));
-            let (records, reference) = found.unzip();
-            let secrets = records.as_ref().and_then(|found| found.as_ref().ok()).zip(reference).filter(|_| in_mounts);
-            let secrets = secrets.map(|(found, reference)| secrets::in_mounts(&reference, &found.records));
-            (builders, records, secrets)
+            let asked = found.as_ref().filter(|_| in_mounts);
+            let secrets = asked.and_then(|(records, reference)| {
+                records.as_ref().ok().map(|found| secrets::in_mounts(reference, &found.records))
+            });
+            (builders, found, secrets)
         });
         let live = match &overview {
             Ok(overview) if wants_containers => containers::ask(docker, overview, options, project.as_mut().ok()),
@@ -89,13 +94,13 @@ fn ask(context: &Context, checks: &[&Check], options: &Doctor, mut project: Fact
             let owned = asked(caches::VOLUME_OWNER)
                 .map(|overview| scope.spawn(|| ownership::ask(docker, overview, &options.volume)));
             let told = asked(versions::STALE_VERSIONS)
-                .filter(|_| !used.is_empty())
-                .map(|overview| scope.spawn(|| super::versions::ask(docker, overview, &options.volume, &used)));
+                .zip(project.as_ref().ok())
+                .map(|(overview, project)| scope.spawn(|| super::versions::ask(docker, overview, options, project)));
             let secrets = asked(SECRET_IN_CACHE)
                 .map(|overview| scope.spawn(|| secrets::in_volumes(docker, overview, &options.volume)));
             (owned.map(ScopedJoinHandle::join), told.map(ScopedJoinHandle::join), secrets.map(ScopedJoinHandle::join))
         });
-        let (mut owned, told, mut secrets) =
+        let (mut owned, mut told, mut secrets) =
             (looked(owned, &overview), looked(told, &overview), looked(secrets, &overview));
         if overview.is_err() {
             secrets = Err(NotRun::Skipped("no engine answers".into()));
@@ -113,6 +118,23 @@ fn ask(context: &Context, checks: &[&Check], options: &Doctor, mut project: Fact
                     secrets.gaps.extend(found.gaps);
                 }
                 Err(error) => secrets.gaps.push(format!("cache mounts were not looked into: {error:#}")),
+            }
+        }
+        let mut mounts = Ok(Vec::new());
+        if let Some((Ok(Records { records, .. }), builder)) = &records {
+            let failed = |error: anyhow::Error| NotRun::Failed(format!("{error:#}"));
+            if !written.is_empty() {
+                mounts = ownership::of_mounts(builder, records, written).map_err(failed);
+            }
+            if let Ok(named) = told.as_mut()
+                && wants_versions_of_mounts
+                && options.volume.is_empty()
+                && !named.used.is_empty()
+            {
+                match super::versions::in_mounts(builder, records, &named.used) {
+                    Ok(places) => named.places.extend(places),
+                    Err(error) => told = Err(failed(error)),
+                }
             }
         }
         let engine = engine::Facts {
@@ -147,12 +169,14 @@ fn ask(context: &Context, checks: &[&Check], options: &Doctor, mut project: Fact
             names: told,
             secrets,
             exports: Vec::new(),
+            mounts,
             held: match held {
                 None => Err(NotRun::Skipped("it was not asked for".into())),
                 Some(held) => joined(held),
             },
             image: image.map(joined),
-            records: records.unwrap_or_else(|| Err(NotRun::Skipped("nobody asked for records".into()))),
+            records: records
+                .map_or_else(|| Err(NotRun::Skipped("nobody asked for records".into())), |(records, _)| records),
         };
         (engine, caches, live)
     });

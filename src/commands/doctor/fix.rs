@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
-use crate::checks::project::diff;
+use crate::checks::project::{MOUNT_OWNER, diff};
 use crate::checks::{Check, Finding, containers, dockerfile};
 use crate::cli::{Doctor, DoctorFormat};
 use crate::project::{File, Kind, Project};
@@ -42,7 +42,9 @@ pub fn run(files: &Project, checks: &[&'static Check], options: &Doctor) -> Resu
             write(change, options.backup).with_context(|| format!("cannot change `{}`", change.file))?;
         }
     }
-    if !options.quiet {
+    // What the owners of mounts come to is told after this.
+    let more = options.check == [MOUNT_OWNER] && changes.is_empty();
+    if !options.quiet && !more {
         report::note(&match (changes.len(), options.dry_run) {
             (0, _) => "Nothing to fix".into(),
             (1, true) => "1 file would be changed".into(),

@@ -1,10 +1,14 @@
-//! `docker cache doctor --fix --check volume-owner`: gives what is in cache volumes to whoever writes there. A plan is
-//! made, shown, asked about, and then just that plan is carried out.
+//! `docker cache doctor --fix --check volume-owner` and `mount-owner`: gives what is in cache volumes and mounts to whoever
+//! writes there. A plan is made, shown, asked about, and then just that plan is carried out.
 
 use anyhow::{Result, bail};
 
+use super::super::Context;
+use crate::builders::Builders;
 use crate::cancel;
 use crate::checks::caches;
+use crate::checks::mounts::{OwnedMount, written};
+use crate::checks::project::Project;
 use crate::cli::Doctor;
 use crate::docker::Docker;
 use crate::inside::own::{Gift, Given};
@@ -53,9 +57,52 @@ pub fn run(docker: &Docker, options: &Doctor) -> Result<u8> {
         gifts.iter().for_each(|gift| to[gift.part] = Some(gift.to));
         Gift { root, known: paths(&found.known), to }
     });
+    let names: Vec<String> = plan.iter().map(|(found, _)| format!("volume {}", found.cache.name)).collect();
+    give(place, gifts.collect(), &names, options)
+}
+
+/// Gives what is in cache mounts to the step that writes there without being root.
+pub fn mounts(context: Context, project: &Project, options: &Doctor) -> Result<u8> {
+    let written = written(project);
+    let (docker, settings) = context.into_docker()?;
+    let builders = Builders::ask(&docker, &settings)?;
+    let Some(builder) = builders.get(&builders.of_docker_build).map(|builder| builders.reference(builder)) else {
+        return Ok(0);
+    };
+    let owned = ownership::of_mounts(&builder, &builder.records()?, written)?;
+    let plan: Vec<(OwnedMount, (u32, u32))> =
+        owned.into_iter().filter_map(|owned| owned.gift().map(|to| (owned, to))).collect();
+    if plan.is_empty() {
+        report::note("No owner to change in cache mounts");
+        return Ok(0);
+    }
+    let rows = plan.iter().flat_map(|(owned, to)| {
+        owned.others(*to).into_iter().map(move |((uid, gid), count)| {
+            let written = &owned.written;
+            let (from, to) = (format!("{uid}:{gid}"), format!("{}:{}", to.0, to.1));
+            vec![written.id.clone(), written.target.clone(), count.to_string(), from, to]
+        })
+    });
+    report::data(&report::table(&["MOUNT", "DIRECTORY", "ENTRIES", "FROM", "TO"], &rows.collect::<Vec<_>>()))?;
+    if options.dry_run {
+        return Ok(0);
+    }
+    let mounts = if plan.len() == 1 { "1 mount".into() } else { format!("{} mounts", plan.len()) };
+    if !options.force && !report::ask(&format!("This will change the owner of these entries in {mounts}."))? {
+        return Ok(0);
+    }
+    let place = ownership::place_of(&builder, plan.iter().map(|(owned, _)| &owned.written));
+    let gifts = place.roots().into_iter().zip(&plan);
+    let gifts = gifts.map(|(root, (_, to))| Gift { root, known: Vec::new(), to: vec![Some(*to)] }).collect();
+    let names: Vec<String> = plan.iter().map(|(owned, _)| format!("mount {}", owned.written.id)).collect();
+    give(place, gifts, &names, options)
+}
+
+/// Carries a plan out and tells what came of it; the names are those of the volumes or mounts of the place.
+fn give(place: Place, gifts: Vec<Gift>, names: &[String], options: &Doctor) -> Result<u8> {
     let mut progress = Progress::new("Changing owners", options.telling());
     let mut given: Vec<Given> = Vec::new();
-    place.run(&Job::Give(gifts.collect()), &mut |line| match line {
+    place.run(&Job::Give(gifts), &mut |line| match line {
         Line::Progress { files, bytes } => progress.update(files, bytes),
         Line::Given(done) => given = done,
         _ => {}
@@ -66,12 +113,9 @@ pub fn run(docker: &Docker, options: &Doctor) -> Result<u8> {
     }
     let changed: u64 = given.iter().map(|given| given.changed).sum();
     report::data(&format!("Entries changed: {changed}\n"))?;
-    let failed = plan.iter().zip(&given).filter_map(|((found, _), given)| {
+    let failed = names.iter().zip(&given).filter_map(|(name, given)| {
         let first = given.failed.first()?;
-        Some(format!(
-            "volume {}: {} entries could not be changed, the first: {first}",
-            found.cache.name, given.failed_count
-        ))
+        Some(format!("{name}: {} entries could not be changed, the first: {first}", given.failed_count))
     });
     let failed: Vec<String> = failed.collect();
     failed.iter().for_each(|failure| report::error(&anyhow::Error::msg(failure.clone())));

@@ -10,7 +10,8 @@ use crate::inside::find::Search;
 use crate::inside::{Job, Line};
 use crate::inventory;
 use crate::model::{CacheRecord, MountName};
-use crate::place::{Access, MountPlace, Place, carriable};
+use crate::place::carry::Mount;
+use crate::place::{Access, MountPlace, Place};
 
 /// Looks into the cache volumes of an engine, or into the named ones.
 ///
@@ -49,7 +50,9 @@ pub fn in_mounts(builder: &BuilderRef, records: &[CacheRecord]) -> Result<Secret
     for ((namespace, id), mut mounts) in by_id {
         let why = match mounts.as_slice() {
             [(record, _)] if record.in_use => "a build uses it",
-            [(record, mount)] if record.parents.is_empty() && carriable(mount) => {
+            [(record, mount)]
+                if record.parents.is_empty() && mount.id.is_some() && Mount::plain(mount).is_carriable() =>
+            {
                 by_namespace.entry(namespace).or_default().append(&mut mounts);
                 continue;
             }
@@ -59,9 +62,9 @@ pub fn in_mounts(builder: &BuilderRef, records: &[CacheRecord]) -> Result<Secret
         secrets.gaps.push(format!("cache mount {id} of builder {} was not looked into: {why}", builder.name));
     }
     for mounts in by_namespace.into_values() {
-        let names = mounts.iter().map(|(_, mount)| mount.clone()).collect();
+        let place = Place::Build(MountPlace::new(builder, mounts.iter().map(|(_, mount)| Mount::plain(mount))));
         let paths = mounts.iter().map(|(_, mount)| searches(&mount.target)).collect();
-        let found = find(&Place::Build(MountPlace { builder: builder.clone(), mounts: names }), paths)?;
+        let found = find(&place, paths)?;
         secrets.holders.extend(mounts.into_iter().zip(found).map(|((record, mount), names)| Holder {
             kind: Kind::Mount { builder: builder.name.clone(), record: record.id.clone() },
             name: mount.shown().to_owned(),

@@ -1,37 +1,92 @@
-//! Looks into cache volumes for names that tell versions, at the depths that the rules know. Changes nothing.
+//! Looks into cache volumes and mounts for names that tell versions, at the depths that the rules know, and asks what the
+//! engine has of the project. Changes nothing.
+
+use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-use crate::checks::versions::{NamedVolume, Used, searches};
-use crate::docker::{Docker, Overview, Volume};
+use super::containers::of_project;
+use crate::checks::project::Project;
+use crate::checks::versions::{self, AtHand, Named, NamedPlace, Used, references, searches, used};
+use crate::cli::Doctor;
+use crate::docker::{BuilderRef, Docker, Overview, Volume};
 use crate::inside::find::Search;
 use crate::inside::{Job, Line};
-use crate::inventory;
-use crate::place::{Access, Place};
+use crate::inventory::{self, Kind};
+use crate::model::CacheRecord;
+use crate::parallel;
+use crate::place::carry::Mount;
+use crate::place::{Access, MountPlace, Place};
 
-pub fn ask(docker: &Docker, overview: &Overview, named: &[String], used: &Used) -> Result<Vec<NamedVolume>> {
+/// Returns the versions that the project uses, and what cache volumes have of versions.
+pub fn ask(docker: &Docker, overview: &Overview, options: &Doctor, project: &Project) -> Result<Named> {
+    let used = used(project, &at_hand(docker, overview, options, project)?);
     let Overview { info, containers, volumes } = overview;
-    let found: Vec<_> = inventory::cache_volumes(volumes, containers, named)?
+    let found: Vec<(Volume, NamedPlace)> = inventory::cache_volumes(volumes, containers, &options.volume)?
         .into_iter()
-        .map(|cache| (searches(&cache.mounted_at, used), cache))
-        .filter(|(paths, _)| !paths.is_empty())
+        .filter(|cache| !searches(&cache.mounted_at, &used).is_empty())
+        .filter_map(|cache| {
+            let volume = volumes.iter().find(|volume| volume.name == cache.name)?.clone();
+            let (name, mounted_at) = (cache.name, cache.mounted_at);
+            Some((volume, NamedPlace { kind: Kind::Volume, name, mounted_at, names: Vec::new() }))
+        })
         .collect();
-    let of = |name: &str| volumes.iter().find(|volume| volume.name == name);
-    let raw: Vec<&Volume> = found.iter().filter_map(|(_, cache)| of(&cache.name)).collect();
-    if raw.is_empty() {
-        return Ok(Vec::new());
+    let raw: Vec<&Volume> = found.iter().map(|(volume, _)| volume).collect();
+    let mut places = Vec::new();
+    if !raw.is_empty() {
+        let place = Place::of_volumes(docker, info, &raw, Access::Read);
+        places = look(&place, found.into_iter().map(|(_, place)| place).collect(), &used)?;
     }
-    let place = Place::of_volumes(docker, info, &raw, Access::Read);
-    let roots = place.roots().into_iter().zip(&found);
-    let job = Job::Find(roots.map(|(root, (paths, _))| Search { root, paths: paths.clone() }).collect());
+    Ok(Named { used, places })
+}
+
+/// Returns what cache mounts of a builder have of versions, of those that a build is sure to reach.
+pub fn in_mounts(builder: &BuilderRef, records: &[CacheRecord], used: &Used) -> Result<Vec<NamedPlace>> {
+    let mut by_namespace: BTreeMap<String, Vec<Mount>> = BTreeMap::new();
+    for mount in inventory::reachable(records).iter().map(Mount::plain) {
+        if !searches(&mount.target, used).is_empty() {
+            by_namespace.entry(mount.namespace.clone()).or_default().push(mount);
+        }
+    }
+    let mut found = Vec::new();
+    for mounts in by_namespace.into_values() {
+        let named = mounts.iter().map(|mount| NamedPlace {
+            kind: Kind::Mount,
+            name: mount.id.clone(),
+            mounted_at: mount.target.clone(),
+            names: Vec::new(),
+        });
+        let named = named.collect();
+        found.extend(look(&Place::Build(MountPlace::new(builder, mounts.into_iter())), named, used)?);
+    }
+    Ok(found)
+}
+
+fn look(place: &Place, mut found: Vec<NamedPlace>, used: &Used) -> Result<Vec<NamedPlace>> {
+    let searches = place.roots().into_iter().zip(&found);
+    let searches = searches.map(|(root, found)| Search { root, paths: versions::searches(&found.mounted_at, used) });
     let mut names = Vec::new();
-    place.run(&job, &mut |line| {
+    place.run(&Job::Find(searches.collect()), &mut |line| {
         if let Line::Names(found) = line {
             names = found;
         }
     })?;
-    let volumes = found.into_iter().zip(names);
-    let named =
-        volumes.map(|((_, cache), names)| NamedVolume { name: cache.name, mounted_at: cache.mounted_at, names });
-    Ok(named.collect())
+    found.iter_mut().zip(names).for_each(|(place, names)| place.names = names);
+    Ok(found)
+}
+
+fn at_hand(docker: &Docker, overview: &Overview, options: &Doctor, project: &Project) -> Result<AtHand> {
+    let mut names: Vec<String> = references(project).map(|(name, _)| name).collect();
+    names.sort();
+    names.dedup();
+    let images = parallel::each(&names, |name| docker.image_config(name));
+    let containers = parallel::each(&of_project(overview, options), |container| docker.container_config(&container.id));
+    let mut at_hand = AtHand::default();
+    for (name, config) in names.into_iter().zip(images) {
+        at_hand.images.extend(config?.map(|config| (name, config.env.unwrap_or_default())));
+    }
+    for config in containers {
+        at_hand.containers.push(config?.env.unwrap_or_default());
+    }
+    Ok(at_hand)
 }
