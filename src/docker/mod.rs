@@ -253,7 +253,10 @@ impl Call<'_> {
                 command.process_group(0);
                 Ok(())
             });
-        command = if self.merged { command.stderr_to_stdout() } else { command.stderr_capture() };
+        // What is said first of a stream holds, and what follows of it does not count.
+        if self.merged {
+            command = command.stderr_to_stdout();
+        }
         command = match output {
             Some(pipe) => command.stdout_file(pipe),
             None => command.stdout_capture(),
