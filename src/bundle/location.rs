@@ -26,6 +26,9 @@ impl FromStr for Location {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Location, String> {
+        if text.is_empty() {
+            return Err("it names no directory".into());
+        }
         if !text.starts_with("type=") {
             return Ok(Location::Directory(text.into()));
         }
@@ -139,6 +142,7 @@ mod tests {
     #[test]
     fn what_is_no_place_is_refused() {
         let wrong = [
+            "",
             "type=s3,ref=x",
             "type=registry",
             "type=local",

@@ -14,6 +14,7 @@ use super::{Context, layers};
 use crate::builders::Builders;
 use crate::bundle::location::Location;
 use crate::bundle::{Entry, TreeConfig, Writer};
+use crate::cancel;
 use crate::catalogue::{self, Class};
 use crate::cli::{Export, Format, Selection};
 use crate::docker::{BuilderRef, Docker};
@@ -117,7 +118,7 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
         plan.left_out.push(why.clone());
     }
     // What was asked for by name and cannot be had is a failure, after all the rest is saved.
-    let failed = matches!(&layers, Layers::Without(_)) && options.build.directory.is_some();
+    let mut failed = matches!(&layers, Layers::Without(_)) && options.build.directory.is_some();
     if options.dry_run {
         let layer = match &layers {
             Layers::Of(export) => Some(AnswerEntry {
@@ -146,6 +147,9 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
     let wait = || report::note("another export writes this bundle; waiting for it");
     let stage = super::bundles::stage()?;
     let (dir, mut remote) = match dest {
+        Location::Directory(dir) if dir.exists() && !dir.is_dir() => {
+            bail!("{} is no directory\nhint: name a bundle, or a directory that is empty or not there", dir.display())
+        }
         Location::Directory(dir) => (dir.as_path(), None),
         Location::Registry(reference) => (stage.path(), Some(super::bundles::remote(&settings, reference, true)?)),
     };
@@ -156,10 +160,18 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
     place::sweep(&docker);
     let mut answer = Answer { version: 1, left_out: std::mem::take(&mut plan.left_out), ..Answer::default() };
     if let Layers::Of(export) = &layers {
-        answer.entries.push(match &mut remote {
-            Some(remote) => export.push(remote, &mut writer)?,
-            None => export.run(&mut writer)?,
-        });
+        let exported = match &mut remote {
+            Some(remote) => export.push(remote, &mut writer),
+            None => export.run(&mut writer),
+        };
+        match exported {
+            Ok(entry) => answer.entries.push(entry),
+            Err(error) if cancel::requested() => return Err(error),
+            Err(error) => {
+                answer.left_out.push(format!("layers: {error:#}"));
+                failed = true;
+            }
+        }
     }
     let (files, bytes) = plan
         .items

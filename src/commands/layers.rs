@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 
 use super::export::{Answer, AnswerEntry};
@@ -98,11 +98,16 @@ pub fn plan_export(builders: &Builders, options: &Export) -> Result<Layers> {
     }
     let name = options.selection.builder.as_deref().unwrap_or(&builders.of_docker_build);
     let chosen = builders.selected(Some(name), false)?.into_iter().next().context("there is no builder")?;
-    let able: Vec<_> =
+    let mut able: Vec<_> =
         builders.list.iter().filter(|builder| builder.cannot_export().is_none() && builder.is_running()).collect();
+    // The one that is in use has most of what is to be built.
+    able.sort_by_key(|builder| builder.name != builders.of_buildx);
     let builder = match (chosen.cannot_export(), able.first()) {
         (None, _) => chosen,
-        (Some(_), Some(able)) if options.switch => able,
+        (Some(why), Some(able)) if options.switch => {
+            report::note(&format!("layers: builder {} exports them, since {name} cannot: {why}", able.name));
+            able
+        }
         (Some(why), able) => {
             let switch = match able {
                 Some(able) => format!(
@@ -114,9 +119,9 @@ pub fn plan_export(builders: &Builders, options: &Export) -> Result<Layers> {
                     .into(),
             };
             return Ok(Layers::Without(format!(
-                "layers: builder {name} cannot export them: {why}\nhint: {switch}; or `{{\"features\": \
-                 {{\"containerd-snapshotter\": true}}}}` in /etc/docker/daemon.json, after which images are pulled and \
-                 built again"
+                "layers: builder {name} cannot export them: {why}\nhint: {switch}; or, from Engine 24 on, \
+                 `{{\"features\": {{\"containerd-snapshotter\": true}}}}` in /etc/docker/daemon.json, after which images \
+                 are pulled and built again"
             )));
         }
     };
@@ -212,6 +217,13 @@ pub fn import(builders: &Builders, layout: &Layout, options: &Import, answer: &m
                 },
             );
             let steps = steps(&told);
+            if let Err(error) = &done {
+                ensure!(!cancel::requested(), "cancelled");
+                answer.left_out.push(format!("layers: the build that imports them failed: {error}"));
+            }
+            if done.is_err() && steps == Steps::default() {
+                return Ok(false);
+            }
             for layer in layers.iter().filter(|layer| layer.ref_name() != "latest") {
                 answer.entries.push(AnswerEntry {
                     kind: Kind::Layer,
@@ -222,17 +234,9 @@ pub fn import(builders: &Builders, layout: &Layout, options: &Import, answer: &m
                     files: None,
                 });
             }
-            if !steps.ran.is_empty() {
-                answer.left_out.extend(steps.ran.iter().map(|step| format!("layers: not CACHED: {step}")));
-            }
+            answer.left_out.extend(steps.ran.iter().map(|step| format!("layers: not CACHED: {step}")));
             answer.steps = Some(steps);
-            if let Err(error) = done {
-                if cancel::requested() {
-                    return Err(error.into());
-                }
-                answer.left_out.push(format!("layers: the build that imports them failed, after those: {error}"));
-                return Ok(false);
-            }
+            return Ok(done.is_ok());
         }
     }
     Ok(true)

@@ -365,7 +365,7 @@ fn killed_exports_leave_a_bundle_that_verifies_and_the_next_collects_the_rubbish
     let all = ["export", "--dest", &text(&bundle)];
     let volume = [&all[..], &["--volume", "project-cache"]].concat();
     engine.cache(&all).ok();
-    for (export, count) in [(&volume[..], 90), (&all[..], 12)] {
+    for (export, count) in [(&volume[..], 188), (&all[..], 12)] {
         for (round, wait) in moments(count, time_of(&engine, export)).enumerate() {
             write_files(&root, &[(&format!("pip/{}/{round}", round % 7), &format!("{round}").repeat(2000))]);
             kill_after(&engine, export, wait);
@@ -389,7 +389,7 @@ fn killed_imports_leave_whole_contents() {
     let bundle = engine.folder().join("bundle");
     engine.cache(&["export", "--dest", &text(&bundle)]).ok();
     let import = ["import", "--src", &text(&bundle), "--replace"];
-    for wait in moments(90, time_of(&engine, &import)) {
+    for wait in moments(200, time_of(&engine, &import)) {
         fs::remove_dir_all(root.join("pip")).unwrap();
         (0..50).for_each(|at| write_files(&root, &[(&format!("pip/old/{at}"), "old")]));
         let old = Tree::read(&root.join("pip"));
@@ -572,14 +572,39 @@ fn a_volume_with_options_is_reached_by_a_container() {
     assert_eq!(engine.docker(&["volume", "ls", "--quiet"]).stdout.trim(), "project-cache");
 }
 
-for_each_engine!(a_remote_builder_has_its_mounts_carried, [v28], |engine| {
+for_each_engine!(a_remote_builder_has_its_layers_and_mounts_carried, [v26_containerd, v28_containerd], |engine| {
     let builder = engine.remote_builder("far");
-    let context = engine.context(FILL);
+    let context = engine.context(&format!("RUN echo one > /one\n{FILL}\nRUN cat /one > /two"));
     engine.docker(&["buildx", "build", "--builder", &builder.name, &text(context.path())]);
     let bundle = engine.folder().join("bundle");
-    json(engine, &["export", "--dest", &text(&bundle), "--builder", "far", "--mount", "pip"]);
-    engine.docker(&["buildx", "prune", "--all", "--force"]);
-    json(engine, &["import", "--src", &text(&bundle), "--builder", "far"]);
-    let read = READ.replace("/root/.npm/p", "").replace("$(stat", "$(echo");
-    assert!(engine.build(&read, &[]).stderr.contains("found wheel"));
+    let exported = json(engine, &["export", "--dest", &text(&bundle), "--builder", "far", &text(context.path())]);
+    let kinds = exported["entries"].as_array().unwrap().iter().map(|entry| entry["kind"].as_str().unwrap());
+    assert_eq!(kinds.collect::<Vec<_>>(), ["layer", "mount", "mount"], "{exported}");
+
+    let other = Engine::start(engine.generation());
+    let _far = other.remote_builder("far");
+    let imported = json(&other, &["import", "--src", &text(&bundle), "--builder", "far", &text(context.path())]);
+    assert_eq!((&imported["steps"]["cached"], &imported["steps"]["ran"]), (&4.into(), &serde_json::json!([])));
+    fs::remove_dir_all(&bundle).unwrap();
+    let file = context.path().join("Dockerfile");
+    fs::write(&file, format!("{}\nRUN cat /two\n{READ}\n", fs::read_to_string(&file).unwrap())).unwrap();
+    let run = other.docker(&["buildx", "build", "--builder", "far", "--progress", "plain", &text(context.path())]);
+    assert_eq!(run.stderr.matches(" CACHED").count(), 4, "{run}");
+    assert!(run.stderr.contains("found wheel pack 1000:"), "{run}");
 });
+
+#[test]
+fn layers_are_exported_by_another_builder_when_asked_to_switch() {
+    let engine = Engine::start(Generation::V28);
+    let other = Engine::start(Generation::V28Containerd);
+    engine.docker(&["context", "create", "far", "--docker", &format!("host={}", other.host())]);
+    let context = project(&engine);
+    let bundle = engine.folder().join("bundle");
+    let export = ["export", "--dest", &text(&bundle), &text(context.path())];
+    let run = engine.cache(&export);
+    assert!(run.code == 1 && run.stderr.contains("hint: `--builder far` or `--switch`, which builds again"), "{run}");
+    let run = engine.cache(&[&export[..], &["--switch"]].concat()).ok();
+    assert!(run.stderr.contains("layers: builder far exports them"), "{run}");
+    let imported = json(&engine, &["import", "--src", &text(&bundle), &text(context.path())]);
+    assert_eq!((&imported["steps"]["cached"], &imported["steps"]["ran"]), (&4.into(), &serde_json::json!([])));
+}
