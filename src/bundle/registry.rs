@@ -424,6 +424,12 @@ fn unreachable(reference: &Reference, error: &(impl std::error::Error + ?Sized))
     if cancel::requested() {
         return anyhow!("cancelled");
     }
+    if why.contains("fatal alert") && why.contains("Certificate") {
+        return anyhow!(
+            "{host} does not take what this client says of itself: {why}\nhint: put its certificate and key at \
+             `/etc/docker/certs.d/{host}/client.cert` and `client.key`"
+        );
+    }
     if why.contains("certificate") || why.contains("corrupt message") {
         return anyhow!(
             "cannot reach {host} safely: {why}\nhint: put the certificate of its authority at \

@@ -121,6 +121,15 @@ fn a_login_is_docker_s_own_and_a_wrong_one_is_told() {
 
 /// Hands on connections until so many bytes have gone to the registry; then it hangs up, and is gone.
 fn dying(registry: &str, after: usize) -> String {
+    between(registry, after, false)
+}
+
+/// Hands on connections; when so many bytes have gone to the registry, it waits for some seconds once.
+fn pausing(registry: &str, after: usize) -> String {
+    between(registry, after, true)
+}
+
+fn between(registry: &str, after: usize, goes_on: bool) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let registry = registry.to_owned();
@@ -131,17 +140,21 @@ fn dying(registry: &str, after: usize) -> String {
             let (mut from, mut to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
             thread::spawn(move || io::copy(&mut from, &mut to));
             let left = left.clone();
-            thread::spawn(move || hand_on(client, server, &left));
+            thread::spawn(move || hand_on(client, server, &left, goes_on));
         }
     });
     address
 }
 
-fn hand_on(mut client: TcpStream, mut server: TcpStream, left: &std::sync::Mutex<usize>) {
+fn hand_on(mut client: TcpStream, mut server: TcpStream, left: &std::sync::Mutex<usize>, goes_on: bool) {
     let mut bytes = [0; 1 << 14];
     loop {
         let read = client.read(&mut bytes).unwrap_or(0);
         let mut left = left.lock().unwrap();
+        if goes_on && *left < read {
+            thread::sleep(std::time::Duration::from_secs(7));
+            *left = usize::MAX;
+        }
         if read == 0 || *left < read || server.write_all(&bytes[..read]).is_err() {
             *left = 0;
             let _ = (client.shutdown(std::net::Shutdown::Both), server.shutdown(std::net::Shutdown::Both));
@@ -191,6 +204,135 @@ fn a_registry_that_dies_leaves_the_last_tag_and_two_pushers_lose_nothing() {
         .ok();
     let run = engine.cache(&["export", "--dest", &sound.replace(":main", ":image"), "--volume", "pip-cache"]);
     assert!(run.code == 1 && run.stderr.contains("something else than a bundle"), "{run}");
+}
+
+#[test]
+fn certificates_of_docker_are_used_and_the_registry_is_not_trusted_without() {
+    let engine = Engine::start(Generation::V28);
+    let registry = Registry::with_tls(&engine);
+    let root = engine.volume("pip-cache", &[("a", "a")]);
+    let place = format!("type=registry,ref={}/team/cache:main", registry.address);
+    let export = ["export", "--dest", &place];
+    let (made, certs) = (engine.folder().join("certificates"), engine.config().join("certs.d").join(&registry.address));
+    let run = registry.cache(&engine, &export);
+    let hint = format!("/etc/docker/certs.d/{}/ca.crt", registry.address);
+    assert!(run.code == 1 && run.stderr.contains("safely") && run.stderr.contains(&hint), "{run}");
+
+    fs::create_dir_all(&certs).unwrap();
+    fs::copy(made.join("ca.crt"), certs.join("ca.crt")).unwrap();
+    let run = registry.cache(&engine, &export);
+    let hint = format!("/etc/docker/certs.d/{}/client.cert", registry.address);
+    assert!(run.code == 1 && run.stderr.contains(&hint), "the registry wants to know its clients: {run}");
+    fs::copy(made.join("tls.crt"), certs.join("client.cert")).unwrap();
+    let run = registry.cache(&engine, &export);
+    assert!(run.code == 1 && run.stderr.contains("client.cert needs"), "{run}");
+    fs::copy(made.join("tls.key"), certs.join("client.key")).unwrap();
+    registry.cache(&engine, &export).ok();
+
+    let before = Tree::read(&root);
+    fs::remove_file(root.join("a")).unwrap();
+    registry.cache(&engine, &["import", "--src", &place]).ok();
+    assert_same(&before, &Tree::read(&root));
+}
+
+/// Gives tokens that a registry takes for six seconds, to the user `me` with the password `right` and for the refresh token
+/// `mine`: as many as `left` says. Returns its address.
+fn token_server(certificates: &Path, left: std::sync::Arc<std::sync::Mutex<usize>>) -> String {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let at = |name: &str| certificates.join(name);
+    let pem = fs::read_to_string(at("tls.crt")).unwrap();
+    let der: String = pem.lines().filter(|line| !line.contains("----")).collect();
+    let key = text(&at("tls.key"));
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut bytes = [0; 1 << 14];
+            let mut asked = String::new();
+            while !asked.contains("\r\n\r\n") || (asked.starts_with("POST") && !asked.contains("refresh_token=")) {
+                match stream.read(&mut bytes).unwrap_or(0) {
+                    0 => break,
+                    read => asked.push_str(&String::from_utf8_lossy(&bytes[..read])),
+                }
+            }
+            let login = format!("Basic {}", STANDARD.encode("me:right"));
+            let known = asked.contains(&login) || asked.contains("refresh_token=mine");
+            let mut left = left.lock().unwrap();
+            let answer = if known && *left > 0 && asked.contains("%3Ateam%2Fcache%3Apull") {
+                *left -= 1;
+                let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+                let head = serde_json::json!({"typ": "JWT", "alg": "RS256", "x5c": [der]});
+                // The registry allows clocks to differ by a minute.
+                let claims = serde_json::json!({"iss": "test", "sub": "me", "aud": "team", "exp": now - 54, "nbf": now - 99,
+                    "iat": now - 99, "jti": "1", "access": [{"type": "repository", "name": "team/cache",
+                    "actions": ["pull", "push"]}]});
+                let signed = [head, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
+                let mut sign = std::process::Command::new("openssl");
+                sign.args(["dgst", "-sha256", "-sign", &key]).stdin(std::process::Stdio::piped());
+                let mut sign = sign.stdout(std::process::Stdio::piped()).spawn().unwrap();
+                sign.stdin.take().unwrap().write_all(signed.as_bytes()).unwrap();
+                let signature = URL_SAFE_NO_PAD.encode(sign.wait_with_output().unwrap().stdout);
+                let body = format!(r#"{{"access_token":"{signed}.{signature}"}}"#);
+                format!("200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+            } else {
+                "401 Unauthorized\r\nContent-Length: 0\r\n\r\n".into()
+            };
+            let _ = stream
+                .write_all(format!("HTTP/1.1 {}", answer.replacen("\r\n", "\r\nConnection: close\r\n", 1)).as_bytes());
+        }
+    });
+    address
+}
+
+#[test]
+fn tokens_are_renewed_in_the_middle_of_a_push_and_a_login_that_ends_there_leaves_the_last_tag() {
+    let engine = Engine::start(Generation::V28);
+    let certificates = engine.folder().join("certificates");
+    crate::support::registry::authority(&certificates);
+    let left = std::sync::Arc::new(std::sync::Mutex::new(100));
+    let realm = token_server(&certificates, left.clone());
+    let registry = Registry::with_tokens(&engine.folder().join("registry"), &realm, &certificates);
+    let root = engine.volume("pip-cache", &[("a", "a")]);
+    let place = |address: &str| format!("type=registry,ref={address}/team/cache:main");
+    let sound = place(&registry.address);
+    let config = engine.config().join("config.json");
+    let log_in = |address: &str| {
+        let auths =
+            serde_json::json!({address: {"auth": "bWU6cmlnaHQ="}, registry.address.as_str(): {"auth": "bWU6cmlnaHQ="}});
+        fs::write(&config, serde_json::json!({"auths": auths}).to_string()).unwrap();
+    };
+    log_in("x.test");
+    engine.cache(&["export", "--dest", &sound]).ok();
+
+    fs::write(root.join("large"), noise(8 << 20)).unwrap();
+    let slow = pausing(&registry.address, 3 << 20);
+    log_in(&slow);
+    let before = *left.lock().unwrap();
+    engine.cache(&["export", "--dest", &place(&slow)]).ok();
+    assert!(before - *left.lock().unwrap() >= 2);
+    let pushed = engine.cache(&["verify", &sound, "--format", "json"]).ok().stdout;
+
+    fs::write(root.join("more"), noise(8 << 20)).unwrap();
+    let slow = pausing(&registry.address, 3 << 20);
+    log_in(&slow);
+    *left.lock().unwrap() = 1;
+    let run = engine.cache(&["export", "--dest", &place(&slow)]);
+    assert!(run.code == 1 && run.stderr.contains("has expired\nhint: `docker login"), "{run}");
+    *left.lock().unwrap() = 100;
+    assert_eq!(engine.cache(&["verify", &sound, "--format", "json"]).ok().stdout, pushed);
+
+    // An identity token, as `docker login` leaves it with a helper for all registries.
+    let bin = engine.folder().join("bin");
+    let script = "#!/bin/sh\necho '{\"Username\":\"<token>\",\"Secret\":\"mine\"}'\n";
+    write_files(&bin, &[("docker-credential-all", script)]);
+    Run::of(std::process::Command::new("chmod").arg("755").arg(bin.join("docker-credential-all"))).ok();
+    fs::write(&config, r#"{"credsStore":"all"}"#).unwrap();
+    let path = format!("{}:{}", bin.display(), engine.generation().suite().path());
+    for arguments in [["export", "--dest", &sound], ["import", "--src", &sound]] {
+        let run = Run::of(engine.cache_command(&arguments).env("PATH", &path));
+        assert_eq!(run.code, 0, "{run}");
+    }
 }
 
 #[test]

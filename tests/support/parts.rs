@@ -153,6 +153,7 @@ fn missing() -> Option<String> {
         ("setpriv", "util-linux"),
         ("ip", "iproute2"),
         ("iptables", "iptables"),
+        ("openssl", "openssl"),
     ] {
         if which::which_in(program, Some("/usr/sbin:/usr/bin:/sbin:/bin"), "/").is_err() {
             return Some(format!("need `{program}`: install the Debian package `{package}`"));

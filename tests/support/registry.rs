@@ -22,35 +22,76 @@ pub struct Registry {
 /// The only user of [`Registry::with_login`], who has the password `right`.
 const USER: &str = "me:$2b$04$KyLoPsWvOyUSyrFCzpExJei5zyBKhM.mgrYapznny9qSsYEcf55za\n";
 
+/// Port 0: the kernel picks one, and the log names it.
+const LOOPBACK: &str = "{addr: '127.0.0.1:0'}";
+
+/// Makes an authority `ca.crt`, and `tls.crt` with `tls.key` that it vouches for, good for a server and for a client.
+pub fn authority(folder: &Path) {
+    fs::create_dir_all(folder).unwrap();
+    let names = "subjectAltName=IP:10.213.0.9\nextendedKeyUsage=serverAuth,clientAuth\n";
+    fs::write(folder.join("names"), names).unwrap();
+    let openssl = |words: &str| {
+        Run::of(Command::new("openssl").current_dir(folder).args(words.split(' '))).ok();
+    };
+    openssl("req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -days 2 -subj /CN=authority");
+    openssl("req -newkey rsa:2048 -nodes -keyout tls.key -out tls.csr -subj /CN=registry");
+    openssl("x509 -req -in tls.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out tls.crt -days 2 -extfile names");
+}
+
 impl Registry {
     /// Starts a registry that the engine, its builds and its clients in its network reach, and nobody else.
     pub fn beside(engine: &Engine) -> Registry {
-        Registry::start(&engine.folder().join("registry"), engine.network(), false)
+        Registry::start(&engine.folder().join("registry"), engine.network(), LOOPBACK, "")
     }
 
     /// Starts a registry that only serves the user `me` with the password `right`.
     pub fn with_login(engine: &Engine) -> Registry {
-        Registry::start(&engine.folder().join("registry"), engine.network(), true)
+        let passwords = engine.folder().join("htpasswd");
+        fs::write(&passwords, USER).unwrap();
+        let auth = format!("auth: {{htpasswd: {{realm: team, path: '{}'}}}}\n", passwords.display());
+        Registry::start(&engine.folder().join("registry"), engine.network(), LOOPBACK, &auth)
+    }
+
+    /// Starts a registry that is not on loopback, with TLS: its certificate, `tls.crt`, is of `ca.crt`, and so must those of
+    /// its clients be. They are in the folder `certificates` of the engine.
+    pub fn with_tls(engine: &Engine) -> Registry {
+        let network = engine.network();
+        let address = ["ip", "address", "add", "10.213.0.9/32", "dev", "lo"];
+        let words: Vec<&str> = network.iter().map(String::as_str).chain(address).collect();
+        Run::of(Command::new(words[0]).args(&words[1..])).ok();
+        let at = |name: &str| engine.folder().join("certificates").join(name).display().to_string();
+        authority(&engine.folder().join("certificates"));
+        let http = format!(
+            "{{addr: '10.213.0.9:0', tls: {{certificate: '{}', key: '{}', clientcas: ['{}']}}}}",
+            at("tls.crt"),
+            at("tls.key"),
+            at("ca.crt")
+        );
+        Registry::start(&engine.folder().join("registry"), network, &http, "")
     }
 
     /// Starts a registry on this machine's own loopback: for clients and `Engine::online`.
     pub fn on_this_machine(folder: &Path) -> Registry {
-        Registry::start(folder, Vec::new(), false)
+        Registry::start(folder, Vec::new(), LOOPBACK, "")
     }
 
-    fn start(folder: &Path, network: Vec<String>, login: bool) -> Registry {
+    /// Starts one on this machine's loopback that wants tokens from the server at this address, signed by `tls.key` of an
+    /// [`authority`] in this folder.
+    pub fn with_tokens(folder: &Path, realm: &str, certificates: &Path) -> Registry {
+        let bundle = certificates.join("ca.crt");
+        let auth = format!(
+            "auth: {{token: {{realm: 'http://{realm}/token', service: team, issuer: test, rootcertbundle: '{}'}}}}\n",
+            bundle.display()
+        );
+        Registry::start(folder, Vec::new(), LOOPBACK, &auth)
+    }
+
+    fn start(folder: &Path, network: Vec<String>, http: &str, auth: &str) -> Registry {
         fs::create_dir_all(folder).unwrap();
         let (config, log) = (folder.join("config.yml"), folder.join("log"));
         let data = folder.join("data");
-        // Port 0: the kernel picks one, and the log names it.
-        let passwords = folder.join("htpasswd");
-        let auth = match login {
-            true => format!("auth: {{htpasswd: {{realm: team, path: '{}'}}}}\n", passwords.display()),
-            false => String::new(),
-        };
-        fs::write(passwords, USER).unwrap();
         let settings = format!(
-            "version: 0.1\nlog: {{level: info}}\nhttp: {{addr: '127.0.0.1:0'}}\n\
+            "version: 0.1\nlog: {{level: info}}\nhttp: {http}\n\
              storage: {{filesystem: {{rootdirectory: '{}'}}, delete: {{enabled: true}}}}\n{auth}",
             data.display()
         );
@@ -66,7 +107,7 @@ impl Registry {
         loop {
             let text = fs::read_to_string(&log).unwrap_or_default();
             if let Some((_, rest)) = text.split_once("listening on ") {
-                let address = rest.split(|c: char| c == '"' || c.is_whitespace()).next().unwrap_or_default();
+                let address = rest.split(|c: char| "\",".contains(c) || c.is_whitespace()).next().unwrap_or_default();
                 let folder = folder.to_owned();
                 return Registry { address: address.to_owned(), network, folder, _process: process };
             }
