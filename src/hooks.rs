@@ -25,6 +25,16 @@ pub struct Call {
     command_error: String,
 }
 
+impl Call {
+    /// Tells whether a flag was given. Of a plugin's command docker hands over `--no-cache=true` with the value in the name.
+    fn has(&self, flag: &str) -> bool {
+        self.flags.iter().any(|(name, value)| {
+            let (name, value) = name.split_once('=').unwrap_or((name, value));
+            name == flag && value != "false"
+        })
+    }
+}
+
 /// What is known beside the call.
 #[derive(Debug, Default)]
 struct Around {
@@ -74,7 +84,6 @@ fn line(call: &Call, around: Around) -> Option<String> {
     let texts = texts();
     let Around { disk, builders } = around;
     let low = disk.filter(Disk::is_low);
-    let given = |name: &str| call.flags.get(name).is_some_and(|value| value != "false");
     if call.command_error.contains("no space left on device") {
         Some(texts.disk_full)
     } else if let Some(Disk { free, total, .. }) = low {
@@ -84,7 +93,7 @@ fn line(call: &Call, around: Around) -> Option<String> {
         Some(texts.legacy_builder)
     } else if !call.command_error.is_empty() {
         None
-    } else if given("no-cache") {
+    } else if call.has("no-cache") {
         Some(texts.no_cache)
     } else {
         builders.map(|(build, buildx)| texts.other_builder.replace("@BUILD@", &build).replace("@BUILDX@", &buildx))
@@ -105,11 +114,7 @@ fn disk(endpoint: &Endpoint) -> Option<Disk> {
 /// Returns the two builders that a user may take for one: only `docker build` leaves the choice of `docker buildx use` out.
 fn builders(call: &Call, endpoint: &Endpoint, settings: &Settings) -> Option<(String, String)> {
     let chosen = std::env::var_os("BUILDX_BUILDER").is_some_and(|name| !name.is_empty());
-    if call.root_cmd != "buildx build"
-        || chosen
-        || call.flags.contains_key("builder")
-        || settings.builder_alias.is_some()
-    {
+    if call.root_cmd != "buildx build" || chosen || call.has("builder") || settings.builder_alias.is_some() {
         return None;
     }
     // Docker tells the same of `docker buildx build`.
@@ -165,6 +170,7 @@ mod tests {
             None
         );
         assert_eq!(told(json!({"RootCmd": "buildx build", "Flags": {"no-cache": "false"}}), Around::default()), None);
+        assert_eq!(told(json!({"RootCmd": "buildx build", "Flags": {"no-cache=false": ""}}), Around::default()), None);
     }
 
     #[test]
@@ -177,6 +183,7 @@ mod tests {
             (json!({"RootCmd": "image build"}), Around::default(), "legacy builder"),
             (json!({"RootCmd": "build", "CommandError": "requires BuildKit"}), Around::default(), "legacy builder"),
             (json!({"RootCmd": "buildx bake", "Flags": {"no-cache": ""}}), Around::default(), "`--no-cache`"),
+            (json!({"RootCmd": "buildx bake", "Flags": {"no-cache=true": ""}}), Around::default(), "`--no-cache`"),
             (
                 json!({"RootCmd": "buildx build"}),
                 Around { disk: None, ..low() },

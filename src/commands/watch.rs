@@ -1,17 +1,15 @@
 //! `docker cache size --watch`: the same again and again, on one screen; a JSON line each time where nobody looks on.
 
 use std::io::{self, IsTerminal, Read, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use rustix::process::{Signal, kill_current_process_group};
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
 use serde::Serialize;
-use signal_hook::consts::SIGTSTP;
-use signal_hook::low_level::emulate_default_handler;
 
 use super::Context;
 use super::size::{Answer, answer, look, sums, table};
@@ -98,8 +96,6 @@ fn on_screen(docker: &Docker, settings: &Settings, options: &Size, pause: Durati
 }
 
 fn show(measured: &mpsc::Receiver<(Instant, Result<Inventory>)>, options: &Size, pause: Duration) -> Result<()> {
-    let stopped = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register(SIGTSTP, stopped.clone())?;
     let mut screen = Screen::enter();
     let mut totals: Vec<(Instant, u64)> = Vec::new();
     let (mut latest, mut painted) = (None, None);
@@ -118,13 +114,15 @@ fn show(measured: &mpsc::Receiver<(Instant, Result<Inventory>)>, options: &Size,
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
-        if screen.is_left() {
-            cancel::leave();
-        }
-        if stopped.swap(false, Ordering::Relaxed) {
-            drop(screen);
-            emulate_default_handler(SIGTSTP)?;
-            (screen, painted) = (Screen::enter(), None);
+        match screen.key() {
+            Some(Key::Leave) => cancel::leave(),
+            Some(Key::Stop) => {
+                drop(screen);
+                // Docker, which waits for this process, stops with it until the shell lets both go on.
+                kill_current_process_group(Signal::TSTP)?;
+                (screen, painted) = (Screen::enter(), None);
+            }
+            None => {}
         }
         let size = size()?;
         if painted != Some(size) {
@@ -201,6 +199,12 @@ fn fitting(text: &str, end: &str, rows: usize) -> Vec<String> {
     lines
 }
 
+enum Key {
+    Leave,
+    /// Ctrl-Z.
+    Stop,
+}
+
 /// The terminal's other screen, which does not wait for whole lines and does not show what is typed. Dropped, the terminal
 /// is as it was.
 struct Screen {
@@ -216,6 +220,8 @@ impl Screen {
             // A read returns at once.
             modes.special_codes[SpecialCodeIndex::VMIN] = 0;
             modes.special_codes[SpecialCodeIndex::VTIME] = 0;
+            // Ctrl-Z would stop docker, and the shell would write here, before this process knew of it.
+            modes.special_codes[SpecialCodeIndex::VSUSP] = if cfg!(target_os = "linux") { 0 } else { 255 };
             let _ = tcsetattr(io::stdin(), OptionalActions::Now, &modes);
         }
         let _ = io::stdout().write_all(b"\x1b[?1049h\x1b[?25l\x1b[?7l");
@@ -236,14 +242,18 @@ impl Screen {
         stdout.flush()
     }
 
-    /// Returns true if somebody typed `q`.
-    fn is_left(&self) -> bool {
+    /// Returns the last key that was typed and means something.
+    fn key(&self) -> Option<Key> {
         let mut typed = [0; 64];
         let length = match self.modes {
             Some(_) => io::stdin().lock().read(&mut typed).unwrap_or_default(),
             None => 0,
         };
-        typed[..length].contains(&b'q')
+        typed[..length].iter().rev().find_map(|key| match key {
+            b'q' => Some(Key::Leave),
+            0x1a => Some(Key::Stop),
+            _ => None,
+        })
     }
 }
 
@@ -252,7 +262,8 @@ impl Drop for Screen {
         if let Some(modes) = &self.modes {
             let _ = tcsetattr(io::stdin(), OptionalActions::Now, modes);
         }
-        let _ = io::stdout().write_all(b"\x1b[?7h\x1b[?25h\x1b[?1049l");
+        let mut stdout = io::stdout().lock();
+        let _ = stdout.write_all(b"\x1b[?7h\x1b[?25h\x1b[?1049l").and_then(|()| stdout.flush());
     }
 }
 

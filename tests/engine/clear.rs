@@ -618,8 +618,10 @@ for_each_engine!(aliases_keep_the_status_and_ask_nobody_without_a_terminal, [v28
         let shell = |line: &str| {
             let aliases = "alias dcs='docker cache size' dcc='docker cache clear'";
             let script = format!("{begin}\ndocker() {{ {docker} \"$@\"; }}\n{aliases}\n{line}");
-            let mut command = engine.command(&program);
-            Run::of(command.args(["-c", &script]).stdin(Stdio::null()))
+            // Of a script that is an argument, zsh reads all before it knows the aliases.
+            let file = engine.folder().join("script");
+            fs::write(&file, script).unwrap();
+            Run::of(engine.command(&program).arg(file).stdin(Stdio::null()))
         };
         let size = shell("dcs --format json").ok();
         let size: Value = serde_json::from_str(&size.stdout).unwrap();

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
@@ -14,52 +13,43 @@ use crate::support::{Engine, Generation};
 /// A Dockerfile that builds in a moment.
 const DOCKERFILE: &str = "RUN --mount=type=cache,target=/c echo 1 > /c/x";
 
-/// Runs this docker at a terminal and returns all that it shows.
-fn at_terminal(engine: &Engine, docker: &Path, words: &str, environment: &[(&str, &str)]) -> Run {
+/// Runs docker at a terminal and returns all that it shows.
+fn at_terminal(engine: &Engine, words: &str, environment: &[(&str, &str)]) -> Run {
     engine.cache_command(&[]);
     let mut command = engine.command("script");
-    let line = format!("{} {words}", docker.display());
+    let line = format!("{} {words}", engine.docker_program().display());
     command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
     Run::of(command.envs(environment.iter().copied()))
 }
 
 /// Builds at a terminal, with flags, and returns what is shown from docker's headline of hooks on.
-fn shown_after(engine: &Engine, docker: &Path, build: &str, environment: &[(&str, &str)]) -> String {
+fn shown_after(engine: &Engine, build: &str, environment: &[(&str, &str)]) -> String {
     let context = engine.context(DOCKERFILE);
-    let run = at_terminal(engine, docker, &format!("{build} {}", context.path().display()), environment);
-    run.stdout.split_once("What's next:").map(|(_, shown)| shown.replace("\r", "")).unwrap_or_default()
-}
-
-/// Returns the clients that this machine has, beside the engine's own: another generation may be in use with it.
-fn clients(engine: &Engine) -> Vec<PathBuf> {
-    let machine = ["/usr/local/bin/docker", "/usr/bin/docker"].map(PathBuf::from);
-    [engine.docker_program()].into_iter().chain(machine.into_iter().filter(|docker| docker.exists())).collect()
+    let run = at_terminal(engine, &format!("{build} {}", context.path().display()), environment);
+    run.stdout.split_once("What's next:\u{1b}[0m").map(|(_, shown)| shown.replace("\r", "")).unwrap_or_default()
 }
 
 for_each_engine!(docker_shows_one_line_after_a_build_when_something_is_wrong, [v26, v28_containerd], |engine| {
     engine.cache(&["hooks", "enable"]).ok();
     let builder = engine.remote_builder("far");
-    for docker in clients(engine) {
-        assert_eq!(shown_after(engine, &docker, "build", &[]), "", "all is well");
-        let told = shown_after(engine, &docker, "build --no-cache", &[]);
-        assert!(told.contains("    `--no-cache` emptied the cache mounts"), "{docker:?}: {told:?}");
-        assert_eq!(told.trim().lines().count(), 1, "{told:?}");
-        assert_eq!(shown_after(engine, &docker, "build --no-cache", &[("DOCKER_CLI_HOOKS", "0")]), "");
-        // It fails at the cache mount.
-        let told = shown_after(engine, &docker, "build", &[("DOCKER_BUILDKIT", "0")]);
-        assert!(told.contains("This was the legacy builder"), "{docker:?}: {told:?}");
+    assert_eq!(shown_after(engine, "build", &[]), "", "all is well");
+    let told = shown_after(engine, "build --no-cache", &[]);
+    assert!(told.contains("    `--no-cache` emptied the cache mounts"), "{told:?}");
+    assert_eq!(told.trim().lines().count(), 1, "{told:?}");
+    assert_eq!(shown_after(engine, "build --no-cache", &[("DOCKER_CLI_HOOKS", "0")]), "");
+    // It fails at the cache mount.
+    let told = shown_after(engine, "build", &[("DOCKER_BUILDKIT", "0")]);
+    assert!(told.contains("This was the legacy builder"), "{told:?}");
 
-        engine.docker(&["buildx", "use", &builder.name]);
-        let told = shown_after(engine, &docker, "build", &[]);
-        assert!(told.contains("of the builder default, not of far,"), "{docker:?}: {told:?}");
-        for agreed in ["build --builder default", "buildx build", "--context default build --builder=far"] {
-            assert_eq!(shown_after(engine, &docker, agreed, &[]), "", "{agreed}");
-        }
-        assert_eq!(shown_after(engine, &docker, "build", &[("BUILDX_BUILDER", "default")]), "");
-        engine.docker(&["buildx", "use", "default"]);
+    engine.docker(&["buildx", "use", &builder.name]);
+    let told = shown_after(engine, "build", &[]);
+    assert!(told.contains("of the builder default, not of far,"), "{told:?}");
+    for agreed in ["build --builder default", "buildx build", "--context default build --builder=far"] {
+        assert_eq!(shown_after(engine, agreed, &[]), "", "{agreed}");
     }
+    assert_eq!(shown_after(engine, "build", &[("BUILDX_BUILDER", "default")]), "");
     engine.cache(&["hooks", "disable"]).ok();
-    assert_eq!(shown_after(engine, &engine.docker_program(), "build --no-cache", &[]), "");
+    assert_eq!(shown_after(engine, "build --no-cache", &[]), "");
 });
 
 #[test]

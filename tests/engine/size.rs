@@ -321,7 +321,7 @@ for_each_engine!(a_watch_tells_a_line_each_time_until_it_is_stopped, [v20, v28_c
     assert_eq!((run.code, run.stderr.as_str()), (130, ""), "{run}");
     // A reader that goes away ends it.
     let pipe = format!("{} cache size --watch 1 | head -n 1", engine.docker_program().display());
-    assert!(Run::of(engine.command("timeout").args(["20", "sh", "-c", &pipe])).ok().stdout.starts_with("{\"at\":"));
+    assert!(Run::of(engine.command("timeout").args(["120", "sh", "-c", &pipe])).ok().stdout.starts_with("{\"at\":"));
     let containers = engine.docker(&["ps", "--all", "--quiet"]).stdout;
     assert_eq!(containers, "");
 });

@@ -187,3 +187,46 @@ fn pip_and_cargo_need_no_network_after_a_warm() {
     offline(&pip, "pip install --no-index --find-links /cache/pip/wheelhouse --target /tmp/x -r /src/requirements.txt");
     offline(&cargo, "cp -r /src/rust /tmp/w && cd /tmp/w && cargo build --offline");
 }
+
+#[test]
+fn uv_needs_no_network_after_a_warm() {
+    let engine = Engine::online(Generation::V28);
+    let proxies = |flag: &str| proxies().map(|proxy| format!("{flag}={proxy}")).collect::<Vec<_>>();
+    let docker = |words: &[&str], more: &[String], rest: &[&str]| {
+        let more: Vec<&str> = more.iter().map(String::as_str).collect();
+        engine.docker(&[words, &more, rest].concat())
+    };
+    let project = engine.folder().join("home/project");
+    let image = format!("FROM {}\nRUN pip install --break-system-packages uv\n", Tool::Pip.image(&engine));
+    write_files(
+        &project,
+        &[
+            ("uv/Dockerfile", &image),
+            ("Dockerfile", "FROM debian-uv:bench\nRUN --mount=type=cache,target=/root/.cache/uv uv sync --frozen\n"),
+            (
+                "pyproject.toml",
+                "[project]\nname = \"user\"\nversion = \"1\"\nrequires-python = \">=3.9\"\ndependencies = [\"six==1.16.0\"]\n",
+            ),
+        ],
+    );
+    let context = project.join("uv").display().to_string();
+    docker(&["build", "--network=host", "--tag=debian-uv:bench"], &proxies("--build-arg"), &[&context]);
+    let source = format!("--volume={}:/src", project.display());
+    // The machine's own authorities count, as they do for pip.
+    let certificates = ["--env=UV_SYSTEM_CERTS=1", "--env=UV_NATIVE_TLS=1"];
+    let lock = [&["run", "--rm", "--network=host", &source, "--workdir=/src"], &certificates[..]].concat();
+    docker(&lock, &proxies("--env"), &["debian-uv:bench", "uv", "lock"]);
+    let volume = engine.volume("project-cache", &[]);
+    let warm = [&["warm", "project", "--volume=project-cache", "--network=host"], &certificates[..]].concat();
+    let variables = proxies("--env");
+    let variables: Vec<&str> = variables.iter().map(String::as_str).collect();
+    let run =
+        Run::of(engine.cache_command(&[&warm[..], &variables].concat()).current_dir(engine.folder().join("home")));
+    assert!(run.code == 0 && run.stderr.contains("✓ uv  uv.lock"), "{run}");
+    assert!(volume.join("uv").is_dir() && !project.join(".venv").exists(), "{run}");
+    let offline = "cp /src/pyproject.toml /src/uv.lock /tmp && cd /tmp && uv sync --frozen --offline --no-install-project && \
+                   .venv/bin/python -c 'import six'";
+    let words =
+        ["run", "--rm", "--network=none", "--volume=project-cache:/cache", "--env=UV_CACHE_DIR=/cache/uv", &source];
+    docker(&words, &[], &["debian-uv:bench", "sh", "-ec", offline]);
+}
