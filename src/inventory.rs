@@ -15,7 +15,7 @@ use crate::cli::Selection;
 use crate::docker::{BuilderRef, Container, Docker, Info, Overview, Volume, endpoint};
 use crate::inside::measure::{Measured, Sum, Tree};
 use crate::inside::{Job, Line};
-use crate::model::{Bytes, CacheRecord, CacheVolume, Moment, MountName, VolumeUser};
+use crate::model::{self, Bytes, CacheRecord, CacheVolume, Moment, MountName, VolumeUser};
 use crate::parallel;
 use crate::place::carry::Mount;
 use crate::place::{Access, MountPlace, Place};
@@ -397,8 +397,8 @@ fn layers(builder: &str, records: &[CacheRecord]) -> Vec<Cache> {
 /// BuildKit before v0.12 tells no ids; there the target stands for one.
 fn mounts(builder: &str, records: &[CacheRecord]) -> Vec<(MountRecords, Cache)> {
     let mut by_name: BTreeMap<_, (MountRecords, Cache)> = BTreeMap::new();
-    for record in records {
-        let Some(mount) = record.mount() else { continue };
+    let named = model::mounts(records);
+    for (record, mount) in named.clone() {
         let known = catalogue::for_mount(mount.id.as_deref(), &mount.target);
         // Variants of one id may belong to different tools, each with a directory of its own.
         let key = (mount.namespace.clone(), mount.shown().to_string(), known.map(|(row, class)| (row.tool, class)));
@@ -427,7 +427,7 @@ fn mounts(builder: &str, records: &[CacheRecord]) -> Vec<(MountRecords, Cache)> 
     }
     // A build that names an id may get any record of it, whatever tool that is of.
     let mut of_id: BTreeMap<(String, String), (u32, u32)> = BTreeMap::new();
-    for (record, mount) in records.iter().filter_map(|record| Some((record, record.mount()?))) {
+    for (record, mount) in named {
         let (plain, variants) = of_id.entry((mount.namespace.clone(), mount.shown().into())).or_default();
         *if record.parents.is_empty() { plain } else { variants } += 1;
     }

@@ -280,6 +280,19 @@ impl CacheRecord {
     }
 }
 
+/// Returns the cache mounts among the records of a builder. BuildKit does not tell an id that is the target without its
+/// slash; where it tells others, that is what it leaves out.
+pub fn mounts(records: &[CacheRecord]) -> Vec<(&CacheRecord, MountName)> {
+    let mut found: Vec<(&CacheRecord, MountName)> =
+        records.iter().filter_map(|record| Some((record, record.mount()?))).collect();
+    if found.iter().any(|(_, mount)| mount.id.is_some()) {
+        for (_, mount) in found.iter_mut().filter(|(_, mount)| mount.id.is_none()) {
+            mount.id = mount.target.strip_prefix('/').map(str::to_owned);
+        }
+    }
+    found
+}
+
 /// A named volume that holds caches, and why it is thought to.
 #[derive(Clone, Debug)]
 pub struct CacheVolume {
@@ -365,6 +378,23 @@ mod tests {
         let record =
             CacheRecord { kind: "exec.cachemount".into(), description: description.into(), ..Default::default() };
         record.mount().unwrap()
+    }
+
+    #[test]
+    fn an_id_that_is_not_told_is_the_target_without_its_slash_where_others_are_told() {
+        let record = |description: &str| CacheRecord {
+            kind: "exec.cachemount".into(),
+            description: description.into(),
+            ..Default::default()
+        };
+        let ids = |descriptions: &[&str]| -> Vec<Option<String>> {
+            let records: Vec<CacheRecord> = descriptions.iter().map(|text| record(text)).collect();
+            mounts(&records).into_iter().map(|(_, mount)| mount.id).collect()
+        };
+        let silent = "cached mount /pip from exec sh";
+        assert_eq!(ids(&[silent]), [None]);
+        let told = r#"cached mount /root/.npm from exec sh with id "//root/.npm""#;
+        assert_eq!(ids(&[silent, told]), [Some("pip".into()), Some("/root/.npm".into())]);
     }
 
     #[test]
