@@ -497,6 +497,43 @@ fn a_directory_that_is_no_bundle_or_cannot_be_written_is_refused() {
 }
 
 #[test]
+fn an_import_takes_what_is_selected_and_replaces_only_that() {
+    let engine = Engine::start(Generation::V28);
+    engine.docker(&["volume", "create", "--label", "team=ours", "project-cache"]);
+    let root = engine.mountpoint("project-cache");
+    write_files(&root, &[("pip/a", "a"), ("npm/_cacache/index-v5/x", "x")]);
+    engine.build(FILL, &[]);
+    let bundle = engine.folder().join("bundle");
+    json(&engine, &["export", "--dest", &text(&bundle)]);
+    let whole = Tree::read(&root);
+    write_files(&root, &[("pip/more", "1"), ("npm/more", "2")]);
+    let more = FILL.split(" mkdir").next().unwrap().to_owned();
+    engine.build(&format!("{more} echo 1 > /root/.cache/pip/more && echo 2 > /root/.npm/more"), &[]);
+    let import = |further: &[&str]| json(&engine, &[&["import", "--src", &text(&bundle)], further].concat());
+    let grown = Tree::read(&root);
+    let names = |answer: Value| {
+        let names = answer["entries"].as_array().unwrap().iter().map(|entry| entry["name"].to_string());
+        names.collect::<Vec<_>>().join(" ")
+    };
+
+    assert_eq!(names(import(&["--lang", "python"])), r#""project-cache" "pip""#);
+    let below = |path: &Path| path != Path::new("");
+    assert_same(&grown.only(below), &Tree::read(&root).only(below));
+    import(&["--tool", "pip", "--replace"]);
+    let now = Tree::read(&root);
+    assert!(!root.join("pip/more").exists() && root.join("npm/more").exists());
+    assert_same(&whole.clone().only(|path| path.starts_with("pip")), &now.only(|path| path.starts_with("pip")));
+    let run = engine.build(&format!("{more} echo found $(cd /root && echo .cache/pip/* .npm/*)"), &[]);
+    assert!(run.stderr.contains("found .cache/pip/http .npm/more .npm/p"), "{run}");
+
+    engine.docker(&["volume", "rm", "project-cache"]);
+    assert_eq!(names(import(&["--volume", "project-cache"])), r#""project-cache" "project-cache""#);
+    assert_same(&whole, &Tree::read(&engine.mountpoint("project-cache")));
+    let labels = engine.docker(&["volume", "inspect", "--format", "{{.Labels.team}}", "project-cache"]).stdout;
+    assert_eq!(labels.trim(), "ours");
+}
+
+#[test]
 fn skopeo_reads_every_entry() {
     let engine = Engine::start(Generation::V28);
     engine.volume("project-cache", &[("pip/a", "a")]);
