@@ -15,3 +15,8 @@ pub fn each<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec
         threads.into_iter().map(join).collect()
     })
 }
+
+/// Returns how many threads may compress or decompress side by side: each holds some MiB.
+pub fn workers() -> usize {
+    thread::available_parallelism().map_or(2, |cores| cores.get()).min(8)
+}

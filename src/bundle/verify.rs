@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -14,7 +15,7 @@ use serde::Serialize;
 use super::{Descriptor, Entry, Index, Layout, Manifest};
 use crate::inside::archive::{self, Kind};
 use crate::inside::pack::{Blob, Layer, digest};
-use crate::inside::table::{Row, Rows, decoder};
+use crate::inside::table::{self, Row, Rows, decoder};
 use crate::inside::unpack::{MAX_ENTRIES, MAX_ROWS, check};
 
 /// What was found of one entry of the index.
@@ -146,31 +147,18 @@ fn tree(layout: &Layout, descriptor: &Descriptor, deep: bool, verified: &mut Ver
     verified.files = Some(config.files);
     verified.bytes = config.bytes;
     whole(layout, &config.table)?;
-    let rows = rows(layout, config)?;
-    let next = AtomicUsize::new(0);
-    let failed: Mutex<Option<anyhow::Error>> = Mutex::default();
-    thread::scope(|scope| {
-        for _ in 0..thread::available_parallelism().map_or(2, |cores| cores.get()).clamp(1, 16) {
-            scope.spawn(|| {
-                loop {
-                    let at = next.fetch_add(1, Relaxed);
-                    let failure = || failed.lock().unwrap_or_else(PoisonError::into_inner);
-                    let Some(layer) = config.layers.get(at).filter(|_| failure().is_none()) else { return };
-                    if crate::cancel::requested() {
-                        return;
-                    }
-                    let done = whole(layout, &layer.blob).and_then(|()| match deep {
-                        true => members(layout, layer, &rows[at], &config.base),
-                        false => Ok(()),
-                    });
-                    if let Err(error) = done.with_context(|| layer.blob.digest.clone()) {
-                        failure().get_or_insert(error);
-                    }
-                }
-            });
+    if deep {
+        for part in table::parts(&config.layers) {
+            let rows = rows(layout, config, &part)?;
+            archives(&config.layers[part], |at, layer| {
+                whole(layout, &layer.blob)?;
+                members(layout, layer, &rows[at], &config.base)
+            })?;
         }
-    });
-    failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)?;
+    } else {
+        rows(layout, config, &(0..0))?;
+        archives(&config.layers, |_, layer| whole(layout, &layer.blob))?;
+    }
     if crate::cancel::requested() {
         bail!("cancelled");
     }
@@ -178,11 +166,35 @@ fn tree(layout: &Layout, descriptor: &Descriptor, deep: bool, verified: &mut Ver
     Ok(())
 }
 
-/// Reads the rows of each archive, and checks that each file is in a directory of the table: so no member can be
-/// written through a link.
-fn rows(layout: &Layout, config: &super::TreeConfig) -> Result<Vec<Vec<Row>>> {
+/// Does something with each archive, on all cores, until one fails or the user cancels.
+fn archives(layers: &[Layer], work: impl Fn(usize, &Layer) -> Result<()> + Sync) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    let failed: Mutex<Option<anyhow::Error>> = Mutex::default();
+    thread::scope(|scope| {
+        for _ in 0..crate::parallel::workers() {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Relaxed);
+                    let failure = || failed.lock().unwrap_or_else(PoisonError::into_inner);
+                    let Some(layer) = layers.get(at).filter(|_| failure().is_none()) else { return };
+                    if crate::cancel::requested() {
+                        return;
+                    }
+                    if let Err(error) = work(at, layer).with_context(|| layer.blob.digest.clone()) {
+                        failure().get_or_insert(error);
+                    }
+                }
+            });
+        }
+    });
+    failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+}
+
+/// Reads the rows of the archives of this part, and checks of all that each file is in a directory of the table: so no
+/// member can be written through a link.
+fn rows(layout: &Layout, config: &super::TreeConfig, part: &Range<usize>) -> Result<Vec<Vec<Row>>> {
     ensure!(config.layers.len() <= MAX_MANIFESTS, "it has {} archives", config.layers.len());
-    let mut rows: Vec<Vec<Row>> = vec![Vec::new(); config.layers.len()];
+    let mut rows: Vec<Vec<Row>> = vec![Vec::new(); part.len()];
     let mut table = Rows::new(File::open(layout.path(&config.table))?)?;
     let mut above: Vec<Vec<u8>> = Vec::new();
     let (mut count, mut files, mut bytes) = (0, 0, 0_u64);
@@ -200,8 +212,7 @@ fn rows(layout: &Layout, config: &super::TreeConfig) -> Result<Vec<Vec<Row>>> {
             _ => files += 1,
         }
         bytes = bytes.saturating_add(row.size);
-        let layer = rows.get_mut(row.layer as usize);
-        layer.with_context(|| format!("{:?} is in an archive that is not there", shown()))?.push(row);
+        table::sort_in(&mut rows, part, &config.layers, row)?;
     }
     ensure!(
         (files, bytes) == (config.files, config.bytes),
@@ -240,7 +251,8 @@ mod tests {
     use super::*;
     use crate::bundle::{MANIFEST, TreeConfig, Writer};
     use crate::inside::archive::Member;
-    use crate::inside::table;
+    use crate::inside::rules::Rule;
+    use crate::inside::unpack::{self, Target, Unpack};
     use crate::inventory::Kind as CacheKind;
 
     /// A bundle with one tree, put together by hand.
@@ -319,11 +331,37 @@ mod tests {
             layout
         }
 
+        /// Unpacks it as if nobody had proved it.
+        fn unpack(&self, layout: &Layout) -> Result<()> {
+            let outside = tempfile::tempdir().unwrap();
+            let root = outside.path().join("volume");
+            fs::create_dir(&root).unwrap();
+            let config = layout.entries()?.remove(0).config;
+            let target = Target {
+                root: root.clone(),
+                base: config.base,
+                table: config.table,
+                layers: config.layers,
+                rules: vec![Rule { path: String::new(), take: true }],
+                from: String::new(),
+                to: String::new(),
+                replace: false,
+                owner: None,
+            };
+            let done = unpack::all(&Unpack { blobs: layout.blobs(), trees: vec![target] }, &mut |_, _| ());
+            let left = |dir: &Path| fs::read_dir(dir).unwrap().count();
+            assert_eq!(left(outside.path()), 1, "nothing is written outside");
+            assert!(done.is_ok() || left(&root) == 0, "nothing of it stays");
+            done.map(drop)
+        }
+
         #[track_caller]
         fn is_refused(&self, why: &str) {
-            let found = all(&self.write(), |_| true).unwrap();
+            let layout = self.write();
+            let found = all(&layout, |_| true).unwrap();
             let broken = found[0].broken.clone().unwrap_or_default();
             assert!(broken.contains(why), "{broken:?} does not say {why:?}");
+            self.unpack(&layout).unwrap_err();
         }
     }
 
@@ -336,8 +374,11 @@ mod tests {
             file("d/b", "22"),
             header("l", EntryType::Symlink, "/cache/d/b", b""),
         ];
-        let found = all(&hostile(&rows, &members).write(), |_| true).unwrap();
+        let good = hostile(&rows, &members);
+        let layout = good.write();
+        let found = all(&layout, |_| true).unwrap();
         assert_eq!((found[0].broken.as_deref(), found[0].files), (None, Some(3)));
+        good.unpack(&layout).unwrap();
     }
 
     #[test]

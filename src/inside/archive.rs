@@ -58,14 +58,17 @@ pub struct Member {
 /// Bytes that one member's PAX header may have; the kernel allows 64 KiB of attributes.
 const MAX_PAX: u64 = 1 << 20;
 /// Parts that a sparse file may have.
-const MAX_EXTENTS: usize = 1 << 20;
+pub const MAX_EXTENTS: usize = 1 << 20;
 const BLOCK: u64 = 512;
 
 /// Compares paths in the order of a walk: a directory before what is in it, and all of that before its next sibling.
 pub fn walk_order(a: &[u8], b: &[u8]) -> Ordering {
     // A slash sorts below every other byte of a name.
     let key = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
-    a.iter().map(key).cmp(b.iter().map(key))
+    match a.iter().zip(b).find(|(a, b)| a != b) {
+        Some((a, b)) => key(a).cmp(&key(b)),
+        None => a.len().cmp(&b.len()),
+    }
 }
 
 /// Returns why a path must not be used below a tree, if anything.
@@ -246,8 +249,31 @@ pub fn read(
     most_entries: u64,
     mut each: impl FnMut(Member, &mut dyn Read) -> Result<()>,
 ) -> Result<()> {
-    let mut counted = Counted { input: BufReader::with_capacity(1 << 17, input), left: raw };
     let mut last: Option<Vec<u8>> = None;
+    read_unordered(input, raw, most_entries, |member, data| {
+        if let Some(last) = &last {
+            match walk_order(last, &member.path) {
+                Ordering::Less => {}
+                Ordering::Equal => bail!("it is there twice"),
+                Ordering::Greater => bail!("it is out of order"),
+            }
+        }
+        last = Some(member.path.clone());
+        each(member, data)
+    })
+}
+
+/// The same as [`read`], for members in any order.
+///
+/// # Errors
+/// See there.
+pub fn read_unordered(
+    input: impl Read,
+    raw: u64,
+    most_entries: u64,
+    mut each: impl FnMut(Member, &mut dyn Read) -> Result<()>,
+) -> Result<()> {
+    let mut counted = Counted { input: BufReader::with_capacity(1 << 17, input), left: raw };
     let mut entries = 0;
     {
         let mut archive = tar::Archive::new(&mut counted);
@@ -266,16 +292,7 @@ pub fn read(
             entries += 1;
             ensure!(entries <= most_entries, "there are more members than the {most_entries} that it may have");
             let (member, stored) = member(&header, size, &pax.take().unwrap_or_default(), &mut entry)?;
-            let shown = || format!("member {:?}", String::from_utf8_lossy(&member.path));
-            if let Some(last) = &last {
-                match walk_order(last, &member.path) {
-                    Ordering::Less => {}
-                    Ordering::Equal => bail!("{} is there twice", shown()),
-                    Ordering::Greater => bail!("{} is out of order", shown()),
-                }
-            }
-            last = Some(member.path.clone());
-            let context = shown();
+            let context = format!("member {:?}", String::from_utf8_lossy(&member.path));
             let mut data = entry.take(stored);
             each(member, &mut data).context(context)?;
         }

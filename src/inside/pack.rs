@@ -102,6 +102,15 @@ pub struct Packed {
     pub skipped_count: u64,
 }
 
+impl Packed {
+    /// Returns the bytes of the blobs that were not there before.
+    pub fn made(&self, tree: &Tree) -> u64 {
+        let former = tree.previous.as_ref().map_or(&[][..], |previous| &previous.layers);
+        let is_new = |layer: &&Layer| !former.iter().any(|former| former.blob == layer.blob);
+        self.table.size + self.layers.iter().filter(is_new).map(|layer| layer.blob.size).sum::<u64>()
+    }
+}
+
 /// Bytes and files that make one archive.
 const MAX_BYTES: u64 = 32 << 20;
 const MAX_FILES: usize = 4096;
@@ -210,11 +219,10 @@ fn pack_new(
     let mut table = encoder(&rows)?;
     let amended = Mutex::new(Vec::new());
     let notes = thread::scope(|scope| -> Result<Notes> {
-        let cores = thread::available_parallelism().map_or(2, |cores| cores.get()).clamp(1, 16);
         let (sender, receiver) = sync_channel::<(usize, Vec<Found>)>(1);
         // The workers alone hold it: when all have failed, the walk must not wait for them.
         let receiver = Arc::new(Mutex::new(receiver));
-        let workers: Vec<_> = (0..cores)
+        let workers: Vec<_> = (0..crate::parallel::workers())
             .map(|_| {
                 let (receiver, amended) = (receiver.clone(), &amended);
                 scope.spawn(move || work(job, tree, number, &receiver, amended, read))
@@ -241,10 +249,11 @@ fn pack_new(
             }
             let is_new = same.is_none();
             let (kind, size, print) = (found.kind, found.size(), found.print);
-            table::write(&mut table, &Row { layer, kind, size, print, path: found.path.clone() })?;
+            let row = Row { layer, kind, size, print, path: found.path };
+            table::write(&mut table, &row)?;
             read.tell(progress);
             if is_new {
-                return chunks.add(found);
+                return chunks.add(Found { path: row.path, ..found });
             }
             read.files.fetch_add(u64::from(kind != Kind::Dir), Relaxed);
             read.bytes.fetch_add(size, Relaxed);
@@ -272,7 +281,7 @@ fn pack_new(
         layers.extend(made.into_iter().map(|(_, layer)| layer));
         sent
     })?;
-    let mut table = table.finish()?;
+    let mut table = finish(table)?;
     let amended = amended.into_inner().unwrap_or_else(PoisonError::into_inner);
     packed.skipped_count = notes.skipped_count;
     packed.skipped = notes.skipped;
@@ -748,6 +757,10 @@ fn extents(file: &File, stat: &Stat) -> io::Result<Option<Vec<(u64, u64)>>> {
         let end = rustix::fs::seek(file, rustix::fs::SeekFrom::Hole(start))?.min(size);
         parts.push((start, end - start));
         at = end;
+        // More than an archive may have: its holes are packed as zeros.
+        if parts.len() > archive::MAX_EXTENTS {
+            return Ok(None);
+        }
     }
     Ok((parts != [(0, size)]).then_some(parts))
 }
@@ -822,12 +835,21 @@ fn amend(rows: &Path, numbers: &[u32], amended: Vec<Amended>, packed: &mut Packe
         table::write(&mut table, &row)?;
     }
     fs::rename(&aside, rows)?;
-    Ok(table.finish()?)
+    Ok(finish(table)?)
 }
 
-/// Begins to compress into a file, which is hashed as it is written.
-fn encoder(path: &Path) -> io::Result<zstd::Encoder<'static, Hashed<BufWriter<File>>>> {
-    zstd::Encoder::new(Hashed::new(BufWriter::with_capacity(BUFFER, File::create(path)?)), LEVEL)
+/// A file that is compressed and hashed as it is written. The buffer in front is for rows, which are written in small
+/// pieces.
+type Compressed = BufWriter<zstd::Encoder<'static, Hashed<BufWriter<File>>>>;
+
+/// Begins to compress into a file.
+fn encoder(path: &Path) -> io::Result<Compressed> {
+    let file = BufWriter::with_capacity(BUFFER, File::create(path)?);
+    Ok(BufWriter::with_capacity(BUFFER, zstd::Encoder::new(Hashed::new(file), LEVEL)?))
+}
+
+fn finish(table: Compressed) -> io::Result<Hashed<BufWriter<File>>> {
+    table.into_inner().map_err(io::IntoInnerError::into_error)?.finish()
 }
 
 /// Names a written file by its digest; to sync it is up to whoever takes the blob.

@@ -2,10 +2,16 @@
 //! its state. Compressed text, read and written as a stream, so that a tree of any size fits.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::ops::Range;
 
 use anyhow::{Context, Result, ensure};
 
 use super::archive::{Kind, unsafe_path, walk_order};
+use super::pack::Layer;
+use super::unpack::MAX_ENTRIES;
+
+/// Rows that are kept in memory at once, about: each takes some 150 bytes.
+const MAX_PART: u64 = 100_000;
 
 /// One row: `LAYER KIND SIZE PRINT PATH` and a zero byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +48,7 @@ pub fn write(out: &mut impl Write, row: &Row) -> io::Result<()> {
 /// Reads the rows of a table one by one.
 pub struct Rows<R: Read> {
     input: BufReader<zstd::Decoder<'static, BufReader<R>>>,
+    line: Vec<u8>,
     last: Option<Vec<u8>>,
 }
 
@@ -57,7 +64,7 @@ impl<R: Read> Rows<R> {
     /// # Errors
     /// When there is no memory for a decoder.
     pub fn new(input: R) -> Result<Rows<R>> {
-        Ok(Rows { input: BufReader::new(decoder(input)?), last: None })
+        Ok(Rows { input: BufReader::with_capacity(1 << 16, decoder(input)?), line: Vec::new(), last: None })
     }
 
     /// Returns the next row, which is after the last one in the order of a walk.
@@ -65,22 +72,58 @@ impl<R: Read> Rows<R> {
     /// # Errors
     /// When it makes no sense.
     pub fn next_row(&mut self) -> Result<Option<Row>> {
-        let mut line = Vec::new();
-        self.input.by_ref().take(8192).read_until(0, &mut line).context("the table cannot be read")?;
-        if line.is_empty() {
+        self.line.clear();
+        self.input.by_ref().take(8192).read_until(0, &mut self.line).context("the table cannot be read")?;
+        if self.line.is_empty() {
             return Ok(None);
         }
-        let row = parse(&line).context("a row of the table makes no sense")?;
+        let row = parse(&self.line).context("a row of the table makes no sense")?;
         if let Some(why) = unsafe_path(&row.path) {
             anyhow::bail!("{:?} {why}", String::from_utf8_lossy(&row.path));
         }
-        if let Some(last) = &self.last {
-            let shown = String::from_utf8_lossy(&row.path);
-            ensure!(walk_order(last, &row.path).is_lt(), "{shown:?} is in the table twice or out of order");
-        }
-        self.last = Some(row.path.clone());
+        let shown = || String::from_utf8_lossy(&row.path);
+        let in_order = self.last.as_ref().is_none_or(|last| walk_order(last, &row.path).is_lt());
+        ensure!(in_order, "{:?} is in the table twice or out of order", shown());
+        self.last.get_or_insert_default().clone_from(&row.path);
         Ok(Some(row))
     }
+}
+
+/// Divides archives so that the rows of each part fit the memory: for each part the table is read once.
+pub fn parts(layers: &[Layer]) -> Vec<Range<usize>> {
+    let mut parts = Vec::new();
+    let (mut from, mut entries) = (0, 0);
+    for (at, layer) in layers.iter().enumerate() {
+        let more = layer.entries.min(MAX_ENTRIES);
+        if at > from && entries + more > MAX_PART {
+            parts.push(from..at);
+            (from, entries) = (at, 0);
+        }
+        entries += more;
+    }
+    parts.push(from..layers.len());
+    parts
+}
+
+/// Puts a row to those of its archive, if that is one of this part.
+///
+/// # Errors
+/// When there is no such archive, or it has fewer members than rows.
+pub fn sort_in(rows: &mut [Vec<Row>], part: &Range<usize>, layers: &[Layer], row: Row) -> Result<()> {
+    let at = row.layer as usize;
+    let layer = layers
+        .get(at)
+        .with_context(|| format!("{:?} is in an archive that is not there", String::from_utf8_lossy(&row.path)))?;
+    if part.contains(&at) {
+        let rows = &mut rows[at - part.start];
+        ensure!(
+            (rows.len() as u64) < layer.entries.min(MAX_ENTRIES),
+            "{} has fewer members than rows",
+            layer.blob.digest
+        );
+        rows.push(row);
+    }
+    Ok(())
 }
 
 /// Returns a decoder that takes no more memory than an encoder of this program makes it need.
@@ -100,4 +143,21 @@ fn parse(line: &[u8]) -> Option<Row> {
     let print = u64::from_str_radix(word()?, 16).ok()?;
     let kind = Kind::of_letter(*kind.as_bytes().first()?).filter(|_| kind.len() == 1)?;
     Some(Row { layer, kind, size, print, path: words.next()?.to_vec() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_of_many_rows_are_read_in_parts() {
+        let of = |entries| Layer { entries, ..Layer::default() };
+        assert_eq!(parts(&[]).first(), Some(&(0..0)));
+        assert_eq!(parts(&[of(4096), of(1)]).first(), Some(&(0..2)));
+        let layers: Vec<Layer> = (0..100).map(|_| of(4096)).collect();
+        let sizes: Vec<usize> = parts(&layers).into_iter().map(|part| part.len()).collect();
+        assert_eq!(sizes, [24, 24, 24, 24, 4]);
+        // Who lies on the number of members gets no more memory.
+        assert_eq!(parts(&[of(u64::MAX), of(u64::MAX)]), [0..1, 1..2]);
+    }
 }

@@ -4,11 +4,12 @@
 use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -21,11 +22,11 @@ use rustix::fs::{
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::archive::{self, Kind, Member, leads_in, walk_order};
+use super::archive::{self, Kind, Member, leads_in};
 use super::dirs::{self, DIRECTORY, Dirs};
 use super::pack::{Blob, Hashed, Layer, digest};
 use super::rules::{At, Rule, Rules};
-use super::table::{Row, Rows, decoder};
+use super::table::{self, Row, Rows, decoder};
 
 /// Name of the directory in a tree where things are unpacked and, for a moment, what they replace is kept.
 pub const STAGING: &CStr = c".docker-cache-import";
@@ -72,7 +73,7 @@ pub struct Unpacked {
 const NAMED: usize = 20;
 /// More members than this no archive of this program has.
 pub const MAX_ENTRIES: u64 = 65_536;
-/// More rows than this no table may have: each takes memory.
+/// More rows than this no table may have: each takes time.
 pub const MAX_ROWS: usize = 8_000_000;
 
 /// Unpacks all trees beside their roots, and when all of them are whole moves them in; calls `progress` with files and
@@ -114,8 +115,8 @@ struct Unpacking<'a> {
     target: &'a Target,
     staging: Staging,
     rules: Rules,
-    /// Directories and hard links, for when all else is there.
-    later: Mutex<Vec<Member>>,
+    /// Directories and hard links, for when all else is there: there may be too many for the memory.
+    later: Mutex<Later>,
     notes: Mutex<Vec<String>>,
     unpacked: Unpacked,
     done: &'a Counters,
@@ -130,20 +131,26 @@ impl<'a> Unpacking<'a> {
         done: &'a Counters,
         progress: &mut (dyn FnMut(u64, u64) + Send),
     ) -> Result<Unpacking<'a>> {
+        let later = Mutex::new(Later::new(&staging.later)?);
         let mut this = Unpacking {
             blobs,
             target,
             staging,
             rules: Rules::new(&target.rules),
-            later: Mutex::default(),
+            later,
             notes: Mutex::default(),
             unpacked: Unpacked::default(),
             done,
         };
-        let rows = this.rows()?;
-        this.unpacked.files = rows.iter().flatten().filter(|row| row.kind != Kind::Dir).count() as u64;
-        this.unpacked.bytes = rows.iter().flatten().map(|row| row.size).sum();
-        this.layers(&rows, progress)?;
+        let path = this.table();
+        let mut table = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        ensure!(digest(&mut table)? == target.table, "{} is damaged", target.table.digest);
+        for part in table::parts(&target.layers) {
+            let rows = this.rows(&part)?;
+            this.unpacked.files += rows.iter().flatten().filter(|row| row.kind != Kind::Dir).count() as u64;
+            this.unpacked.bytes += rows.iter().flatten().map(|row| row.size).sum::<u64>();
+            this.layers(&target.layers[part], &rows, progress)?;
+        }
         this.finish()?;
         Ok(this)
     }
@@ -195,27 +202,27 @@ impl<'a> Unpacking<'a> {
         })
     }
 
-    /// Reads the table and returns the wanted rows of each archive.
-    fn rows(&self) -> Result<Vec<Vec<Row>>> {
-        let mut rows: Vec<Vec<Row>> = vec![Vec::new(); self.target.layers.len()];
-        let path = self.blobs.join(self.target.table.file());
-        let mut file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
-        ensure!(digest(&mut file)? == self.target.table, "{} is damaged", self.target.table.digest);
-        let mut table = Rows::new(File::open(&path)?)?;
+    fn table(&self) -> PathBuf {
+        self.blobs.join(self.target.table.file())
+    }
+
+    /// Reads the table and returns the wanted rows of each archive of this part.
+    fn rows(&self, part: &Range<usize>) -> Result<Vec<Vec<Row>>> {
+        let mut rows: Vec<Vec<Row>> = vec![Vec::new(); part.len()];
+        let mut table = Rows::new(File::open(self.table())?)?;
         let mut count = 0;
         while let Some(row) = table.next_row()? {
             count += 1;
             ensure!(count <= MAX_ROWS, "the table has more than {MAX_ROWS} rows");
-            let layer = rows.get_mut(row.layer as usize).context("the table names an archive that is not there")?;
             if self.wanted(&row.path, row.kind).is_some() {
-                layer.push(row);
+                table::sort_in(&mut rows, part, &self.target.layers, row)?;
             }
         }
         Ok(rows)
     }
 
-    /// Unpacks the archives on all cores.
-    fn layers(&self, rows: &[Vec<Row>], progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<()> {
+    /// Unpacks archives on all cores.
+    fn layers(&self, layers: &[Layer], rows: &[Vec<Row>], progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<()> {
         let next = AtomicUsize::new(0);
         let failed: Mutex<Option<anyhow::Error>> = Mutex::default();
         let work = || {
@@ -225,7 +232,7 @@ impl<'a> Unpacking<'a> {
                 if at >= rows.len() || failure().is_some() {
                     return;
                 }
-                let layer = &self.target.layers[at];
+                let layer = &layers[at];
                 let done = self.layer(layer, &rows[at]);
                 if let Err(error) = done.with_context(|| layer.blob.digest.clone()) {
                     failure().get_or_insert(error);
@@ -233,8 +240,7 @@ impl<'a> Unpacking<'a> {
             }
         };
         thread::scope(|scope| {
-            let cores = thread::available_parallelism().map_or(2, |cores| cores.get()).clamp(1, 16);
-            let workers: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
+            let workers: Vec<_> = (0..crate::parallel::workers()).map(|_| scope.spawn(work)).collect();
             while workers.iter().any(|worker| !worker.is_finished()) {
                 thread::sleep(Duration::from_millis(5));
                 progress(self.done.files.load(Relaxed), self.done.bytes.load(Relaxed));
@@ -283,14 +289,13 @@ impl<'a> Unpacking<'a> {
                     // Made by the way to a path in it.
                     dirs.parent(&[&member.path[..], b"/."].concat())?;
                 }
-                self.later.lock().unwrap_or_else(PoisonError::into_inner).push(member);
-                return Ok(());
+                return self.later().push(&member);
             }
             Kind::Hardlink => {
                 match self.wanted(&member.link, Kind::File) {
                     Some(link) => {
                         member.link = link;
-                        self.later.lock().unwrap_or_else(PoisonError::into_inner).push(member);
+                        self.later().push(&member)?;
                     }
                     None => self.note(&member, "its first name is not among what was selected"),
                 }
@@ -338,43 +343,43 @@ impl<'a> Unpacking<'a> {
         Ok(())
     }
 
-    /// Makes hard links, then gives the directories, the deepest first, what they are to have.
+    fn later(&self) -> MutexGuard<'_, Later> {
+        self.later.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes hard links, then gives the directories what they are to have.
     fn finish(&self) -> Result<()> {
         let new = || self.staging.new.try_clone();
-        let mut later = self.later.lock().unwrap_or_else(PoisonError::into_inner);
-        later.sort_by(|a, b| walk_order(&b.path, &a.path));
         let (mut from, mut to) = (Dirs::at(new()?, false), Dirs::at(new()?, true));
-        for member in later.iter().filter(|member| member.kind == Kind::Hardlink) {
-            let shown = || format!("linking {:?}", String::from_utf8_lossy(&member.path));
+        let mut later = self.later();
+        later.each(Kind::Hardlink, |member| {
             let (dir, name) = to.parent(&member.path)?;
-            let (first_dir, first) = from.parent(&member.link).with_context(shown)?;
-            let first_stat = statat(first_dir, &first, AtFlags::SYMLINK_NOFOLLOW).with_context(shown)?;
-            ensure!(FileType::from_raw_mode(first_stat.st_mode) == FileType::RegularFile, "{}: not to a file", shown());
-            linkat(first_dir, &first, dir, &name, AtFlags::empty()).with_context(shown)?;
-        }
+            let (first_dir, first) = from.parent(&member.link)?;
+            let first_stat = statat(first_dir, &first, AtFlags::SYMLINK_NOFOLLOW)?;
+            ensure!(FileType::from_raw_mode(first_stat.st_mode) == FileType::RegularFile, "it goes to no file");
+            Ok(linkat(first_dir, &first, dir, &name, AtFlags::empty())?)
+        })?;
         let mut dirs = Dirs::at(new()?, false);
-        for member in later.iter().filter(|member| member.kind == Kind::Dir && !member.path.is_empty()) {
-            let (dir, name) = dirs.parent(&member.path)?;
-            let fd = openat(dir, name, DIRECTORY, Mode::empty())?;
-            self.metadata(fd.as_fd(), member)?;
-        }
-        Ok(())
+        later.each(Kind::Dir, |member| match member.path.is_empty() {
+            true => Ok(()),
+            false => self.directory(&mut dirs, member),
+        })
     }
 
     /// Gives those directories that several trees have in common what they are to have: nothing else was in the root.
     fn shared_directories(&self, root: &OwnedFd) -> Result<()> {
         let mut dirs = Dirs::at(root.try_clone()?, false);
-        let later = self.later.lock().unwrap_or_else(PoisonError::into_inner);
-        for member in later.iter().filter(|member| member.kind == Kind::Dir) {
+        self.later().each(Kind::Dir, |member| {
             let at = self.rules.at(&member.path);
             let shared = member.path.is_empty() || !at.rule.is_some_and(|rule| self.target.rules[rule].take);
-            if shared {
-                let (dir, name) = dirs.parent(&member.path)?;
-                let fd = openat(dir, name, DIRECTORY, Mode::empty())?;
-                self.metadata(fd.as_fd(), member)?;
-            }
-        }
-        Ok(())
+            if shared { self.directory(&mut dirs, member) } else { Ok(()) }
+        })
+    }
+
+    fn directory(&self, dirs: &mut Dirs, member: &Member) -> Result<()> {
+        let (dir, name) = dirs.parent(&member.path)?;
+        let fd = openat(dir, name, DIRECTORY, Mode::empty())?;
+        self.metadata(fd.as_fd(), member)
     }
 
     /// Gives a file or directory its owner, attributes, mode and times, in the order in which none undoes another.
@@ -402,6 +407,34 @@ impl<'a> Unpacking<'a> {
         if notes.len() < NAMED {
             notes.push(format!("{}: {why}", String::from_utf8_lossy(&member.path)));
         }
+    }
+}
+
+/// Members that wait in a file: an archive without contents, in no order.
+struct Later {
+    out: BufWriter<zstd::Encoder<'static, File>>,
+    count: u64,
+}
+
+impl Later {
+    fn new(file: &File) -> Result<Later> {
+        Ok(Later { out: BufWriter::new(zstd::Encoder::new(file.try_clone()?, 1)?), count: 0 })
+    }
+
+    fn push(&mut self, member: &Member) -> Result<()> {
+        self.count += 1;
+        Ok(archive::write(&mut self.out, member, io::empty())?)
+    }
+
+    /// Hands out the members of one kind. None can come after that.
+    fn each(&mut self, kind: Kind, mut each: impl FnMut(&Member) -> Result<()>) -> Result<()> {
+        self.out.flush()?;
+        self.out.get_mut().do_finish()?;
+        let mut file = self.out.get_ref().get_ref();
+        file.seek(SeekFrom::Start(0))?;
+        archive::read_unordered(zstd::Decoder::new(file)?, u64::MAX, self.count, |member, _| {
+            if member.kind == kind { each(&member) } else { Ok(()) }
+        })
     }
 }
 
@@ -438,6 +471,8 @@ struct Place<'a> {
 struct Staging {
     new: OwnedFd,
     old: OwnedFd,
+    /// A file without a name.
+    later: File,
 }
 
 impl Place<'_> {
@@ -454,7 +489,10 @@ impl Place<'_> {
 
     fn staging(&self, number: usize) -> Result<Staging> {
         let make = |what: &str| make_dir(self.beside.as_fd(), &CString::new(format!("{what}-{number}"))?);
-        Ok(Staging { new: make("new")?, old: make("old")? })
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let later = openat(&self.beside, c"later", flags, Mode::from_raw_mode(0o600))?;
+        unlinkat(&self.beside, c"later", AtFlags::empty())?;
+        Ok(Staging { new: make("new")?, old: make("old")?, later: later.into() })
     }
 
     fn clean(&self) {
