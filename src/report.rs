@@ -280,7 +280,8 @@ impl Progress {
             }
             _ => Default::default(),
         };
-        format!("{}  {percent}{files} files  {}  {rate}{left}", self.what, Bytes(bytes))
+        let files = if files > 0 { format!("{files} files  ") } else { String::new() };
+        format!("{}  {percent}{files}{}  {rate}{left}", self.what, Bytes(bytes))
     }
 }
 
@@ -384,6 +385,8 @@ mod tests {
         let known = Progress::new("Exporting", Telling::Quiet).of(40, 8_000_000);
         assert_eq!(known.state(10, 2_000_000, second), "Exporting  25%  10 files  2MB  1MB/s  6s left");
         assert_eq!(known.state(50, 9_000_000, second), "Exporting  50 files  9MB  4.5MB/s");
+        let travelling = Progress::new("Receiving", Telling::Quiet).of(0, 8_000_000);
+        assert_eq!(travelling.state(0, 2_000_000, second), "Receiving  25%  2MB  1MB/s  6s left");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::bundle::remote::Remote;
 use crate::bundle::{Layout, TreeConfig};
 use crate::docker::endpoint::Settings;
 use crate::docker::{Certificates, Credentials};
+use crate::place::carry::Told;
 use crate::report::{Progress, Telling};
 
 /// Looks at a tag of a registry with the login and the certificates that docker has for it.
@@ -25,6 +26,50 @@ pub fn remote(settings: &Settings, reference: &Reference, push: bool) -> Result<
 /// When it cannot be made.
 pub fn stage() -> Result<TempDir> {
     tempfile::Builder::new().prefix("docker-cache-").tempdir().context("no directory for temporary files")
+}
+
+/// Tells how far an export or import is: its own work, and meanwhile blobs on their way from a builder or to one.
+#[derive(Debug)]
+pub struct Carrying {
+    work: Progress,
+    /// Files and bytes of jobs that are over, and of the one that is not.
+    before: (u64, u64),
+    done: (u64, u64),
+    travel: Option<Progress>,
+    travelling: &'static str,
+    telling: Telling,
+}
+
+impl Carrying {
+    /// Begins with the words for the work, of about so many files and bytes, and for what travels: "Receiving".
+    pub fn new(work: &'static str, (files, bytes): (u64, u64), travelling: &'static str, telling: Telling) -> Carrying {
+        let work = Progress::new(work, telling).of(files, bytes);
+        Carrying { work, before: (0, 0), done: (0, 0), travel: None, travelling, telling }
+    }
+
+    pub fn tell(&mut self, told: Told) {
+        match told {
+            Told::Done { files, bytes } => {
+                if self.travel.is_some() {
+                    // From builder to builder: what was packed has travelled, and now is unpacked.
+                    self.next();
+                }
+                self.done = (files, bytes);
+                self.work.update(self.before.0 + files, self.before.1 + bytes);
+            }
+            Told::Travelled { bytes, of } => {
+                let begin = || Progress::new(self.travelling, self.telling).of(0, of);
+                self.travel.get_or_insert_with(begin).update(0, bytes);
+            }
+        }
+    }
+
+    /// Ends a job: the next one counts from nothing again.
+    pub fn next(&mut self) {
+        self.travel = None;
+        self.before = (self.before.0 + self.done.0, self.before.1 + self.done.1);
+        self.done = (0, 0);
+    }
 }
 
 /// A bundle to read.

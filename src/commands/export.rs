@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
 use self::between::to_builder;
+use super::bundles::Carrying;
 use super::layers::{Layers, Steps};
 use super::{Context, layers};
 use crate::builders::Builders;
@@ -177,8 +178,8 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
         .items
         .iter()
         .fold((0, 0), |(files, bytes), item| (files + item.estimate.1.unwrap_or_default(), bytes + item.estimate.0));
-    let mut progress = Progress::new("Exporting", options.output.telling()).of(files, bytes);
-    act(&docker, plan, &mut writer, &mut answer, &mut |files, bytes| progress.update(files, bytes))?;
+    let mut progress = Carrying::new("Exporting", (files, bytes), "Receiving", options.output.telling());
+    act(&docker, plan, &mut writer, &mut answer, &mut progress)?;
     drop(progress);
     (answer.bytes_written, answer.bytes_reused) = (writer.bytes_written, writer.bytes_reused);
     match &remote {
@@ -430,13 +431,7 @@ fn told(text: &str) -> Vec<Mount> {
 }
 
 /// Packs everything and puts it into the index.
-fn act(
-    docker: &Docker,
-    plan: Plan,
-    writer: &mut Writer,
-    answer: &mut Answer,
-    progress: &mut (dyn FnMut(u64, u64) + Send),
-) -> Result<()> {
+fn act(docker: &Docker, plan: Plan, writer: &mut Writer, answer: &mut Answer, progress: &mut Carrying) -> Result<()> {
     let (mut volumes, mut mounts) = (Vec::new(), BTreeMap::<(usize, String), Vec<(Item, Mount, bool)>>::new());
     for item in plan.items {
         match item.from {
@@ -474,7 +469,7 @@ fn pack(
     items: Vec<(usize, TreeConfig)>,
     writer: &mut Writer,
     answer: &mut Answer,
-    progress: &mut (dyn FnMut(u64, u64) + Send),
+    progress: &mut Carrying,
     sure: impl Fn(usize) -> bool,
 ) -> Result<()> {
     let tree = |config: &TreeConfig, writer: &Writer| {
@@ -494,7 +489,8 @@ fn pack(
     };
     let trees = items.iter().map(|(at, config)| (*at, tree(config, writer))).collect();
     let ingest = writer.ingest.clone();
-    let packed = carry::pack(site, trees, &ingest, progress)?;
+    let packed = carry::pack(site, trees, &ingest, &mut |told| progress.tell(told))?;
+    progress.next();
     let (mut guessed, mut found) = (Vec::new(), HashSet::new());
     for ((at, config), packed) in items.into_iter().zip(packed) {
         let Packed { table, layers, files, bytes, secrets, skipped, skipped_count } = packed;

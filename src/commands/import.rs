@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::bundles::Source;
+use super::bundles::{Carrying, Source};
 use super::export::{Answer, AnswerEntry, show, wants};
 use super::{Context, layers};
 use crate::builders::Builders;
@@ -20,7 +20,7 @@ use crate::inside::unpack::Target;
 use crate::inventory::{self, Kind, Names};
 use crate::place::carry::{self, Mount, Site};
 use crate::place::{self, Access, Place};
-use crate::report::{self, Progress};
+use crate::report;
 
 /// Where an entry goes.
 struct Step {
@@ -62,10 +62,8 @@ pub fn run(context: Context, options: &Import) -> Result<u8> {
     let (files, bytes) = steps
         .iter()
         .fold((0, 0), |(files, bytes), Step { entry, .. }| (files + entry.config.files, bytes + entry.config.bytes));
-    let mut progress = Progress::new("Importing", options.output.telling()).of(files, bytes);
-    let answer = act(&docker, &settings, layout, steps, options, answer, &mut |files, bytes| {
-        progress.update(files, bytes);
-    })?;
+    let mut progress = Carrying::new("Importing", (files, bytes), "Sending", options.output.telling());
+    let answer = act(&docker, &settings, layout, steps, options, answer, &mut progress)?;
     drop(progress);
     let mut answer = answer;
     let whole = !with_layers || layers::import(&Builders::ask(&docker, &settings)?, layout, options, &mut answer)?;
@@ -199,7 +197,7 @@ fn act(
     steps: Vec<Step>,
     options: &Import,
     mut answer: Answer,
-    progress: &mut (dyn FnMut(u64, u64) + Send),
+    progress: &mut Carrying,
 ) -> Result<Answer> {
     let target = |step: &Step| Target {
         root: Default::default(),
@@ -240,7 +238,8 @@ fn act(
         let site = Site::Volumes(Place::of_volumes(docker, &info, &places, Access::Write));
         let trees = volumes.values().enumerate().flat_map(|(at, steps)| steps.iter().map(move |step| (at, step)));
         let trees = trees.map(|(at, step)| (at, target(step))).collect();
-        note(carry::unpack(&site, trees, &layout.blobs(), progress)?, &mut answer);
+        note(carry::unpack(&site, trees, &layout.blobs(), &mut |told| progress.tell(told))?, &mut answer);
+        progress.next();
     }
     if !mounts.is_empty() {
         let builders = Builders::ask(docker, settings)?;
@@ -249,7 +248,8 @@ fn act(
         let builder = builders.reference(builder);
         for (mount, step) in mounts {
             let site = Site::Mounts(builder.clone(), vec![mount.clone()]);
-            let done = carry::unpack(&site, vec![(0, target(step))], &layout.blobs(), progress);
+            let done = carry::unpack(&site, vec![(0, target(step))], &layout.blobs(), &mut |told| progress.tell(told));
+            progress.next();
             note(done.with_context(|| format!("mount {}", mount.id))?, &mut answer);
         }
     }

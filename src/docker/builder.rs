@@ -109,23 +109,6 @@ impl BuilderRef {
         }
     }
 
-    /// `docker buildx build --network=none --output type=local,dest=OUT -`: a build of the context that `send` writes as
-    /// a tar archive, which cannot reach anything. `told` gets the lines that it tells.
-    ///
-    /// # Errors
-    /// When the build fails; docker's last line says why.
-    pub fn carrier_build(
-        &self,
-        send: impl FnOnce(PipeWriter) -> std::io::Result<()> + Send,
-        out: &Path,
-        namespace: &str,
-        told: &mut dyn FnMut(&str),
-    ) -> Result<()> {
-        let output = format!("type=local,{}", field("dest", &out.to_string_lossy()));
-        let call = self.confined_build(output.as_ref(), namespace);
-        call.fed(send, |call, context| call.run_telling(Input::Pipe(context), told))
-    }
-
     /// `docker buildx build --output type=local,dest=OUT -`: a build of the context in a tar archive; hands on what it
     /// tells, line by line.
     ///
@@ -148,19 +131,21 @@ impl BuilderRef {
         super::warm::build(self.build_call(args.into_iter().map(OsString::from).collect()), archive, each)
     }
 
-    /// `docker buildx build --network=none --output type=tar,dest=- -`: the same, with the output as a tar archive that `read`
-    /// gets while it comes.
+    /// `docker buildx build --network=none --output type=tar,dest=- -`: a build of the context that `send` writes as a tar
+    /// archive, which cannot reach anything. `told` gets the lines that it tells, and `read` its output as a tar archive
+    /// while it comes.
     ///
     /// # Errors
-    /// See [`BuilderRef::carrier_build`].
-    pub fn carrier_stream<T>(
+    /// When the build fails; docker's last line says why.
+    pub fn carrier_build<T>(
         &self,
         send: impl FnOnce(PipeWriter) -> std::io::Result<()> + Send,
         namespace: &str,
+        told: &mut (dyn FnMut(&str) + Send),
         read: impl FnOnce(PipeReader) -> T,
     ) -> Result<T> {
         let call = self.confined_build("type=tar,dest=-".as_ref(), namespace);
-        call.fed(send, |call, context| call.stream(Input::Pipe(context), read))
+        call.fed(send, |call, context| call.stream_telling(Input::Pipe(context), told, read))
     }
 
     fn confined_build(&self, output: &OsStr, namespace: &str) -> Call<'_> {
@@ -224,12 +209,13 @@ impl BuilderRef {
         src: &Path,
         digests: &[String],
         args: &[OsString],
-        told: &mut dyn FnMut(&str),
+        told: &mut (dyn FnMut(&str) + Send),
     ) -> Result<()> {
         let source = field("src", &src.to_string_lossy());
         let from = |digest: &String| format!("--cache-from=type=local,{source},digest={digest}");
         let call = self.layers_call(&digests.iter().map(from).collect::<Vec<_>>(), args);
-        call.run_telling(Input::Nothing, told)
+        // It has no output, and would wait for somebody to read it if it had.
+        call.stream_telling(Input::Nothing, told, |mut output| drop(std::io::copy(&mut output, &mut std::io::sink())))
     }
 
     /// `docker buildx build --output type=cacheonly ARGS…`: builds into the cache alone, and returns what the build told.

@@ -218,17 +218,31 @@ impl Call<'_> {
         Ok(value)
     }
 
-    /// Runs the call and hands each line of its standard error to `each` while it runs.
-    fn run_telling(self, input: Input, each: &mut dyn FnMut(&str)) -> Result<()> {
+    /// Runs the call and hands each line of its standard error to `each`, and its standard output to `read`, while it
+    /// runs.
+    fn stream_telling<T>(
+        self,
+        input: Input,
+        each: &mut (dyn FnMut(&str) + Send),
+        read: impl FnOnce(PipeReader) -> T,
+    ) -> Result<T> {
         let words = self.words();
-        let (reader, writer) = pipe().map_err(|error| DockerError::new(&words, Cause::Refused(error.to_string())))?;
-        let (mut running, _held) = self.start(input, None, Some(writer))?;
-        for line in BufReader::new(reader).split(b'\n').map_while(std::io::Result::ok) {
-            each(&String::from_utf8_lossy(&line));
-            running.told.extend(line);
-            running.told.push(b'\n');
-        }
-        running.finish(None, words).map(drop)
+        let failed = |error: std::io::Error| DockerError::new(&words, Cause::Refused(error.to_string()));
+        let ((output, output_end), (errors, errors_end)) = (pipe().map_err(failed)?, pipe().map_err(failed)?);
+        let (mut running, _held) = self.start(input, Some(output_end), Some(errors_end))?;
+        let told = &mut running.told;
+        let value = thread::scope(|scope| {
+            scope.spawn(move || {
+                for line in BufReader::new(errors).split(b'\n').map_while(std::io::Result::ok) {
+                    each(&String::from_utf8_lossy(&line));
+                    told.extend(line);
+                    told.push(b'\n');
+                }
+            });
+            read(output)
+        });
+        running.finish(None, words)?;
+        Ok(value)
     }
 
     /// Starts the process in a group of its own, so that a cancel or a time limit ends docker and its plugins alike.

@@ -55,6 +55,8 @@ pub enum Job {
 pub enum Line {
     /// How far the job is.
     Progress { files: u64, bytes: u64 },
+    /// Bytes of the blobs that a [`Job::Pack`] has made, which are now to be fetched.
+    Made { bytes: u64 },
     /// What a [`Job::Measure`] found, in the order of its trees.
     Measured(Vec<Measured>),
     /// What a [`Job::Remove`] removed, in the order of its trees.
@@ -96,6 +98,7 @@ pub fn perform(job: &Job, each: &mut (dyn FnMut(Line) + Send)) -> anyhow::Result
         }
         Job::Pack(job) => {
             let packed = pack::all(job, &mut throttled(each))?;
+            each(Line::Made { bytes: job.trees.iter().zip(&packed).map(|(tree, packed)| packed.made(tree)).sum() });
             each(Line::Packed(packed));
         }
         Job::Unpack(job) => {
@@ -154,16 +157,13 @@ pub fn serve(input: impl BufRead, mut out: impl Write + Send, mut told: impl Wri
     perform(&job, &mut |line| {
         if written.is_ok() {
             written = match line {
-                Line::Progress { .. } => write(&mut told, &line),
+                Line::Progress { .. } | Line::Made { .. } => write(&mut told, &line),
                 _ => write(&mut out, &line),
             };
         }
     })?;
     Ok(written?)
 }
-
-/// Begins a [`Line::Progress`].
-pub const PROGRESS: &str = "{\"progress\"";
 
 /// Bytes that a job may have.
 const MAX_JOB: u64 = 64 << 20;

@@ -4,15 +4,16 @@ use std::collections::HashSet;
 use std::io::{self, BufReader, BufWriter, PipeReader, PipeWriter};
 use std::path::{Path, PathBuf};
 use std::slice;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use anyhow::{Context, Result};
 
-use super::carry::{Cleaner, Mount, Sharing, add, add_helper, dockerfile, lines};
+use super::carry::{
+    Cleaner, Counted, Mount, Progress, Sharing, Telling, Told, add, add_helper, dockerfile, lines, member_name, receive,
+};
 use super::helper;
-use crate::bundle::check;
 use crate::docker::{BuilderRef, unique_name};
-use crate::inside::pack::{self, Blob, Pack, Packed};
+use crate::inside::pack::{self, Pack, Packed};
 use crate::inside::unpack::{Target, Unpack, Unpacked};
 use crate::inside::{Job, Line};
 
@@ -24,6 +25,9 @@ struct Unpacking<'a> {
     target: &'a (dyn Fn(&Packed) -> Option<Target> + Sync),
     /// Set when what comes from the side that packs makes no sense or ends early.
     cut_off: &'a AtomicBool,
+    telling: &'a Telling<'a>,
+    /// Bytes of the blobs that the side that packs has made.
+    made: &'a AtomicU64,
 }
 
 /// Packs a mount in one builder and unpacks it in another while it comes. `target` says how, once it is known what was
@@ -37,6 +41,7 @@ pub fn carry(
     mount: &Mount,
     tree: pack::Tree,
     target: impl Fn(&Packed) -> Option<Target> + Sync,
+    progress: Progress<'_>,
 ) -> Result<(Packed, Option<Unpacked>)> {
     let source = Mount { target: String::new(), ..mount.clone() };
     let (packer, unpacker) = (unique_name(), unique_name());
@@ -61,26 +66,40 @@ pub fn carry(
         )?;
         context.finish()
     };
-    let cut_off = AtomicBool::new(false);
-    let unpacking = Unpacking { name: &unpacker, binary: &binaries.1, mount, target: &target, cut_off: &cut_off };
-    let answer = tempfile::tempdir()?;
-    let (mut packed, mut there) = (None, Ok(()));
-    let here = from.carrier_stream(send, &mount.namespace, |stream| {
+    let (cut_off, made, telling) = (AtomicBool::new(false), AtomicU64::new(0), Telling::new(progress));
+    let unpacking = Unpacking {
+        name: &unpacker,
+        binary: &binaries.1,
+        mount,
+        target: &target,
+        cut_off: &cut_off,
+        telling: &telling,
+        made: &made,
+    };
+    let (mut packed, mut there) = (None, Ok(Ok(Vec::new())));
+    let here = from.carrier_build(send, &mount.namespace, &mut |line| telling.hear(line, &made), |stream| {
         let forward = |pipe| unpacking.forward(stream, pipe).map(|found| packed = Some(found));
-        there = to.carrier_build(forward, answer.path(), &mount.namespace, &mut |_| ());
+        let hear = &mut |line: &str| telling.hear(line, &AtomicU64::new(0));
+        there = to.carrier_build(forward, &mount.namespace, hear, |output| receive(output, None, &|_| ()));
     });
     // Each build fails when the other does; what failed first says why.
-    let (first, second) = if cut_off.into_inner() { (here, there) } else { (there, here) };
-    first.and(second)?;
-    let mut unpacked = None;
-    if let Ok(file) = std::fs::File::open(answer.path().join("answer")) {
-        lines(file, &mut |line| {
-            if let Line::Unpacked(found) = line {
-                unpacked = found.into_iter().next();
-            }
-        })?;
+    let cut_off = cut_off.into_inner();
+    let answer = match (here, there) {
+        (Err(error), _) if cut_off => return Err(error.into()),
+        (_, Err(error)) | (Err(error), _) => return Err(error.into()),
+        (Ok(()), Ok(answer)) => answer,
+    };
+    let packed = packed.context("the helper gave no answer")?;
+    if target(&packed).is_none() {
+        return Ok((packed, None));
     }
-    Ok((packed.context("the helper gave no answer")?, unpacked))
+    let mut unpacked = None;
+    lines(&answer?[..], &mut |line| {
+        if let Line::Unpacked(found) = line {
+            unpacked = found.into_iter().next();
+        }
+    })?;
+    Ok((packed, unpacked))
 }
 
 impl Unpacking<'_> {
@@ -97,21 +116,24 @@ impl Unpacking<'_> {
     fn forward_all(&self, stream: PipeReader, pipe: PipeWriter) -> Result<Packed> {
         let mut context = tar::Builder::new(BufWriter::with_capacity(1 << 17, pipe));
         let mut archive = tar::Archive::new(BufReader::with_capacity(1 << 17, stream));
-        let (mut names, mut packed) = (Vec::new(), None);
+        let (mut names, mut packed, so_far) = (Vec::new(), None, AtomicU64::new(0));
+        let tell = |bytes| self.telling.tell(Told::Travelled { bytes, of: self.made.load(Relaxed) });
         for entry in archive.entries()? {
-            let mut entry = entry?;
-            let name = entry.path()?.to_string_lossy().trim_start_matches("./").to_string();
-            if name == "answer" {
-                lines(entry, &mut |line| {
+            let entry = entry?;
+            if !entry.header().entry_type().is_file() {
+                continue;
+            }
+            match member_name(&entry)? {
+                None => lines(entry, &mut |line| {
                     if let Line::Packed(found) = line {
                         packed = found.into_iter().next();
                     }
-                })?;
-            } else if entry.header().entry_type().is_file() {
-                check(&Blob { digest: format!("sha256:{name}"), size: entry.size() })?;
-                let size = entry.size();
-                add(&mut context, &name, 0o644, size, &mut entry)?;
-                names.push((name, PathBuf::new()));
+                })?,
+                Some(blob) => {
+                    let mut data = Counted { inner: entry, so_far: &so_far, tell: &tell };
+                    add(&mut context, blob.file(), 0o644, blob.size, &mut data)?;
+                    names.push((blob.file().to_string(), PathBuf::new()));
+                }
             }
         }
         // What follows the end of an archive is padding, for which the other side would wait.

@@ -2,13 +2,13 @@
 //! base image; its own records are pruned afterwards. It must never pass `--no-cache`: that empties cache mounts.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use super::carry::{self, Mount, Sharing};
+use super::carry::{self, Mount, Sharing, Telling, Told};
 use crate::docker::BuilderRef;
 use crate::inside::{Job, Line};
 use crate::model::CacheRecord;
@@ -33,9 +33,13 @@ impl MountPlace {
     }
 
     pub fn run(&self, job: &Job, each: &mut (dyn FnMut(Line) + Send)) -> Result<()> {
-        let answer = tempfile::Builder::new().prefix("docker-cache-").tempdir().context("no temporary directory")?;
-        let job = |_: &std::path::Path| job.clone();
-        carry::build(&self.builder, &self.mounts, Sharing::Shared, &[], job, false, answer.path(), each)
+        let mut tell = |told| match told {
+            Told::Done { files, bytes } => each(Line::Progress { files, bytes }),
+            Told::Travelled { .. } => {}
+        };
+        let (job, telling) = (|_: &Path| job.clone(), Telling::new(&mut tell));
+        let answer = carry::build(&self.builder, &self.mounts, Sharing::Shared, &[], job, false, None, &telling)?;
+        carry::lines(&answer[..], each)
     }
 }
 

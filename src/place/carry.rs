@@ -6,13 +6,16 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, PipeWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
 use super::build::prune_all;
 use super::{Place, container, helper, is_here};
+use crate::bundle::check;
 use crate::docker::{BLOBS, BuilderRef, Docker, Info, abandoned, unique_name};
-use crate::inside::pack::{self, Pack, Packed};
+use crate::inside::pack::{self, Blob, Pack, Packed};
 use crate::inside::unpack::{Target, Unpack, Unpacked};
 use crate::inside::{self, Job, Line, perform};
 use crate::model::{CacheRecord, MountName};
@@ -90,8 +93,45 @@ pub enum Sharing {
     Locked,
 }
 
-/// What is told of progress: files and bytes.
-pub type Progress<'a> = &'a mut (dyn FnMut(u64, u64) + Send);
+/// How far something is.
+#[derive(Clone, Copy, Debug)]
+pub enum Told {
+    /// What is packed or unpacked so far.
+    Done { files: u64, bytes: u64 },
+    /// Bytes of blobs that came from a builder or went there, of how many.
+    Travelled { bytes: u64, of: u64 },
+}
+
+/// Is told of progress.
+pub type Progress<'a> = &'a mut (dyn FnMut(Told) + Send);
+
+/// Progress that several threads tell of.
+pub(super) struct Telling<'a>(Mutex<Progress<'a>>);
+
+impl<'a> Telling<'a> {
+    pub(super) fn new(progress: Progress<'a>) -> Telling<'a> {
+        Telling(Mutex::new(progress))
+    }
+
+    pub(super) fn tell(&self, told: Told) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)(told);
+    }
+}
+
+/// Tells of what goes through, as a part of all that travels.
+pub(super) struct Counted<'a, R> {
+    pub(super) inner: R,
+    pub(super) so_far: &'a AtomicU64,
+    pub(super) tell: &'a (dyn Fn(u64) + Sync),
+}
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        (self.tell)(self.so_far.fetch_add(read as u64, Relaxed) + read as u64);
+        Ok(read)
+    }
+}
 
 /// Packs trees of a place into blobs in the directory `out`. Each tree's root is set here: the place's root of its
 /// number.
@@ -115,20 +155,17 @@ pub fn pack(place: &Site, trees: Vec<(usize, pack::Tree)>, out: &Path, progress:
         trees
     };
     let mut packed = None;
+    let telling = Telling::new(progress);
     let mut each = |line| match line {
-        Line::Progress { files, bytes } => progress(files, bytes),
+        Line::Progress { files, bytes } => telling.tell(Told::Done { files, bytes }),
         Line::Packed(found) => packed = Some(found),
         _ => {}
     };
     match place {
         Site::Mounts(builder, mounts) => {
             let job = |dir: &Path| Job::Pack(Pack { out: dir.join("out"), trees: within(dir) });
-            let output = out.join("output");
-            build(builder, mounts, Sharing::Locked, &formers, job, false, &output, &mut each)?;
-            for blob in fs::read_dir(&output)?.flatten() {
-                fs::rename(blob.path(), out.join(blob.file_name()))?;
-            }
-            fs::remove_dir(&output)?;
+            let answer = build(builder, mounts, Sharing::Locked, &formers, job, false, Some(out), &telling)?;
+            lines(&answer[..], &mut each)?;
         }
         Site::Volumes(Place::Here(_)) => {
             put(&formers, out)?;
@@ -158,8 +195,9 @@ pub fn unpack(
     let trees: Vec<Target> =
         trees.into_iter().map(|(at, target)| Target { root: roots[at].clone(), ..target }).collect();
     let mut unpacked = None;
+    let telling = Telling::new(progress);
     let mut each = |line| match line {
-        Line::Progress { files, bytes } => progress(files, bytes),
+        Line::Progress { files, bytes } => telling.tell(Told::Done { files, bytes }),
         Line::Unpacked(found) => unpacked = Some(found),
         _ => {}
     };
@@ -171,8 +209,8 @@ pub fn unpack(
     match place {
         Site::Mounts(builder, mounts) => {
             let job = |dir: &Path| Job::Unpack(Unpack { blobs: dir.into(), trees: trees.clone() });
-            let answer = tempfile::tempdir()?;
-            build(builder, mounts, Sharing::Locked, &needed(), job, true, answer.path(), &mut each)?;
+            let answer = build(builder, mounts, Sharing::Locked, &needed(), job, true, None, &telling)?;
+            lines(&answer[..], &mut each)?;
         }
         Site::Volumes(Place::Here(_)) => {
             perform(&Job::Unpack(Unpack { blobs: blobs.into(), trees: trees.clone() }), &mut each)?;
@@ -250,8 +288,9 @@ pub(super) fn lines(output: impl Read, each: &mut (dyn FnMut(Line) + Send)) -> R
     Ok(())
 }
 
-/// Runs a job in a helper build with files beside it; what it writes to `out` beside it arrives in `output`.
-/// Never `--no-cache`: that empties cache mounts.
+/// Runs a job in a helper build with files beside it, and returns its answer. What a job that packs writes to `out`
+/// beside it arrives in `output`; the files of an import are told of as they travel. Never `--no-cache`: that empties
+/// cache mounts.
 #[expect(clippy::too_many_arguments, reason = "each tells another thing about one build")]
 pub(super) fn build(
     builder: &BuilderRef,
@@ -260,33 +299,86 @@ pub(super) fn build(
     files: &[(String, PathBuf)],
     job: impl FnOnce(&Path) -> Job,
     imports: bool,
-    output: &Path,
-    each: &mut (dyn FnMut(Line) + Send),
-) -> Result<()> {
+    output: Option<&Path>,
+    telling: &Telling<'_>,
+) -> Result<Vec<u8>> {
     let name = unique_name();
     let binary = helper::binary(&builder.architecture)?;
     let job = job(Path::new(&format!("/{name}")));
     let namespace = mounts.first().map(|mount| mount.namespace.as_str()).unwrap_or_default();
     let before = builder.records()?.into_iter().map(|record| record.id).collect();
     let _cleaner = Cleaner { builder, name: &name, before, imports };
+    let size = |path: &Path| path.metadata().map_or(0, |meta| meta.len());
+    let (of, so_far) = (files.iter().map(|(_, path)| size(path)).sum(), AtomicU64::new(0));
+    let sent = |bytes| {
+        if imports {
+            telling.tell(Told::Travelled { bytes, of })
+        }
+    };
     let send = |pipe: PipeWriter| -> io::Result<()> {
         let mut context = tar::Builder::new(io::BufWriter::with_capacity(1 << 17, pipe));
         for (name, path) in files {
-            let mut file = File::open(path)?;
-            add(&mut context, name, 0o644, file.metadata()?.len(), &mut file)?;
+            let file = File::open(path)?;
+            let size = file.metadata()?.len();
+            add(&mut context, name, 0o644, size, &mut Counted { inner: file, so_far: &so_far, tell: &sent })?;
         }
         add_helper(&mut context, &binary, &dockerfile(mounts, sharing, &name, files, imports), &name, &job)?;
         context.finish()
     };
-    builder.carrier_build(send, output, namespace, &mut |told| {
-        if let Some(line) = told.find(inside::PROGRESS).and_then(|at| serde_json::from_str(&told[at..]).ok()) {
-            each(line);
+    let made = AtomicU64::new(0);
+    let received = |bytes| telling.tell(Told::Travelled { bytes, of: made.load(Relaxed) });
+    let answer = builder.carrier_build(send, namespace, &mut |line| telling.hear(line, &made), |stream| {
+        receive(stream, output, &received)
+    })??;
+    Ok(answer)
+}
+
+impl Telling<'_> {
+    /// Takes from a line that a build tells what the job in it says of progress.
+    pub(super) fn hear(&self, line: &str, made: &AtomicU64) {
+        match line.find("{\"").and_then(|at| serde_json::from_str(&line[at..]).ok()) {
+            Some(Line::Progress { files, bytes }) => self.tell(Told::Done { files, bytes }),
+            Some(Line::Made { bytes }) => made.store(bytes, Relaxed),
+            _ => {}
         }
-    })?;
-    let answer = output.join("answer");
-    lines(File::open(&answer).context("the helper build left no answer")?, each)?;
-    fs::remove_file(answer)?;
-    Ok(())
+    }
+}
+
+/// Reads the output of a helper build: the answer, which is returned, and blobs, which are written to `out`.
+///
+/// # Errors
+/// When it is cut off, holds anything else, or a blob cannot be written.
+pub(super) fn receive(stream: impl Read, out: Option<&Path>, tell: &(dyn Fn(u64) + Sync)) -> Result<Vec<u8>> {
+    let mut archive = tar::Archive::new(BufReader::with_capacity(1 << 17, stream));
+    let (mut answer, so_far) = (None, AtomicU64::new(0));
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        if !entry.header().entry_type().is_file() {
+            continue;
+        }
+        match (member_name(&entry)?, out) {
+            (None, _) => {
+                let mut text = Vec::new();
+                entry.read_to_end(&mut text)?;
+                answer = Some(text);
+            }
+            (Some(blob), Some(out)) => {
+                let mut file = File::create(out.join(blob.file()))?;
+                io::copy(&mut Counted { inner: entry, so_far: &so_far, tell }, &mut file)?;
+            }
+            (Some(blob), None) => bail!("the helper build left {}, which nobody asked for", blob.digest),
+        }
+    }
+    // What follows the end of an archive is padding, for which the other side would wait.
+    io::copy(&mut archive.into_inner(), &mut io::sink())?;
+    answer.context("the helper build left no answer")
+}
+
+/// Returns which blob a file in the output of a helper build is; None for the answer.
+pub(super) fn member_name(entry: &tar::Entry<'_, impl Read>) -> Result<Option<Blob>> {
+    let name = entry.path()?.to_string_lossy().trim_start_matches("./").to_string();
+    let blob = Blob { digest: format!("sha256:{name}"), size: entry.size() };
+    (name != "answer").then(|| check(&blob).map(|()| blob)).transpose()
 }
 
 /// Adds a file to a build context.

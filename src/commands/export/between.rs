@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, bail};
 
+use super::super::bundles::Carrying;
 use super::{Answer, AnswerEntry, From, Item, Plan, SECRETS, plan_mounts, show};
 use crate::builders::Builders;
 use crate::cli::Export;
@@ -26,6 +27,9 @@ pub fn to_builder(builders: &Builders, options: &Export) -> Result<u8> {
         report::note("layers go to another builder by way of a registry or a directory: `--dest`");
     }
     let mut answer = Answer { version: 1, left_out: std::mem::take(&mut plan.left_out), ..Answer::default() };
+    // Packed here and unpacked there.
+    let bytes = 2 * plan.items.iter().map(|item| item.estimate.0).sum::<u64>();
+    let mut progress = Carrying::new("Copying", (0, bytes), "Sending", options.output.telling());
     for item in plan.items {
         let Item { config, estimate, from: From::Mount(at, mount, sure) } = item else { continue };
         let from = &plan.builders[at];
@@ -54,7 +58,8 @@ pub fn to_builder(builders: &Builders, options: &Export) -> Result<u8> {
                     owner: None,
                 })
             };
-            let done = between::carry(from, &to, &mount, tree, target);
+            let done = between::carry(from, &to, &mount, tree, target, &mut |told| progress.tell(told));
+            progress.next();
             let (packed, unpacked) = done.with_context(|| format!("mount {}", config.name))?;
             let left_out =
                 packed.secrets.iter().map(|path| format!("{}: {path} has the name of a file of secrets", config.name));
@@ -70,6 +75,7 @@ pub fn to_builder(builders: &Builders, options: &Export) -> Result<u8> {
         let (name, language) = (config.name, config.language);
         answer.entries.push(AnswerEntry { kind: Kind::Mount, name, language, digest: None, bytes, files });
     }
+    drop(progress);
     show(&answer, options.output.format, options.output.quiet)?;
     Ok(0)
 }
