@@ -126,7 +126,8 @@ impl Remote {
     ///
     /// # Errors
     /// When the registry does not answer or refuses; the tag is then what it was.
-    pub fn push(&self, writer: Writer, progress: Progress<'_>) -> Result<u64> {
+    pub fn push(&self, mut writer: Writer, progress: Progress<'_>) -> Result<u64> {
+        writer.settle(false)?;
         let trees =
             writer.index.manifests.iter().filter(|entry| entry.is_tree() && writer.used.contains(&entry.digest));
         let (mut blobs, mut manifests, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
