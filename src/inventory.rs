@@ -179,11 +179,13 @@ pub struct Look {
     pub ages: bool,
     /// Look into mounts that hold more than one thing, by a build that uses them.
     pub inside: bool,
+    /// Tell only which parts of volumes hold something, and not how much.
+    pub glance: bool,
 }
 
 impl Wanted<'_> {
     fn look(&self) -> Look {
-        Look { volumes: self.volumes(), mounts: self.mounts(), layers: self.layers(), ages: false, inside: false }
+        Look { volumes: self.volumes(), mounts: self.mounts(), layers: self.layers(), ..Look::default() }
     }
 
     fn volumes(&self) -> bool {
@@ -627,7 +629,7 @@ pub fn of_volumes(
         }
     }
     let named = !wanted.selection.volume.is_empty();
-    let mut inventory = measure_volumes(docker, info, found, named, look.ages, progress)?;
+    let mut inventory = measure_volumes(docker, info, found, named, look, progress)?;
     inventory.caches.retain(|cache| is_at(cache, wanted.paths));
     Ok(inventory)
 }
@@ -696,14 +698,14 @@ fn measure_volumes(
     info: Info,
     mut found: Vec<FoundVolume>,
     named: bool,
-    ages: bool,
+    look: Look,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Inventory> {
     let mut inventory = Inventory::default();
-    let measured = match measure(docker, &info, &found, ages, progress) {
+    let measured = match measure(docker, &info, &found, look, progress) {
         Err(_) if !named && found.len() > 1 && !cancel::requested() => {
             let mut each = Vec::new();
-            found.retain(|found| match measure(docker, &info, slice::from_ref(found), ages, progress) {
+            found.retain(|found| match measure(docker, &info, slice::from_ref(found), look, progress) {
                 Ok(measured) => {
                     each.extend(measured);
                     true
@@ -733,7 +735,7 @@ fn measure(
     docker: &Docker,
     info: &Info,
     found: &[FoundVolume],
-    ages: bool,
+    look: Look,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Vec<Measured>> {
     let mut measured = Vec::new();
@@ -742,8 +744,9 @@ fn measure(
     }
     let volumes: Vec<&Volume> = found.iter().map(|found| &found.volume).collect();
     let place = Place::of_volumes(docker, info, &volumes, Access::Read);
-    let trees =
-        place.roots().into_iter().zip(found).map(|(root, found)| Tree { root, known: paths(&found.known), ages });
+    let Look { ages, glance, .. } = look;
+    let trees = place.roots().into_iter().zip(found);
+    let trees = trees.map(|(root, found)| Tree { root, known: paths(&found.known), ages, glance });
     place.run(&Job::Measure(trees.collect()), &mut |line| match line {
         Line::Progress { files, bytes } => progress(files, bytes),
         Line::Measured(found) => measured = found,

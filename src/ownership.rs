@@ -48,7 +48,7 @@ fn look_inside(docker: &Docker, info: &Info, found: &mut [(FoundVolume, OwnedVol
     let raw: Vec<_> = found.iter().map(|(found, _)| &found.volume).collect();
     let place = Place::of_volumes(docker, info, &raw, Access::Read);
     let trees = place.roots().into_iter().zip(found.iter());
-    let trees = trees.map(|(root, (found, _))| Tree { root, known: paths(&found.known), ages: false });
+    let trees = trees.map(|(root, (found, _))| Tree { root, known: paths(&found.known), ..Tree::default() });
     let mut owners = Vec::new();
     place.run(&Job::Owners(trees.collect()), &mut |line| {
         if let Line::Owners(found) = line {

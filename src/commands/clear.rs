@@ -143,6 +143,7 @@ fn look(options: &Clear) -> Look {
         layers: *layers || (of_kind(CacheKind::Layer) && !named && !placed),
         ages: options.older_than.is_some() || options.keep.is_some(),
         inside: true,
+        glance: false,
     }
 }
 

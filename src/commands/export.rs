@@ -3,7 +3,8 @@
 
 mod between;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::thread;
 
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
@@ -14,7 +15,7 @@ use super::layers::{Layers, Steps};
 use super::{Context, layers};
 use crate::builders::Builders;
 use crate::bundle::location::Location;
-use crate::bundle::{Entry, TreeConfig, Writer};
+use crate::bundle::{Entry, Layout, TreeConfig, Writer};
 use crate::cancel;
 use crate::catalogue::{self, Class};
 use crate::cli::{Export, Format, Selection};
@@ -23,7 +24,7 @@ use crate::dockerfile::{Dockerfile, mount, stage};
 use crate::exit;
 use crate::inside::pack::{self, Packed, Previous};
 use crate::inside::rules::Rule;
-use crate::inventory::{self, Cache, Kind, Names, Wanted};
+use crate::inventory::{self, Cache, Inventory, Kind, Names, Wanted};
 use crate::model::{Bytes, CacheRecord, CacheVolume, MountName};
 use crate::place::carry::{self, Mount, Site};
 use crate::place::{self, Access, Place};
@@ -105,8 +106,9 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
     let of_builders = [Kind::Mount, Kind::Layer].map(|kind| wants(&options.selection, kind));
     let builders = of_builders.contains(&true).then(|| Builders::ask(&docker, &settings)).transpose()?;
     if wants(&options.selection, Kind::Volume) {
+        let former = if options.dry_run { Former::new() } else { former(dest) };
         let mut progress = Progress::new("Measuring", options.output.telling());
-        plan_volumes(&docker, options, &mut plan, &mut |files, bytes| progress.update(files, bytes))?;
+        plan_volumes(&docker, options, &former, &mut plan, &mut |files, bytes| progress.update(files, bytes))?;
     }
     if let Some(builders) = builders.as_ref().filter(|_| wants(&options.selection, Kind::Mount)) {
         plan_mounts(builders, options, &mut plan)?;
@@ -158,7 +160,6 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
     if let Some(remote) = &mut remote {
         remote.prepare(&mut writer, &plan.items.iter().map(|item| item.config.ref_name()).collect::<Vec<_>>())?;
     }
-    place::sweep(&docker);
     let mut answer = Answer { version: 1, left_out: std::mem::take(&mut plan.left_out), ..Answer::default() };
     if let Layers::Of(export) = &layers {
         let exported = match &mut remote {
@@ -179,7 +180,10 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
         .iter()
         .fold((0, 0), |(files, bytes), item| (files + item.estimate.1.unwrap_or_default(), bytes + item.estimate.0));
     let mut progress = Carrying::new("Exporting", (files, bytes), "Receiving", options.output.telling());
-    act(&docker, plan, &mut writer, &mut answer, &mut progress)?;
+    thread::scope(|scope| {
+        scope.spawn(|| place::sweep(&docker));
+        act(&docker, plan, &mut writer, &mut answer, &mut progress)
+    })?;
     drop(progress);
     (answer.bytes_written, answer.bytes_reused) = (writer.bytes_written, writer.bytes_reused);
     match &remote {
@@ -193,6 +197,17 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
     }
     show(&answer, options.output.format, quiet)?;
     Ok(if failed { exit::FAILED } else { 0 })
+}
+
+/// Bytes and files that a former export has of its entries, by their names.
+type Former = HashMap<String, (u64, u64)>;
+
+/// Returns what a directory has; a registry is not asked twice.
+fn former(dest: &Location) -> Former {
+    let Location::Directory(dir) = dest else { return Former::new() };
+    let entries = Layout::open(dir).and_then(|layout| layout.entries()).unwrap_or_default();
+    let sizes = |Entry { config, .. }: Entry| (config.ref_name(), (config.bytes, config.files));
+    entries.into_iter().map(sizes).collect()
 }
 
 /// Returns true if the selection is about this kind: naming volumes says that no mounts are meant, and so on.
@@ -210,20 +225,42 @@ fn goes(class: Class, options: &Export) -> bool {
     class.is_deletable() || (class == Class::Install && options.include_installs)
 }
 
+/// Plans what is to be packed of the volumes. What a former export has of all of it need not be measured: its sizes are
+/// the estimates.
 fn plan_volumes(
     docker: &Docker,
     options: &Export,
+    former: &Former,
     plan: &mut Plan,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<()> {
     let selection = &options.selection;
     let names = inventory::names(selection)?;
-    let measured = inventory::of_volumes(
-        docker,
-        Wanted { selection, paths: &[], exact: false },
-        inventory::Look::default(),
-        progress,
-    )?;
+    let mut look = |glance| {
+        let wanted = Wanted { selection, paths: &[], exact: false };
+        inventory::of_volumes(docker, wanted, inventory::Look { glance, ..Default::default() }, progress)
+    };
+    let mut planned = Plan::default();
+    if !former.is_empty() {
+        items_of_volumes(look(true)?, options, &names, &mut planned);
+    }
+    if planned.items.iter().any(|item| !former.contains_key(&item.config.ref_name())) || planned.items.is_empty() {
+        planned = Plan::default();
+        items_of_volumes(look(false)?, options, &names, &mut planned);
+    }
+    for item in &mut planned.items {
+        if let Some((bytes, files)) = former.get(&item.config.ref_name()) {
+            item.estimate = (*bytes, Some(*files));
+        }
+    }
+    plan.items.append(&mut planned.items);
+    plan.left_out.append(&mut planned.left_out);
+    plan.volumes = planned.volumes;
+    Ok(())
+}
+
+fn items_of_volumes(measured: Inventory, options: &Export, names: &Names, plan: &mut Plan) {
+    let selection = &options.selection;
     plan.left_out.extend(measured.gaps);
     plan.volumes = measured.volumes.into_iter().map(|found| found.cache).collect();
     for (at, volume) in plan.volumes.iter().enumerate() {
@@ -272,7 +309,6 @@ fn plan_volumes(
             plan.items.push(Item { config, estimate: (bytes, Some(files)), from: From::Volume(at) });
         }
     }
-    Ok(())
 }
 
 fn left_out(volume: &CacheVolume, row: &Cache) -> String {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{AtFlags, Stat, statat};
 use rustix::io::Errno;
@@ -24,6 +24,10 @@ pub struct Tree {
     /// True to tell how old the files are.
     #[serde(default)]
     pub ages: bool,
+    /// True to find out only which parts hold something: where a file was seen, no deeper directory is entered, and all
+    /// sums are too small.
+    #[serde(default)]
+    pub glance: bool,
 }
 
 /// What a tree holds.
@@ -109,6 +113,7 @@ pub fn all(trees: &[Tree], progress: &mut (dyn FnMut(u64, u64) + Send)) -> Vec<M
 
 struct Measure<'a> {
     ages: bool,
+    glance: bool,
     /// The known paths, then the rest.
     parts: Vec<Mutex<Sum>>,
     counters: &'a Counters,
@@ -154,6 +159,7 @@ impl<'a> Measure<'a> {
     fn new(tree: &Tree, counters: &'a Counters) -> Self {
         Measure {
             ages: tree.ages,
+            glance: tree.glance,
             parts: (0..=tree.known.len()).map(|_| Mutex::default()).collect(),
             counters,
             links: Mutex::default(),
@@ -161,10 +167,14 @@ impl<'a> Measure<'a> {
         }
     }
 
+    fn part(&self, part: usize) -> MutexGuard<'_, Sum> {
+        self.parts[part].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn add(&self, part: usize, sum: Sum) {
         self.counters.files.fetch_add(sum.files, Relaxed);
         self.counters.bytes.fetch_add(sum.bytes, Relaxed);
-        self.parts[part].lock().unwrap_or_else(PoisonError::into_inner).add(sum);
+        self.part(part).add(sum);
     }
 
     fn finish(self) -> Measured {
@@ -187,6 +197,10 @@ impl Visit for Measure<'_> {
     /// What belongs to the folder's own part, and hard links of any part, by inode.
     type Local = (Sum, Vec<(u64, Link)>);
 
+    fn enters(&self, part: usize, leads_on: bool) -> bool {
+        !self.glance || leads_on || self.part(part).files == 0
+    }
+
     fn folder(&self, folder: &Folder) {
         let bytes = blocks(&folder.stat);
         let staying = if folder.named { bytes } else { 0 };
@@ -194,6 +208,10 @@ impl Visit for Measure<'_> {
     }
 
     fn entry(&self, folder: &Folder, name: &CStr, part: usize, (sum, links): &mut Self::Local) {
+        if self.glance {
+            let seen = Sum { files: 1, exists: true, ..Sum::default() };
+            return if part == folder.part { sum.add(seen) } else { self.add(part, seen) };
+        }
         match statat(&folder.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) if stat.st_nlink > 1 => {
                 #[allow(clippy::unnecessary_cast, reason = "its width differs between systems")]
@@ -238,7 +256,8 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, symlink};
 
     fn measure(root: &std::path::Path, known: &[&str]) -> Measured {
-        let tree = Tree { root: root.into(), known: known.iter().map(ToString::to_string).collect(), ages: false };
+        let tree =
+            Tree { root: root.into(), known: known.iter().map(ToString::to_string).collect(), ..Tree::default() };
         all(&[tree], &mut |_, _| ()).remove(0)
     }
 
@@ -296,13 +315,30 @@ mod tests {
     }
 
     #[test]
+    fn a_glance_tells_which_parts_hold_something() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in ["pip/deep/deeper", "cargo/registry", "cargo/bin", "npm/none", "other"] {
+            fs::create_dir_all(dir.path().join(path)).unwrap();
+        }
+        for path in ["pip/deep/deeper/a", "cargo/config", "cargo/bin/b", "other/c"] {
+            fs::write(dir.path().join(path), "1").unwrap();
+        }
+        let known = ["pip", "cargo", "cargo/bin", "cargo/registry", "npm", "gone"];
+        let known = known.iter().map(ToString::to_string).collect();
+        let found = all(&[Tree { root: dir.path().into(), known, glance: true, ..Tree::default() }], &mut |_, _| ());
+        let held: Vec<(bool, bool)> = found[0].known.iter().map(|sum| (sum.exists, sum.files > 0)).collect();
+        assert_eq!(held, [(true, true), (true, true), (true, true), (true, false), (true, false), (false, false)]);
+        assert!(found[0].rest.files > 0);
+    }
+
+    #[test]
     fn ages_are_told_by_the_hour() {
         let dir = tempfile::tempdir().unwrap();
         let old = fs::File::create(dir.path().join("old")).unwrap();
         let moment = std::time::UNIX_EPOCH + std::time::Duration::from_secs(7300);
         old.set_times(fs::FileTimes::new().set_accessed(moment).set_modified(moment)).unwrap();
         fs::write(dir.path().join("new"), "1").unwrap();
-        let found = all(&[Tree { root: dir.path().into(), known: Vec::new(), ages: true }], &mut |_, _| ()).remove(0);
+        let found = all(&[Tree { root: dir.path().into(), ages: true, ..Tree::default() }], &mut |_, _| ()).remove(0);
         assert_eq!(found.rest.ages.len(), 2);
         assert_eq!(found.rest.ages.first_key_value().map(|(hour, aged)| (*hour, aged.files)), Some((2, 1)));
     }

@@ -250,7 +250,7 @@ mod tests {
         let stat = |path: &str| dir.path().join(path).symlink_metadata().unwrap();
         let modes = || ["pip", "pip/a", "pip/tool", "pip/token"].map(|path| stat(path).mode());
         let (before, changed) = (modes(), stat("pip/a/file").ctime_nsec());
-        let trees = [Tree { root: dir.path().into(), known: vec!["pip".into()], ages: false }];
+        let trees = [Tree { root: dir.path().into(), known: vec!["pip".into()], ..Tree::default() }];
         let counted = owners(&trees, &mut |_, _| ()).remove(0).remove(0).owners;
         let others: u64 = counted.iter().filter(|(owner, _)| owner.uid != 1000).map(|(_, count)| count).sum();
         let given = own(dir.path(), &["pip"], &[Some((1000, 1000)), None]);

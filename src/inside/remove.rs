@@ -246,7 +246,7 @@ mod tests {
         }
         let known = ["toolchains", "toolchains/old/", "bundle/old/", "bundle/old/config"];
         let take = [Take::Nothing, Take::Everything, Take::Everything, Take::Nothing, Take::Nothing];
-        let tree = Tree { root: dir.path().into(), known: known.map(str::to_owned).to_vec(), ages: false };
+        let tree = Tree { root: dir.path().into(), known: known.map(str::to_owned).to_vec(), ..Tree::default() };
         let planned = measure::all(&[tree], &mut |_, _| ()).remove(0).known;
         let removed = cut(dir.path(), &known, &take);
         assert_eq!((removed.files, removed.failed_count), (2, 0), "{removed:?}");
@@ -313,7 +313,7 @@ mod tests {
         }
         let blocks = |path: &str| fs::metadata(dir.path().join(path)).unwrap().blocks() * 512;
         let expected = blocks("uv/a/inner") + blocks("uv/a") + blocks("uv/b");
-        let tree = Tree { root: dir.path().into(), known: vec!["uv".into()], ages: false };
+        let tree = Tree { root: dir.path().into(), known: vec!["uv".into()], ..Tree::default() };
         let planned = measure::all(&[tree], &mut |_, _| ()).remove(0).known.remove(0);
         let removed = cut(dir.path(), &["uv"], &[Take::Everything, Take::Nothing]);
         assert_eq!((removed.files, removed.freed), (3, expected));
@@ -435,7 +435,7 @@ mod tests {
             let known = catalogue::known_below("/cache");
             let goes = |known: &catalogue::Known| known.class.is_deletable() && known.row.language == language;
             let names: Vec<String> = known.iter().map(|known| known.path.clone()).collect();
-            let tree = Tree { root: dir.path().into(), known: names.clone(), ages: true };
+            let tree = Tree { root: dir.path().into(), known: names.clone(), ages: true, ..Tree::default() };
             let measured = measure::all(&[tree], &mut |_, _| ()).remove(0);
             let planned: u64 = known
                 .iter()
