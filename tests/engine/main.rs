@@ -15,6 +15,7 @@ mod doctor_containers;
 mod doctor_project;
 mod explain;
 mod hooks;
+mod limits;
 mod owner;
 mod platform;
 mod registry;

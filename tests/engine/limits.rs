@@ -1,0 +1,139 @@
+//! Tests of `export` and `import` where the disk ends or may not be written, and of what they need not touch.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::support::process::Run;
+use crate::support::world::{Tree, assert_same, noise, write_files};
+use crate::support::{Engine, Generation};
+
+/// A file system of its own in memory, gone with the value.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(path: PathBuf, options: &str) -> Mounted {
+        fs::create_dir_all(&path).unwrap();
+        let words = ["-t", "tmpfs", "-o", options, "tmpfs"];
+        Run::of(std::process::Command::new("mount").args(words).arg(&path)).ok();
+        Mounted(path)
+    }
+
+    fn remount(&self, options: &str) {
+        Run::of(std::process::Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(&self.0)).ok();
+    }
+
+    /// Makes it a volume.
+    fn volume(&self, engine: &Engine, name: &str) {
+        let device = format!("device={}", self.0.display());
+        engine.docker(&["volume", "create", "--opt", "type=none", "--opt", "o=bind", "--opt", &device, name]);
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        Run::of(std::process::Command::new("umount").arg("--lazy").arg(&self.0));
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+#[test]
+fn a_full_volume_keeps_what_it_had() {
+    let engine = Engine::start(Generation::V28);
+    let root = engine.volume("project-cache", &[("pip/a", "new")]);
+    fs::write(root.join("pip/large"), noise(1, 6 << 20)).unwrap();
+    let bundle = text(&engine.folder().join("bundle"));
+    engine.cache(&["export", "--dest", &bundle]).ok();
+    let small = Mounted::new(engine.folder().join("small"), "size=2m");
+    write_files(&small.0, &[("pip/a", "old"), ("pip/b", "mine")]);
+    small.volume(&engine, "small-cache");
+    let before = Tree::read(&small.0).timeless();
+    for replace in [&[][..], &["--replace"]] {
+        let import = [&["import", "--src", &bundle, "--to-volume", "small-cache"], replace].concat();
+        let run = engine.cache(&import);
+        assert!(run.code == 1 && run.stderr.contains("No space left on device"), "{run}");
+        assert_same(&before, &Tree::read(&small.0).timeless());
+    }
+    assert_eq!(engine.docker(&["ps", "--all", "--quiet"]).stdout, "");
+}
+
+#[test]
+fn what_may_only_be_read_is_told_and_stays() {
+    let engine = Engine::start(Generation::V28);
+    engine.volume("project-cache", &[("pip/a", "new")]);
+    let place = Mounted::new(engine.folder().join("place"), "size=20m");
+    let bundle = text(&place.0.join("bundle"));
+    engine.cache(&["export", "--dest", &bundle]).ok();
+    place.remount("ro");
+    let run = engine.cache(&["export", "--dest", &bundle]);
+    assert!(run.code == 1 && run.stderr.contains("Read-only file system"), "{run}");
+    // It can still be imported from, and proved.
+    engine.cache(&["verify", &bundle]).ok();
+    engine.cache(&["import", "--src", &bundle]).ok();
+
+    let volume = Mounted::new(engine.folder().join("volume"), "size=20m");
+    write_files(&volume.0, &[("pip/b", "mine")]);
+    volume.volume(&engine, "other-cache");
+    volume.remount("ro");
+    let before = Tree::read(&volume.0);
+    let run = engine.cache(&["import", "--src", &bundle, "--to-volume", "other-cache"]);
+    assert!(run.code == 1 && run.stderr.contains("Read-only file system"), "{run}");
+    assert_same(&before, &Tree::read(&volume.0));
+}
+
+/// Returns the files that were read since their access times were set, on a file system that keeps those strictly.
+fn read_since(files: &[PathBuf], before: &[std::time::SystemTime]) -> Vec<PathBuf> {
+    let read = |(file, before): (&PathBuf, &std::time::SystemTime)| {
+        let accessed = fs::metadata(file).unwrap().accessed().unwrap();
+        (accessed != *before).then(|| file.clone())
+    };
+    files.iter().zip(before).filter_map(read).collect()
+}
+
+fn accessed(files: &[PathBuf]) -> Vec<std::time::SystemTime> {
+    files.iter().map(|file| fs::metadata(file).unwrap().accessed().unwrap()).collect()
+}
+
+#[test]
+fn a_second_export_reads_the_changed_file_alone_and_no_archive() {
+    let engine = Engine::start(Generation::V28);
+    // Reached by path: a helper container has the volume read-only, where no access times are kept.
+    let volume = Mounted::new(engine.volume("pip-cache", &[]), "size=64m,strictatime");
+    let strict = Mounted::new(engine.folder().join("strict"), "size=64m,strictatime");
+    let (volume, bundle) = (&volume.0, strict.0.join("bundle"));
+    let mut files: Vec<PathBuf> = (0..300).map(|at| volume.join(format!("pip/{}/{at}", at % 7))).collect();
+    for (at, file) in files.iter().enumerate() {
+        write_files(volume, &[(&text(file.strip_prefix(volume).unwrap()), &format!("{at}").repeat(2000))]);
+    }
+    std::thread::sleep(std::time::Duration::from_millis(60));
+    let export = ["export", "--dest", &text(&bundle), "--volume", "pip-cache", "-q"];
+    engine.cache(&export).ok();
+    let changed = volume.join("pip/3/150");
+    fs::write(&changed, "changed").unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(60));
+    let config: serde_json::Value = config(&bundle);
+    let archives = config["layers"].as_array().unwrap().iter().map(|layer| layer["digest"].as_str().unwrap());
+    let archives = archives.map(|digest| bundle.join("blobs/sha256").join(digest.trim_start_matches("sha256:")));
+    let archives: Vec<PathBuf> = archives.collect();
+    files.extend(archives.iter().cloned());
+    let (before, written) =
+        (accessed(&files), archives.iter().map(|file| fs::metadata(file).unwrap().modified().unwrap()));
+    let written: Vec<_> = written.collect();
+    engine.cache(&export).ok();
+    assert_eq!(read_since(&files, &before), [changed]);
+    let still: Vec<_> = archives.iter().map(|file| fs::metadata(file).unwrap().modified().unwrap()).collect();
+    assert_eq!(written, still);
+    engine.cache(&["verify", &text(&bundle)]).ok();
+}
+
+/// Returns what a bundle of one volume knows of it.
+fn config(bundle: &Path) -> serde_json::Value {
+    let json = |digest: &serde_json::Value| -> serde_json::Value {
+        let name = digest.as_str().unwrap().trim_start_matches("sha256:").to_string();
+        serde_json::from_slice(&fs::read(bundle.join("blobs/sha256").join(name)).unwrap()).unwrap()
+    };
+    let index: serde_json::Value = serde_json::from_slice(&fs::read(bundle.join("index.json")).unwrap()).unwrap();
+    json(&json(&index["manifests"][0]["digest"])["config"]["digest"])
+}
