@@ -160,7 +160,7 @@ impl Source<'_> {
         }
         let from = copies_from(&step.text).next();
         if let Some(image) = self.changed_image(step, from, now, before) {
-            return format!("the base image {image} is another one");
+            return format!("the image {image} is another one");
         }
         if let Some(why) = self.changed_setting(step, now, before) {
             return why;
@@ -446,7 +446,7 @@ mod tests {
             |digest: &'static str| move |of: &mut Fingerprint| drop(of.bases.insert("debian".into(), digest.into()));
         assert_eq!(
             reasons(&[0, 1, 2, 3], image("1"), image("2"))[0].as_deref(),
-            Some("the base image debian is another one")
+            Some("the image debian is another one")
         );
     }
 
@@ -463,6 +463,34 @@ mod tests {
         assert_eq!(new(false, Some(&["/c"])), ["i"]);
         assert_eq!(new(false, Some(&[])), ["/c", "i"]);
         assert!(new(true, Some(&[])).is_empty() && new(false, None).is_empty());
+    }
+
+    #[test]
+    fn an_address_may_lead_elsewhere_and_an_image_goes_by_several_names() {
+        let file = Dockerfile::parse("FROM debian AS base\nADD https://x/y /y\nCOPY --from=tools:1 /t /t\n");
+        let steps = [step("base", 2, "ADD https://x/y /y", false), step("base", 3, "COPY --from=tools:1 /t /t", false)];
+        let was = Fingerprint {
+            instructions: instructions(&file, &|text| text.into()),
+            bases: [("docker.io/library/tools:1".into(), "1".into())].into(),
+            ..fingerprint(&steps)
+        };
+        let why = |step: usize, is: &Fingerprint| {
+            let explained = explain(&steps[step..], &file, is, Some(&was), None, &|text| text.into());
+            explained[0].why.clone().unwrap()
+        };
+        assert!(why(0, &was).starts_with("https://x/y leads to something else now, or"));
+        let bases = [("docker.io/library/tools:1".into(), "2".into())].into();
+        let is = Fingerprint { bases, instructions: was.instructions.clone(), ..fingerprint(&steps) };
+        assert_eq!(why(1, &is), "the image docker.io/library/tools:1 is another one");
+        for (name, image, same) in [
+            ("docker.io/library/debian:latest", "debian", true),
+            ("docker.io/library/debian:12", "debian:12", true),
+            ("docker.io/library/debian:12", "debian", false),
+            ("docker.io/team/app:latest", "team/app", true),
+            ("ghcr.io/a/b:1", "ghcr.io/a/b:1@sha256:0", true),
+        ] {
+            assert_eq!(is_called(name, image), same, "{name} {image}");
+        }
     }
 
     #[test]

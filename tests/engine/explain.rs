@@ -150,7 +150,7 @@ for_each_engine!(every_kind_of_change_is_named, [v20, v26, v28_containerd], |eng
     engine.build("ENV A=2", &["--tag", "base"]);
     let found = missed();
     assert!(
-        !found.is_empty() && found.iter().all(|(_, why)| why.starts_with("the base image ") && why.contains("base")),
+        !found.is_empty() && found.iter().all(|(_, why)| why.starts_with("the image ") && why.contains("base")),
         "{found:?}"
     );
     let target = [flags, &["--target=two"]].concat();
