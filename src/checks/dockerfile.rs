@@ -1,7 +1,7 @@
 //! Doctor's rules for one Dockerfile: facts in, findings and their edits out. Pure; when not sure, a rule is silent.
 
 use super::edits::{self, Edit};
-use super::steps::{Facts, Run, Use, calls, runs_tool, tool_of};
+use super::steps::{Facts, Mounted, Run, Use, calls, runs_tool};
 use super::{Finding, Severity};
 use crate::catalogue::{self, Class, Row, Sharing};
 use crate::dockerfile::Instruction;
@@ -37,6 +37,7 @@ pub fn check(facts: &Facts<'_>) -> Vec<Found> {
         found.extend(secret_in_cache(facts, run));
     }
     found.extend(copied_from_mount(facts));
+    found.extend(copied_cache(facts));
     found.extend(several_owners(facts));
     found.extend(mount_id_clash(facts));
     found.extend(copy_before_install(facts));
@@ -58,7 +59,7 @@ fn line_of(facts: &Facts<'_>, command: &Command) -> u32 {
 }
 
 /// Returns the cache mounts whose target is known.
-fn caches(run: &Run) -> impl Iterator<Item = (&Mount, &str)> {
+fn caches(run: &Run) -> impl Iterator<Item = (&Mounted, &str)> {
     run.mounts.iter().filter(|mount| mount.is_cache()).filter_map(|mount| Some((mount, mount.target.as_deref()?)))
 }
 
@@ -90,9 +91,9 @@ fn missing_cache_mount(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
     let uses = facts.uses(run);
     let mut found = Vec::new();
     for (row, uses) in by_tool(&uses) {
-        let other = |mount: &Mount| {
+        let other = |mount: &Mounted| {
             let by_name = || catalogue::for_mount(mount.option(&["id"]), mount.target.as_deref().unwrap_or_default());
-            let row_of = tool_of(mount).or_else(|| by_name().map(|(row, _)| row));
+            let row_of = mount.tool.or_else(|| by_name().map(|(row, _)| row));
             row_of.is_some_and(|other| family(other.tool) == family(row.tool))
         };
         if covered(run, &uses) || run.mounts.iter().any(|mount| mount.is_cache() && other(mount)) {
@@ -154,7 +155,7 @@ fn is_missed(facts: &Facts<'_>, run: &Run, row: &'static Row) -> bool {
         .collect();
     let above: Vec<usize> = (0..facts.stages.len()).filter(|stage| facts.is_on(*stage, run.stage)).collect();
     // Somebody copies the packages out.
-    let copied = copies(facts).any(|(_, from, path, _)| {
+    let copied = copies(facts).any(|Copied { from, path, .. }| {
         above.contains(&from) && places.iter().any(|place| within(&path, place) || within(place, &path))
     });
     let last = facts.stages.len() - 1;
@@ -299,7 +300,7 @@ fn dead_cache_mount(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
     let scope = facts.scope(run);
     let mut found = Vec::new();
     for (mount, target) in caches(run) {
-        let Some(row) = tool_of(mount) else { continue };
+        let Some(row) = mount.tool else { continue };
         let mine: Vec<&Use<'_>> = uses.iter().filter(|used| family(used.row.tool) == family(row.tool)).collect();
         let known = mine.iter().all(|used| used.places.is_some()) && scope.known;
         if mine.is_empty() || !known {
@@ -540,7 +541,7 @@ fn unsafe_sharing(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
     let mut found = Vec::new();
     for (mount, target) in caches(run) {
         let shared = matches!(mount.option(&["sharing"]), None | Some("shared"));
-        let Some(row) = tool_of(mount).filter(|row| shared && row.sharing != Sharing::Shared) else { continue };
+        let Some(row) = mount.tool.filter(|row| shared && row.sharing != Sharing::Shared) else { continue };
         if !uses.iter().any(|used| used.row.tool == row.tool && used.meets(mount)) {
             continue;
         }
@@ -613,8 +614,16 @@ fn mount_over_install(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
     found
 }
 
-/// Returns each path that a `COPY --from` takes out of a stage of this file: instruction, stage, path, line.
-fn copies<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = (&'a Instruction, usize, String, u32)> {
+/// A path that a `COPY --from` takes out of a stage of the file.
+struct Copied {
+    from: usize,
+    into: usize,
+    path: String,
+    line: u32,
+}
+
+/// Returns all of them.
+fn copies<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = Copied> + use<'a> {
     facts.stages.iter().enumerate().flat_map(move |(index, stage)| {
         stage.steps.iter().flat_map(move |step| {
             let instruction = &facts.file.instructions[step.instruction];
@@ -630,7 +639,7 @@ fn copies<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = (&'a Instruction, us
             let paths: Vec<String> = words.into_iter().take(sources).collect();
             paths.into_iter().filter_map(move |path| {
                 let path = step.scope.expand(&path)?;
-                Some((instruction, from?, clean(&path), instruction.line))
+                Some(Copied { from: from?, into: index, path: clean(&path), line: instruction.line })
             })
         })
     })
@@ -639,7 +648,7 @@ fn copies<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = (&'a Instruction, us
 /// What a later stage takes from under a cache mount is not in the layer.
 fn copied_from_mount(facts: &Facts<'_>) -> Vec<Found> {
     let mut found = Vec::new();
-    for (_, from, path, line) in copies(facts) {
+    for Copied { from, path, line, .. } in copies(facts) {
         let lineage = facts.lineage(from);
         let runs: Vec<&Run> = facts.runs.iter().filter(|run| lineage.contains(&run.stage)).collect();
         let mounted = runs.iter().find_map(|run| {
@@ -656,7 +665,7 @@ fn copied_from_mount(facts: &Facts<'_>) -> Vec<Found> {
                 .any(|run| run.instruction == step.instruction && caches(run).any(|(_, other)| other == target));
             let mentions = instruction.args.text.contains(name)
                 || instruction.heredocs.iter().any(|heredoc| heredoc.body.text.contains(name));
-            let row = tool_of(mount).or_else(|| catalogue::for_mount(None, target).map(|(row, _)| row));
+            let row = mount.known.map(|(row, _)| row);
             let runs_it = row.is_some_and(|row| {
                 catalogue::ROWS
                     .iter()
@@ -740,7 +749,7 @@ pub fn used_ids(facts: &Facts<'_>) -> Vec<UsedId> {
     let mounts = facts.runs.iter().flat_map(|run| caches(run).map(move |(mount, target)| (run, mount, target)));
     let used = mounts.filter_map(|(run, mount, target)| {
         let id = mount.id().filter(|id| !id.contains('$'))?;
-        let row = tool_of(mount)?;
+        let row = mount.tool?;
         let os = facts.scope(run).os.clone();
         let base = facts.lineage(run.stage)[0];
         let own = os.as_ref().filter(|_| row.language == "system" && mount.option(&["id"]).is_none());
@@ -1041,13 +1050,37 @@ fn cache_in_image(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
     found
 }
 
+/// The final stage copies a whole cache out of another one.
+fn copied_cache(facts: &Facts<'_>) -> Vec<Found> {
+    let last = facts.stages.len().saturating_sub(1);
+    let carried = copies(facts).filter_map(|copied| {
+        let into_last = facts.is_on(last, copied.into);
+        let row = match copied.path.as_str() {
+            "/cache" => None,
+            path => {
+                let known = catalogue::known_below(path).into_iter().next()?;
+                // Some programs read these while they run.
+                let is_cache = known.path.is_empty() && known.class == Class::Cache && !known.row.build.read_later;
+                Some(is_cache.then_some(known.row)?)
+            }
+        };
+        let whose = row.map(|row| format!(" of {}", row.tool)).unwrap_or_default();
+        let message = format!(
+            "the image carries the cache{whose} in `{}`, which this line copies out of another stage: copy only what runs",
+            copied.path
+        );
+        into_last.then(|| at(facts, "cache-in-image", Severity::Note, copied.line, message))
+    });
+    carried.collect()
+}
+
 fn secret_in_cache(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
     const CHECK: &str = "secret-in-cache";
     let mut found = Vec::new();
     for (mount, target) in caches(run) {
         let names = [".ssh", ".aws", ".gnupg", ".kube", ".docker", ".netrc", ".npmrc"];
         let is_secret = target.rsplit('/').next().is_some_and(|name| names.contains(&name))
-            || catalogue::for_mount(None, target).is_some_and(|(_, class)| class == Class::Secret);
+            || mount.known.is_some_and(|(_, class)| class == Class::Secret);
         if is_secret {
             let message = format!(
                 "`{target}` holds credentials, and a cache mount shares them with every build of this builder: use `type=secret`"

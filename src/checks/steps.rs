@@ -1,7 +1,9 @@
 //! What the `RUN` steps of a Dockerfile do with the tools of the catalogue: which they call, where those write, and
 //! which mounts are there. Facts for the rules; judges nothing.
 
-use crate::catalogue::{self, ROWS, Row};
+use std::ops::Deref;
+
+use crate::catalogue::{self, Class, ROWS, Row};
 use crate::dockerfile::mount::{Mount, clean, within};
 use crate::dockerfile::shell::Command;
 use crate::dockerfile::stage::{Base, Scope, Stage, Step, stages};
@@ -46,7 +48,24 @@ pub struct Run {
     pub step: usize,
     pub instruction: usize,
     pub line: u32,
-    pub mounts: Vec<Mount>,
+    pub mounts: Vec<Mounted>,
+}
+
+/// A mount, and what the catalogue says of its target alone: the id is only a name. The rules ask for it again and again.
+#[derive(Clone, Debug)]
+pub struct Mounted {
+    mount: Mount,
+    pub known: Option<(&'static Row, Class)>,
+    /// The tool that it surely belongs to.
+    pub tool: Option<&'static Row>,
+}
+
+impl Deref for Mounted {
+    type Target = Mount;
+
+    fn deref(&self) -> &Mount {
+        &self.mount
+    }
 }
 
 /// A command that fills the cache of a tool.
@@ -93,7 +112,7 @@ impl<'a> Facts<'a> {
                         step,
                         instruction: content.instruction,
                         line: instruction.line,
-                        mounts: Mount::all(file, instruction, &content.scope),
+                        mounts: Mount::all(file, instruction, &content.scope).into_iter().map(mounted).collect(),
                     });
                 }
             }
@@ -416,14 +435,19 @@ fn variable(name: &str, command: &Command, commands: &[Command], scope: &Scope) 
     }
 }
 
-/// Returns the tool that a target belongs to, by the target alone; the id is only a name.
-pub fn tool_of(mount: &Mount) -> Option<&'static Row> {
-    let target = mount.target.as_deref()?;
-    let (row, _) = catalogue::for_mount(None, target)?;
-    // `…/target` and a last name are conventions, not facts.
-    let known = row.homes.iter().any(|home| {
+/// Looks a mount up.
+fn mounted(mount: Mount) -> Mounted {
+    let target = mount.target.as_deref();
+    let known = target.and_then(|target| catalogue::for_mount(None, target));
+    let tool = known.zip(target).filter(|((row, _), target)| is_surely_of(target, row)).map(|((row, _), _)| row);
+    Mounted { mount, known, tool }
+}
+
+/// Tells whether a target is a row's for a fact: `…/target` and a last name are conventions.
+fn is_surely_of(target: &str, row: &Row) -> bool {
+    let is_home = |home: &&str| {
         let home = home.trim_start_matches('~');
         home.starts_with('/') && (target.contains(home) || within(home, target))
-    });
-    (known || row.in_volume.iter().any(|path| within(target, &format!("/cache/{path}")))).then_some(row)
+    };
+    row.homes.iter().any(is_home) || row.in_volume.iter().any(|path| within(target, &format!("/cache/{path}")))
 }

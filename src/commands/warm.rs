@@ -325,7 +325,7 @@ impl Planner<'_> {
                 mount.is_cache()
                     && catalogue::for_mount(mount.id(), target).is_some_and(|(row, _)| row.tool == lock.row.tool)
             };
-            let mounts: Vec<Mount> = run.mounts.iter().filter(of_tool).cloned().collect();
+            let mounts: Vec<Mount> = run.mounts.iter().map(|mount| &**mount).filter(of_tool).cloned().collect();
             (!mounts.is_empty()).then_some((facts, run, mounts))
         });
         // The last of equals is the greatest, so the first is sought backwards.
