@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::buildcontext::{AS_DOCKER, Files, Print};
 use crate::dockerfile::mount::{clean, within};
 use crate::dockerfile::stage::{Base, Stage, stages};
-use crate::dockerfile::{Dockerfile, Instruction};
+use crate::dockerfile::{Dockerfile, Instruction, skip_blank, word_end};
 use crate::model::{BuildStep, Moment};
 
 /// What a build was made of. Texts and values are kept as digests only: they may hold secrets.
@@ -252,7 +252,7 @@ impl Source<'_> {
             !before.instructions.contains(&(self.name(at), self.digest(instruction)))
         };
         let is_setting = |instruction: &Instruction| match instruction.keyword.as_str() {
-            "ENV" | "ARG" => names(instruction).any(is_seen),
+            "ENV" | "ARG" => names(instruction).into_iter().any(is_seen),
             "USER" | "SHELL" => step.text.starts_with("RUN "),
             _ => false,
         };
@@ -260,15 +260,15 @@ impl Source<'_> {
         let global: Vec<&Instruction> =
             self.file.instructions.iter().take_while(|instruction| instruction.keyword != "FROM").collect();
         for (at, instruction) in settings.filter(|(_, instruction)| is_setting(instruction)) {
-            let named: Vec<&str> = names(instruction).collect();
+            let named = names(instruction);
             let given = global.iter().find(|global| {
                 let is_new = !before.instructions.contains(&(String::new(), self.digest(global)));
-                instruction.keyword == "ARG" && is_new && names(global).any(|name| named.contains(&name))
+                instruction.keyword == "ARG" && is_new && names(global).iter().any(|name| named.contains(name))
             });
             let changed = given.copied().or_else(|| is_new(at, instruction).then_some(instruction));
             if let Some(changed) = changed {
                 let what = match changed.keyword.as_str() {
-                    "ENV" | "ARG" => format!("{} {}", changed.keyword, names(changed).collect::<Vec<_>>().join(", ")),
+                    "ENV" | "ARG" => format!("{} {}", changed.keyword, names(changed).join(", ")),
                     keyword => keyword.to_owned(),
                 };
                 return Some(format!("{what} in line {} is new, or not what it was", changed.line));
@@ -287,15 +287,25 @@ fn is_called(name: &str, image: &str) -> bool {
 }
 
 /// Returns the variables that an `ENV` or `ARG` sets.
-fn names(instruction: &Instruction) -> impl Iterator<Item = &str> {
-    let words = instruction.args.text.split_whitespace();
-    // `ENV NAME VALUE` sets one.
-    let old = instruction.keyword == "ENV" && !words.clone().next().is_some_and(|word| word.contains('='));
-    let is_setting = matches!(instruction.keyword.as_str(), "ENV" | "ARG");
-    let words = words.take(if old { 1 } else { usize::MAX }).filter(move |_| is_setting);
-    words
-        .map(|word| word.split('=').next().unwrap_or_default())
-        .filter(|name| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
+fn names(instruction: &Instruction) -> Vec<&str> {
+    if !matches!(instruction.keyword.as_str(), "ENV" | "ARG") {
+        return Vec::new();
+    }
+    let text = instruction.args.text.as_str();
+    let mut names = Vec::new();
+    let mut at = skip_blank(text, 0);
+    while at < text.len() {
+        let end = word_end(text, at);
+        let (name, value) =
+            text[at..end].split_once('=').map_or((&text[at..end], None), |(name, value)| (name, Some(value)));
+        names.push(name);
+        // `ENV NAME VALUE` sets one.
+        if instruction.keyword == "ENV" && value.is_none() {
+            break;
+        }
+        at = skip_blank(text, end);
+    }
+    names
 }
 
 fn gone(before: &Fingerprint) -> String {
@@ -482,6 +492,9 @@ mod tests {
         let bases = [("docker.io/library/tools:1".into(), "2".into())].into();
         let is = Fingerprint { bases, instructions: was.instructions.clone(), ..fingerprint(&steps) };
         assert_eq!(why(1, &is), "the image docker.io/library/tools:1 is another one");
+        let file = Dockerfile::parse("FROM a\nENV A=\"x y=z\" B=1\nENV C d e\nARG D E=1\nRUN x\n");
+        let named: Vec<Vec<&str>> = file.instructions.iter().map(names).collect();
+        assert_eq!(named, [vec![], vec!["A", "B"], vec!["C"], vec!["D", "E"], vec![]]);
         for (name, image, same) in [
             ("docker.io/library/debian:latest", "debian", true),
             ("docker.io/library/debian:12", "debian:12", true),

@@ -206,7 +206,7 @@ fn show(steps: &[Explained], before: Option<&Fingerprint>, options: &Doctor) -> 
             (None, _) => "missed, as a step before it did".into(),
         };
         if !step.new_mounts.is_empty() {
-            cache.push_str(&format!("; cache mount {} was not there yet", step.new_mounts.join(", ")));
+            cache.push_str(&format!("; cache mount {} was empty", step.new_mounts.join(", ")));
         }
         let stage = if step.stage.is_empty() { "-" } else { &step.stage };
         vec![stage.into(), shortened(&step.text), format!("{:.1}s", step.seconds), cache]
