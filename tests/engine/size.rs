@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::for_each_engine;
 use crate::support::debian::Tool;
-use crate::support::process::Run;
+use crate::support::process::{self, Run};
 use crate::support::world::{Tree, assert_same, fake_docker, write_files};
 use crate::support::{Engine, Generation};
 
@@ -425,4 +425,25 @@ fn a_history_can_be_switched_off() {
     let mut command = engine.cache_command(&["size"]);
     Run::of(command.env("DOCKER_CACHE_HISTORY", "on")).ok();
     assert_eq!(history(&engine, &[]).len(), 1);
+}
+
+#[test]
+fn ctrl_z_gives_the_terminal_back_to_the_shell() {
+    let engine = Engine::start(Generation::V28);
+    engine.volume("project-cache", &[("pip/wheel", "1")]);
+    let watch = format!("{} cache size --watch 1\n", engine.cache_command(&[]).get_program().display());
+    let mut script = engine.command("script");
+    script.env("PS1", "READY> ").env("TERM", "dumb");
+    script.args(["--quiet", "--return", "--command", "bash --norc --noediting -i", "/dev/null"]);
+    let keys = [
+        ("READY> ", watch.as_str()),
+        ("a minute", "\u{1a}"),
+        ("Stopped", "stty --all\n"),
+        ("susp = ^Z", "fg\n"),
+        ("a minute", "q"),
+        ("READY> ", "exit\n"),
+    ];
+    let run = process::typed(script, &keys).ok();
+    let before_shell = run.stdout.split("Stopped").next().unwrap_or_default();
+    assert!(before_shell.contains("\u{1b}[?7h\u{1b}[?25h\u{1b}[?1049l"), "{run}");
 }
