@@ -89,11 +89,81 @@ fn print(path: &Path, metadata: &Metadata, before: Option<&Print>) -> Result<Pri
     Ok(Print { digest, mode: metadata.mode() & 0o7777, state })
 }
 
+/// One pattern of a path, as `.dockerignore` and `.gitignore` have them. However it is made, it is tried a number of
+/// times that is no more than its length times the path's.
+#[derive(Debug)]
+pub struct Rule {
+    /// For each name of the path; `None` for `**`, any number of names.
+    parts: Vec<Option<Part>>,
+}
+
+#[derive(Debug)]
+enum Part {
+    /// With `*` alone.
+    Plain(String),
+    /// With classes, escapes or `?`.
+    Other(Pattern),
+}
+
+impl Rule {
+    /// Reads a pattern without slashes at its ends; `None` for one that makes no sense.
+    pub fn parse(pattern: &str) -> Option<Rule> {
+        let names: Vec<&str> = pattern.split('/').collect();
+        let mut parts = Vec::new();
+        for (at, name) in names.iter().enumerate() {
+            match *name {
+                // Behind the last slash it stands for something.
+                "**" if at > 0 && at + 1 == names.len() => parts.extend([Some(Part::Plain("*".into())), None]),
+                "**" => parts.push(None),
+                name if !name.contains(['[', '\\', '?']) => parts.push(Some(Part::Plain(name.to_owned()))),
+                // The library tries each `*` at each place.
+                name if name.matches('*').count() > 3 => return None,
+                name => parts.push(Some(Part::Other(Pattern::new(name).ok()?))),
+            }
+        }
+        Some(Rule { parts })
+    }
+
+    pub fn fits(&self, path: &Path) -> bool {
+        let names: Vec<_> = path.iter().map(|name| name.to_string_lossy()).collect();
+        let same = |part: &Option<Part>, name: &str| match part {
+            Some(Part::Plain(part)) => {
+                fits_all(part.as_bytes(), name.as_bytes(), |part| *part == b'*', |part, byte| part == byte)
+            }
+            Some(Part::Other(part)) => part.matches_with(name, AS_DOCKER),
+            None => false,
+        };
+        fits_all(&self.parts, &names, Option::is_none, |part, name| same(part, name.as_ref()))
+    }
+}
+
+/// Tells whether all of a row fits a pattern, some parts of which stand for any number of things.
+pub fn fits_all<P, T>(pattern: &[P], row: &[T], is_any: impl Fn(&P) -> bool, same: impl Fn(&P, &T) -> bool) -> bool {
+    let (mut at, mut seen) = (0, 0);
+    // The last that stands for any number, and where what follows it was tried.
+    let mut any = None;
+    while seen < row.len() {
+        match pattern.get(at) {
+            Some(part) if is_any(part) => {
+                any = Some((at, seen));
+                at += 1;
+            }
+            Some(part) if same(part, &row[seen]) => (at, seen) = (at + 1, seen + 1),
+            _ => {
+                let Some((back, tried)) = any else { return false };
+                any = Some((back, tried + 1));
+                (at, seen) = (back + 1, tried + 1);
+            }
+        }
+    }
+    pattern[at..].iter().all(is_any)
+}
+
 /// The rules of a `.dockerignore`: the last one that a path, or a directory above it, meets decides.
 #[derive(Debug, Default)]
 struct Ignore {
     /// Each with true if it keeps out, and false for an exception.
-    rules: Vec<(Pattern, bool)>,
+    rules: Vec<(Rule, bool)>,
     has_exceptions: bool,
 }
 
@@ -104,18 +174,18 @@ impl Ignore {
             let pattern = line.strip_prefix('!').unwrap_or(line).trim();
             let names: Vec<&str> = pattern.split('/').filter(|name| !name.is_empty() && *name != ".").collect();
             // One that makes no sense keeps nothing out here: more is compared than need be.
-            Some((Pattern::new(&names.join("/")).ok()?, !line.starts_with('!')))
+            Some((Rule::parse(&names.join("/"))?, !line.starts_with('!')))
         });
         let rules: Vec<_> = rules.collect();
         Ignore { has_exceptions: rules.iter().any(|(_, out)| !out), rules }
     }
 
     fn has(&self, path: &Path) -> bool {
-        let met = |pattern: &Pattern| {
+        let met = |rule: &Rule| {
             let mut above = path.ancestors().filter(|path| !path.as_os_str().is_empty());
-            above.any(|path| pattern.matches_path_with(path, AS_DOCKER))
+            above.any(|path| rule.fits(path))
         };
-        self.rules.iter().rev().find(|(pattern, _)| met(pattern)).is_some_and(|(_, out)| *out)
+        self.rules.iter().rev().find(|(rule, _)| met(rule)).is_some_and(|(_, out)| *out)
     }
 }
 
@@ -144,6 +214,23 @@ mod tests {
         ];
         for (path, out) in cases {
             assert_eq!(ignore.has(Path::new(path)), out, "{path}");
+        }
+    }
+
+    #[test]
+    fn patterns_that_could_be_tried_for_ever_are_not() {
+        let name = "a".repeat(255);
+        let path = vec![name.as_str(); 15].join("/");
+        for pattern in [format!("{}b", "*a".repeat(100)), format!("{}b", "**/".repeat(20)), "**/*a*/".repeat(12) + "b"]
+        {
+            assert!(!Ignore::parse(&pattern).has(Path::new(&path)), "{pattern}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_dockerignore_makes_it_panic(text in "([-!a./*?\\[\\]\\\\# é\u{feff}\r\n]|\\*\\*/){0,40}", path in "[a./é]{0,20}") {
+            Ignore::parse(&text).has(Path::new(&path));
         }
     }
 

@@ -9,10 +9,8 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use glob::Pattern;
-
 use crate::budget;
-use crate::buildcontext::AS_DOCKER;
+use crate::buildcontext::{Rule, fits_all};
 use crate::checks::steps::Around;
 
 /// Files larger than this are told, not read, in bytes.
@@ -198,26 +196,25 @@ impl Project {
 struct Ignored {
     directory: PathBuf,
     /// The last that fits decides; with false it takes back what one before it ignored.
-    patterns: Vec<(Pattern, bool)>,
+    rules: Vec<(Rule, bool)>,
 }
 
 impl Ignored {
     fn read(directory: &Path) -> Option<Ignored> {
         let text = text(&directory.join(".gitignore")).ok()?;
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-        let patterns = lines.take(1000).filter_map(|line| {
+        let rules = lines.take(1000).filter_map(|line| {
             let pattern = line.strip_prefix('!').unwrap_or(line).trim_end_matches('/');
             let anywhere = if pattern.contains('/') { "" } else { "**/" };
-            let pattern = Pattern::new(&format!("{anywhere}{}", pattern.trim_start_matches('/')));
-            Some((pattern.ok()?, !line.starts_with('!')))
+            let rule = Rule::parse(&format!("{anywhere}{}", pattern.trim_start_matches('/')))?;
+            Some((rule, !line.starts_with('!')))
         });
-        Some(Ignored { directory: directory.to_owned(), patterns: patterns.collect() })
+        Some(Ignored { directory: directory.to_owned(), rules: rules.collect() })
     }
 
     fn says(&self, directory: &Path) -> Option<bool> {
         let below = directory.strip_prefix(&self.directory).ok()?;
-        let fits = |pattern: &Pattern| pattern.matches_path_with(below, AS_DOCKER);
-        self.patterns.iter().rev().find(|(pattern, _)| fits(pattern)).map(|(_, out)| *out)
+        self.rules.iter().rev().find(|(rule, _)| rule.fits(below)).map(|(_, out)| *out)
     }
 }
 
@@ -368,6 +365,12 @@ fn around(dockerfile: &Path, root: &Path) -> Around {
     }
 }
 
+/// Tells whether a name fits a pattern with `*` and `?`.
+fn fits(pattern: &str, name: &str) -> bool {
+    let same = |part: &u8, byte: &u8| *part == b'?' || part == byte;
+    fits_all(pattern.as_bytes(), name.as_bytes(), |part| *part == b'*', same)
+}
+
 /// Tells whether a `.dockerignore` keeps out a directory of the context, or all that is in it. The last pattern that
 /// fits decides; one that cannot be judged is taken for one that keeps it out.
 fn is_ignored(patterns: &str, name: &str) -> bool {
@@ -379,30 +382,8 @@ fn is_ignored(patterns: &str, name: &str) -> bool {
             pattern = rest;
         }
         let pattern = pattern.trim_end_matches("/**").trim_end_matches("/*").trim_end_matches('/');
-        if pattern.contains('[') || fits(pattern.as_bytes(), name.as_bytes()) { !taken_back } else { ignored }
+        if pattern.contains('[') || fits(pattern, name) { !taken_back } else { ignored }
     })
-}
-
-/// Tells whether a name fits a pattern with `*` and `?`.
-fn fits(pattern: &[u8], name: &[u8]) -> bool {
-    let (mut at, mut seen) = (0, 0);
-    // The last `*`, and where what follows it was tried.
-    let mut star = None;
-    while seen < name.len() {
-        match pattern.get(at) {
-            Some(b'*') => {
-                star = Some((at, seen));
-                at += 1;
-            }
-            Some(byte) if *byte == b'?' || *byte == name[seen] => (at, seen) = (at + 1, seen + 1),
-            _ => {
-                let Some((back, tried)) = star else { return false };
-                star = Some((back, tried + 1));
-                (at, seen) = (back + 1, tried + 1);
-            }
-        }
-    }
-    pattern[at..].iter().all(|byte| *byte == b'*')
 }
 
 #[cfg(test)]

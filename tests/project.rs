@@ -254,6 +254,34 @@ fn a_dockerfile_in_a_compose_file_is_judged_where_it_stands() {
     assert_eq!(found.as_array().unwrap().len(), 1);
 }
 
+/// A megabyte is all that is read of a file, and whatever lies in it costs no more than reading it. The limit is on
+/// processor time, which other programs do not change, of a build that is not optimised; what is quadratic takes minutes.
+#[test]
+fn a_megabyte_of_anything_is_read_in_little_time() {
+    let times = |piece: &str| piece.repeat(950_000 / piece.len());
+    let numbered =
+        |line: &str| (0..950_000 / (line.len() + 5)).map(|at| line.replace('#', &at.to_string())).collect::<String>();
+    let doubled: String = (1..30_000).map(|at| format!("A{at}=$A{0}$A{0}\n", at - 1)).collect();
+    for (path, text) in [
+        ("Dockerfile", format!("FROM python\n{}", times("RUN pip install x\n"))),
+        ("Dockerfile", format!("FROM python\n{}RUN pip install x\n", "ENV A=x$A$A\n".repeat(100))),
+        ("Dockerfile", format!("FROM python\nRUN {}", times("pip install x && "))),
+        ("Dockerfile", format!("FROM python\nRUN {}", times("--mount=type=cache,target=/x "))),
+        ("compose.yml", format!("services:\n{}", numbered("  a#: {image: node, command: npm ci}\n"))),
+        ("compose.yml", format!("services:\n  a:\n    image: {}", times("${a:-"))),
+        (".env", format!("A0=xxxxxxxx\n{doubled}")),
+        ("x.sh", times("--cache-to type=local,dest=/x\n")),
+        ("Makefile", format!("A = {}\nall:\n{}", "x".repeat(60_000), times("\t$(A)\n"))),
+    ] {
+        let world = World::new(&[(path, &text)]);
+        let mut command = Command::new("sh");
+        command.env_clear().env("HOME", world.0.path()).current_dir(world.0.path());
+        let script = "ulimit -t 15; exec \"$0\" cache doctor --format json .";
+        let run = command.args(["-c", script, env!("CARGO_BIN_EXE_docker-cache")]).output().unwrap();
+        assert!(run.status.code().is_some_and(|code| code <= 1), "{path} {:?} {:?}", &text[..60], run.status);
+    }
+}
+
 #[test]
 fn a_path_may_be_a_file_and_have_any_name() {
     let world = World::new(&[("a b\nc/Dockerfile", BAD), ("-x/compose.yml", "services: [")]);

@@ -187,7 +187,7 @@ fn a_fixed_npm_build_downloads_no_package_again(generation: Generation) {
 #[track_caller]
 fn composed(directory: &Path) -> Value {
     let mut compose = Command::new(parts::compose());
-    compose.current_dir(directory).args(["compose", "--profile=*", "config", "--format=json"]);
+    compose.current_dir(directory).args(["--profile=*", "config", "--format=json"]);
     serde_json::from_str(&Run::of(&mut compose).ok().stdout).unwrap()
 }
 
