@@ -501,11 +501,12 @@ pub(super) fn left(records: &[CacheRecord]) -> Vec<String> {
     let (left, others): (Vec<&CacheRecord>, Vec<&CacheRecord>) = records.iter().partition(|record| is_left(record));
     let is_of = |record: &CacheRecord, child: &&CacheRecord| child.parents.contains(&record.id);
     // A context bears no name. It is what only those steps came from, or what nothing did: its session is over with its
-    // build, and no other can ask for it.
+    // build, and no other can ask for it. One that came from an address could be asked for again.
+    let from_address = others.iter().any(|record| record.description.starts_with("http url ") && !is_context(record));
     let contexts = others.iter().filter(|record| {
-        let is_last =
-            || left.iter().any(|child| is_of(record, child)) || record.description.contains("buildkit-session");
-        is_context(record) && is_last() && !others.iter().any(|child| is_of(record, child))
+        let is_last = || !from_address || left.iter().any(|child| is_of(record, child));
+        let is_session = record.description.contains("buildkit-session");
+        is_context(record) && (is_session || is_last()) && !others.iter().any(|child| is_of(record, child))
     });
     left.iter().chain(contexts).map(|record| record.id.clone()).collect()
 }
