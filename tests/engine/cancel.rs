@@ -250,8 +250,13 @@ fn kill(engine: &Engine, line: &str, after: Duration) -> bool {
     thread::sleep(after);
     child.kill().unwrap();
     let killed = !child.wait().unwrap().success();
-    // The build that it began may go on.
+    // The build that it began may go on, and what it uses cannot be taken away.
     thread::sleep(Duration::from_millis(1000));
+    let begin = Instant::now();
+    while engine.records().iter().any(|record| record["InUse"] == true) {
+        assert!(begin.elapsed() < Duration::from_secs(60), "the build does not end");
+        thread::sleep(Duration::from_millis(200));
+    }
     killed
 }
 
