@@ -6,6 +6,7 @@ mod bench_debian;
 mod builder;
 mod cancel;
 mod carry;
+mod carry_across;
 mod carry_debian;
 mod clear;
 mod complete;
