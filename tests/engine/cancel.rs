@@ -255,34 +255,30 @@ fn kill(engine: &Engine, line: &str, after: Duration) -> bool {
     killed
 }
 
-for_each_engine!(
-    a_killed_clear_of_mounts_takes_nothing_else_and_the_next_ends_it,
-    [v26, v28, v28_containerd],
-    |engine| {
-        let kept = ["root/.cache/go-build/file", "root/.cache/own/file"];
-        let (mut killed, mut rubbish) = (0, 0);
-        for round in 0..4 {
-            fill_mounts(engine, round);
-            killed += u32::from(kill(engine, "cache clear --lang python --force", Duration::from_millis(150 * round)));
-            rubbish += helper_records(engine).len();
-            let left = in_mounts(engine, &format!("killed {round}"));
-            let pip = |file: &String| file.starts_with("root/.cache/pip/http/") || file.starts_with("m/http/");
-            assert_eq!(left.iter().filter(|file| !pip(file)).collect::<Vec<_>>(), kept, "round {round}");
-            // What a build uses that goes on cannot be taken away before it ends.
-            let begin = Instant::now();
-            loop {
-                engine.cache(&["clear", "--lang", "python", "--force"]).ok();
-                let left = helper_records(engine);
-                if left.is_empty() {
-                    break;
-                }
-                assert!(begin.elapsed() < Duration::from_secs(60), "round {round}: {left:?}");
+for_each_engine!(a_killed_clear_of_mounts_takes_nothing_else_and_the_next_ends_it, [v26, v28], |engine| {
+    let kept = ["root/.cache/go-build/file", "root/.cache/own/file"];
+    let (mut killed, mut rubbish) = (0, 0);
+    for round in 0..4 {
+        fill_mounts(engine, round);
+        killed += u32::from(kill(engine, "cache clear --lang python --force", Duration::from_millis(150 * round)));
+        rubbish += helper_records(engine).len();
+        let left = in_mounts(engine, &format!("killed {round}"));
+        let pip = |file: &String| file.starts_with("root/.cache/pip/http/") || file.starts_with("m/http/");
+        assert_eq!(left.iter().filter(|file| !pip(file)).collect::<Vec<_>>(), kept, "round {round}");
+        // What a build uses that goes on cannot be taken away before it ends.
+        let begin = Instant::now();
+        loop {
+            engine.cache(&["clear", "--lang", "python", "--force"]).ok();
+            let left = helper_records(engine);
+            if left.is_empty() {
+                break;
             }
-            assert_eq!(in_mounts(engine, &format!("cleared {round}")), kept, "round {round}");
+            assert!(begin.elapsed() < Duration::from_secs(60), "round {round}: {left:?}");
         }
-        assert!(killed >= 2 && rubbish > 0, "{killed} of 4 were killed and left {rubbish} records");
+        assert_eq!(in_mounts(engine, &format!("cleared {round}")), kept, "round {round}");
     }
-);
+    assert!(killed >= 2 && rubbish > 0, "{killed} of 4 were killed and left {rubbish} records");
+});
 
 for_each_engine!(
     what_a_killed_look_into_mounts_left_goes_with_the_next_clear_or_look,
