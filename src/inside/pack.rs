@@ -137,8 +137,12 @@ const BUFFER: usize = 1 << 17;
 /// When a root cannot be read or a blob not be written.
 pub fn all(job: &Pack, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<Vec<Packed>> {
     let read = Counters::default();
-    let packed = job.trees.iter().enumerate().map(|(at, tree)| pack(job, tree, at, &read, progress));
-    packed.collect()
+    let mut done: Vec<Packed> = Vec::new();
+    for (at, tree) in job.trees.iter().enumerate() {
+        let packed = pack(job, tree, at, &done, &read, progress)?;
+        done.push(packed);
+    }
+    Ok(done)
 }
 
 /// What is done so far: packed, or found unchanged.
@@ -177,6 +181,7 @@ fn pack(
     job: &Pack,
     tree: &Tree,
     number: usize,
+    done: &[Packed],
     read: &Counters,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Packed> {
@@ -190,8 +195,13 @@ fn pack(
             return Ok(packed);
         }
         // Once more, with the archives that are mostly rubbish packed anew.
-        let is_new = |blob: &&Blob| !former.iter().any(|layer| layer.blob == **blob);
-        for blob in packed.layers.iter().map(|layer| &layer.blob).chain([&packed.table]).filter(is_new) {
+        let blobs = |packed: &Packed| -> Vec<Blob> {
+            packed.layers.iter().map(|layer| &layer.blob).chain([&packed.table]).cloned().collect()
+        };
+        // Another tree may hold the same.
+        let others: Vec<Blob> = done.iter().flat_map(blobs).collect();
+        let is_new = |blob: &Blob| !others.contains(blob) && !former.iter().any(|layer| layer.blob == *blob);
+        for blob in blobs(&packed).into_iter().filter(is_new) {
             fs::remove_file(job.out.join(blob.file()))?;
         }
         kept = worth_it;
@@ -586,10 +596,9 @@ fn work(
             }
             let change = member(&mut dirs, &found, &mut out, &mut buffer, read)
                 .with_context(|| format!("packing {}", String::from_utf8_lossy(&found.path)))?;
-            if change != Some(None) || found.size() > IN_MEMORY {
-                layer.entries += 1;
-                layer.cost += table::cost(found.size());
-            }
+            // What changed meanwhile may be in the archive all the same: this is the most that there can be.
+            layer.entries += 1;
+            layer.cost += table::cost(found.size());
             if let Some(change) = change {
                 amended.lock().unwrap_or_else(PoisonError::into_inner).push((found.path, change));
             }
@@ -817,12 +826,14 @@ fn amend(rows: &Path, numbers: &[u32], amended: Vec<Amended>, packed: &mut Packe
     let why = |path: &&[u8]| format!("{}: it changed while it was read", String::from_utf8_lossy(path));
     packed.skipped.extend(gone.iter().take(room).map(why));
     (packed.files, packed.bytes) = (0, 0);
+    let mut links = 0;
     while let Some(mut row) = old.next_row()? {
         // Another name of a file that is gone would be a link to nothing; which one it is the table does not tell.
         let lost = !gone.is_empty() && row.kind == Kind::Hardlink;
         let below_gone =
             gone.iter().any(|gone| row.path.strip_prefix(*gone).is_some_and(|rest| rest.starts_with(b"/")));
         if lost || below_gone || gone.contains(row.path.as_slice()) {
+            links += u64::from(lost);
             continue;
         }
         if let Some(size) = sizes.get(row.path.as_slice()) {
@@ -833,6 +844,12 @@ fn amend(rows: &Path, numbers: &[u32], amended: Vec<Amended>, packed: &mut Packe
         packed.files += u64::from(row.kind != Kind::Dir);
         packed.bytes += row.size;
         table::write(&mut table, &row)?;
+    }
+    if links > 0 {
+        packed.skipped_count += links;
+        packed
+            .skipped
+            .push(format!("{links} further names of files with hard links: one of them may lead to what changed"));
     }
     fs::rename(&aside, rows)?;
     Ok(finish(table)?)
