@@ -25,7 +25,7 @@ use crate::exit;
 use crate::inside::pack::{self, Packed, Previous};
 use crate::inside::rules::Rule;
 use crate::inventory::{self, Cache, Inventory, Kind, Names, Wanted};
-use crate::model::{Bytes, CacheRecord, CacheVolume, MountName};
+use crate::model::{self, Bytes, CacheRecord, CacheVolume, MountName};
 use crate::place::carry::{self, Mount, Site};
 use crate::place::{self, Access, Place};
 use crate::report::{self, Progress};
@@ -342,7 +342,7 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
         let at = plan.builders.len();
         plan.builders.push(reference);
         let mounts: Vec<(MountName, &CacheRecord)> =
-            records.iter().filter_map(|record| Some((record.mount()?, record))).collect();
+            model::mounts(&records).into_iter().map(|(record, mount)| (mount, record)).collect();
         for (mount, record) in &mounts {
             let candidates = candidates(mount, !record.parents.is_empty(), &told);
             if candidates.is_empty() && asks(selection, &names, &mut named, mount.shown(), mount) {
@@ -487,7 +487,10 @@ fn act(docker: &Docker, plan: Plan, writer: &mut Writer, answer: &mut Answer, pr
         let items: Vec<(usize, TreeConfig)> = volumes.into_iter().map(|(at, item)| (at, item.config)).collect();
         pack(&site, items, writer, answer, progress, |_| true)?;
     }
-    for ((builder, _), group) in mounts {
+    for ((builder, _), mut group) in mounts {
+        // BuildKit takes the mounts of a step in the order of their targets: in another one, this build and one of the user
+        // might wait for each other.
+        group.sort_by(|(_, one, _), (_, other, _)| one.target.cmp(&other.target));
         // Their targets may lie in each other; in the helper build each has a place of its own.
         let places = group.iter().map(|(_, mount, _)| Mount { target: String::new(), ..mount.clone() }).collect();
         let site = Site::Mounts(plan.builders[builder].clone(), places);

@@ -70,7 +70,8 @@ impl Mount {
         };
         match self.target.starts_with('/') && !names.is_empty() && names.iter().all(plain) {
             true => PathBuf::from(&self.target),
-            false => PathBuf::from(format!("/mounts/{at}")),
+            // In the order of their names, too.
+            false => PathBuf::from(format!("/mounts/{at:05}")),
         }
     }
 }
@@ -327,10 +328,21 @@ pub(super) fn build(
     };
     let made = AtomicU64::new(0);
     let received = |bytes| telling.tell(Told::Travelled { bytes, of: made.load(Relaxed) });
-    let answer = builder.carrier_build(send, namespace, &mut |line| telling.hear(line, &made), |stream| {
-        receive(stream, output, &received)
-    })??;
-    Ok(answer)
+    let mut answer = None;
+    let built = builder.carrier_build(send, namespace, &mut |line| telling.hear(line, &made), |stream| {
+        answer = Some(receive(stream, output, &received));
+    });
+    match (built, answer) {
+        // What could not be written here is why the build ended.
+        (Err(_), Some(Err(error))) if is_of_system(&error) => Err(error),
+        (Err(error), _) => Err(error.into()),
+        (Ok(()), answer) => answer.context("the helper gave no answer")?,
+    }
+}
+
+/// Tells whether the system refused something, as a full disk does.
+fn is_of_system(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.raw_os_error().is_some())
 }
 
 impl Telling<'_> {
