@@ -426,6 +426,19 @@ fn cut_mounts(found: &Inventory, takes: &BTreeMap<Holder, Takes>) -> Outcome {
     }
     let mut outcome = Outcome::default();
     for mounts in places.into_values() {
+        // A build that began meanwhile may have the mount for itself, and ours would get another, empty one.
+        let free = match mounts[0].0.builder.records() {
+            Ok(records) => inventory::reachable(&records),
+            Err(error) => {
+                outcome.add(Outcome::failure(error));
+                continue;
+            }
+        };
+        if let Some((busy, _)) = mounts.iter().find(|(mount, _)| !free.contains(&mount.name)) {
+            let name = busy.name.shown();
+            outcome.add(Outcome::failure(format!("mount {name} is not cleared: a build uses it now, or it is gone")));
+            continue;
+        }
         let names = mounts.iter().map(|(mount, _)| Mount::plain(&mount.name));
         let place = Place::Build(MountPlace::new(&mounts[0].0.builder, names));
         let names: Vec<String> = mounts.iter().map(|(mount, _)| format!("mount {}", mount.name.shown())).collect();
