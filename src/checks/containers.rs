@@ -283,13 +283,13 @@ fn no_cache(workload: &Workload<'_>, files: &[File]) -> Vec<Found> {
     vec![found]
 }
 
-/// Returns the volume that is mounted for many tools, such as one at `/cache`, and where in it a row's directory would be.
+/// Returns the volume that is mounted for many tools, at `/cache`, and where in it a row's directory would be. One below a
+/// directory of the project, such as `/app/cache`, is the program's own.
 fn common_volume<'a>(workload: &Workload<'a>, row: &Row) -> Option<(&'a str, &'a Mount, String)> {
     let below = row.in_volume.first()?;
     workload.volumes().find_map(|(name, mount)| {
-        let last = mount.target.rsplit('/').next()?;
-        let whole = matches!(last, "cache" | "caches");
-        whole.then(|| (name, mount, format!("{}/{below}", mount.target)))
+        let target = mount.target.trim_end_matches('/');
+        matches!(target, "/cache" | "/caches").then(|| (name, mount, format!("{target}/{below}")))
     })
 }
 
@@ -645,6 +645,7 @@ mod tests {
         for (service, dockerfile) in [
             ("image: python:3.12\nvolumes: [pip:/root/.cache/pip]", ""),
             ("image: python:3.12\nvolumes: [all:/root/.cache]", ""),
+            ("image: python:3.12\nvolumes: [files:/app/cache]", ""),
             ("image: python:3.12\nvolumes: [c:/cache]\nenvironment: {PIP_CACHE_DIR: /cache/pip}", ""),
             ("image: python:3.12\nvolumes: [c:/cache]\nenvironment: {XDG_CACHE_HOME: /cache}", ""),
             ("build: .\nvolumes: [c:/cache]", "FROM python\nENV PIP_CACHE_DIR=/cache/pip\n"),

@@ -868,6 +868,7 @@ fn copy_before_install(facts: &Facts<'_>) -> Vec<Found> {
             }
             let address = args.split_whitespace().next().unwrap_or_default();
             if instruction.keyword == "ADD" && moves(address) && instruction.flag("checksum").is_none() {
+                let address = without_login(address);
                 let message = format!(
                     "`{address}` leads to something else from time to time, and every step after it then runs again, such as line {}: name one version of it",
                     run.line
@@ -919,6 +920,13 @@ fn moves(address: &str) -> bool {
     let moving = ["/latest/", "/master/", "/main/", "/nightly/"];
     is_git && branches.contains(&fragment.split(':').next().unwrap_or_default())
         || place.starts_with("http") && !is_git && moving.iter().any(|part| place.contains(part))
+}
+
+/// Returns the address without what stands before its host, which may be a password.
+fn without_login(address: &str) -> String {
+    let Some((scheme, rest)) = address.split_once("://") else { return address.to_owned() };
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    format!("{scheme}://{}{path}", host.rsplit('@').next().unwrap_or(host))
 }
 
 fn copies_all(instruction: &Instruction) -> bool {

@@ -41,7 +41,8 @@ pub fn complete(finding: &mut Finding, facts: &Facts) {
             "; add `reset=true` if your BuildKit is 0.31 or later, else export to a fresh directory and swap it in",
         ),
     }
-    if let Some(export) = export.filter(|export| finding.fix.is_none() && export.orphaned > 0) {
+    let is_whole = export.is_some_and(|export| export.orphaned > 0) && builds_here(finding, facts);
+    if let Some(export) = export.filter(|_| finding.fix.is_none() && is_whole) {
         let (old, new) = (quote(&export.directory), quote(format!("{}.new", export.directory)));
         let (from, to) =
             (quote(format!("type=local,src={}", export.directory)), format!("type=local,dest={new},mode=max"));
@@ -52,6 +53,27 @@ pub fn complete(finding: &mut Finding, facts: &Facts) {
             ),
         });
     }
+}
+
+/// Tells whether the finding is about a command that builds its directory's Dockerfile as it is: only then another command
+/// can make the same export.
+fn builds_here(finding: &Finding, facts: &Facts) -> bool {
+    let Ok(project) = &facts.project else { return false };
+    let file = project.files.files.iter().find(|file| Some(&file.path) == finding.file.as_ref());
+    let Some((file, line)) = file.zip(finding.line) else { return false };
+    let mut command = String::new();
+    for line in file.text.lines().skip(line as usize - 1) {
+        command.push_str(line.trim_end_matches('\\'));
+        if !line.ends_with('\\') {
+            break;
+        }
+    }
+    let flags = ["-f", "--file", "--target", "--build-arg", "--build-context", "--platform", "bake"];
+    let is_other = |word: &str| flags.iter().any(|flag| word.split('=').next() == Some(*flag));
+    command.trim().starts_with("docker ")
+        && command.ends_with(" .")
+        && command.matches("cache-to").count() == 1
+        && !command.split_whitespace().any(is_other)
 }
 
 /// Returns the release of BuildKit behind `docker buildx build`, and whether it knows `reset=true`; None if it does not

@@ -174,7 +174,8 @@ impl Walk<'_> {
             nodes.iter().for_each(|node| self.visit(node, name, vars));
             return;
         }
-        let own = node.text_of("name").unwrap_or_default().to_lowercase();
+        let own: String =
+            node.text_of("name").unwrap_or_default().chars().take(1000).collect::<String>().to_lowercase();
         let own_vars = node.get("vars").map(Node::entries).unwrap_or_default();
         let own_vars = own_vars.iter().filter_map(|var| Some((var.key.clone(), var.node.text()?.to_owned())));
         // Those of a task stand before those of the file.
@@ -361,11 +362,16 @@ fn setting(file: &File, line: &str, number: u32) -> Option<Finding> {
 
 /// A local cache export keeps all old blobs, unless it is reset or the script replaces the directory.
 fn export(file: &File, line: &str, number: u32) -> Option<Finding> {
-    let start = ["cache-to", "cache_to"].iter().find_map(|word| line.find(word))?;
+    let mut after = ["cache-to", "cache_to"].iter().flat_map(|word| line.split(word).skip(1));
     let told = match file.kind {
         // As words, as an object of HCL or as one of JSON.
-        Kind::Bake => line[start..].replace([' ', '"'], "").replace("type:", "type=").replace("dest:", "dest="),
-        _ => line[start..].to_owned(),
+        Kind::Bake => after.next()?.replace([' ', '"'], "").replace("type:", "type=").replace("dest:", "dest="),
+        // One word each: what follows may be about another output.
+        _ => {
+            let words =
+                after.filter_map(|rest| rest.trim_start_matches(['=', ':', ' ', '"', '\'', '[']).split(' ').next());
+            words.filter(|word| word.contains("type=local")).max_by_key(|word| word.len())?.to_owned()
+        }
     };
     if !told.contains("type=local") || told.contains("reset=true") || told.contains("reset:true") {
         return None;
@@ -553,5 +559,9 @@ mod tests {
         ] {
             assert_eq!(found(Kind::Ci, text), [], "{text}");
         }
+        let both = "docker buildx build --cache-to type=registry,ref=r/x --output type=local,dest=out .";
+        assert_eq!(found(Kind::Script, both), []);
+        let several = "docker buildx build --cache-to type=inline --cache-to \"type=local,dest=bx\" .";
+        assert_eq!(found(Kind::Script, several), grows(1));
     }
 }

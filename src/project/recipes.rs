@@ -48,7 +48,8 @@ pub fn read(name: &str, text: &str) -> Vec<Recipe> {
                 variables.insert(name, value);
             }
         } else if let Some((name, _)) = content.split_once(':') {
-            target = name.trim().to_lowercase();
+            // Each of its recipes has a copy.
+            target = name.trim().chars().take(1000).collect::<String>().to_lowercase();
         }
     }
     // make fills recipes in when all is read.
@@ -142,7 +143,8 @@ pub fn fill_in(text: &str, variables: &[(impl AsRef<str>, impl AsRef<str>)]) -> 
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("{{") {
         done.push_str(before);
-        let name = after.split("}}").next().unwrap_or_default();
+        // Nobody names a variable with more.
+        let name = after.get(..after.len().min(200)).unwrap_or(after).split("}}").next().unwrap_or_default();
         let wanted = name.trim().trim_start_matches('.');
         let value = variables.iter().find(|(name, _)| name.as_ref() == wanted).map(|(_, value)| value.as_ref());
         match value.filter(|_| after.len() > name.len() && done.len() < LONGEST) {

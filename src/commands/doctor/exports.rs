@@ -10,7 +10,9 @@ use crate::checks::project::Project;
 
 /// Returns those that are there.
 pub fn measure(path: &Path, project: &Project) -> Vec<Export> {
-    let root = if path.is_file() { path.parent().unwrap_or(path) } else { path };
+    let above = |path: &'_ Path| path.parent().filter(|above| !above.as_os_str().is_empty()).map(Path::to_owned);
+    let root = if path.is_file() { above(path).unwrap_or(".".into()) } else { path.to_owned() };
+    let root = root.as_path();
     let found = project.found().iter().filter(|finding| finding.check == CACHE_EXPORT_GROWS);
     let exports = found.filter_map(|finding| {
         let dest = finding.subject.clone()?;

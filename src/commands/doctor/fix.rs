@@ -1,7 +1,9 @@
 //! `docker cache doctor --fix`: plans all changes, shows them as a diff, and writes exactly those.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -69,8 +71,12 @@ fn plan(files: &Project, checks: &[&'static Check]) -> Vec<Change> {
         before: file.text.clone(),
         after,
     };
+    // Several names may lead to one file.
+    let mut seen = HashSet::new();
+    let mut is_new = |file: &File| fs::canonicalize(&file.path).map_or(true, |path| seen.insert(path));
     let changed = files.files.iter().filter_map(|file| Some((file, after(file)?)));
-    changed.filter(|(file, after)| *after != file.text).map(|(file, after)| change(file, after)).collect()
+    let changed = changed.filter(|(file, after)| *after != file.text && is_new(file));
+    changed.map(|(file, after)| change(file, after)).collect()
 }
 
 /// Writes beside the file and renames, so that it is always whole; a link stays, and what it leads to is changed.
@@ -84,7 +90,11 @@ fn write(change: &Change, backup: bool) -> Result<()> {
     let directory = path.parent().context("it has no directory")?;
     let mut aside = tempfile::NamedTempFile::new_in(directory)?;
     aside.write_all(change.after.as_bytes())?;
-    aside.as_file().set_permissions(fs::metadata(&path)?.permissions())?;
+    let (old, new) = (fs::metadata(&path)?, aside.as_file().metadata()?);
+    if (old.uid(), old.gid()) != (new.uid(), new.gid()) {
+        fchown(aside.as_file(), Some(old.uid()), Some(old.gid()))?;
+    }
+    aside.as_file().set_permissions(old.permissions())?;
     aside.as_file().sync_all()?;
     aside.persist(&path)?;
     Ok(())
