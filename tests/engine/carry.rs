@@ -585,7 +585,7 @@ for_each_engine!(variants_of_a_mount_are_carried_where_the_dockerfile_tells_them
     let other = Engine::start(engine.generation());
     json(&other, &["import", "--src", &text(&bundle)]);
     // What another run of the plugin prunes as its own leaves the variant where it is.
-    json(&other, &["export", "--dest", &text(&bundle), "-f", &file]);
+    json(&other, &["export", "--dest", &text(&bundle), "--mount", "pip", "-f", &file]);
     let run = other.build(READ_VARIANT, &[]);
     assert!(run.stderr.contains("found owned 1000:750"), "{run}");
 });

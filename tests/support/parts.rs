@@ -154,6 +154,7 @@ fn missing() -> Option<String> {
         ("ip", "iproute2"),
         ("iptables", "iptables"),
         ("openssl", "openssl"),
+        ("python3", "python3"),
     ] {
         if which::which_in(program, Some("/usr/sbin:/usr/bin:/sbin:/bin"), "/").is_err() {
             return Some(format!("need `{program}`: install the Debian package `{package}`"));
