@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::Path;
 
+use serde_json::Value;
+
 use crate::support::debian::Tool;
 use crate::support::process::Run;
 use crate::support::{Engine, Generation};
@@ -11,8 +13,8 @@ use crate::support::{Engine, Generation};
 /// Those with small images.
 const TOOLS: [Tool; 2] = [Tool::Pip, Tool::Npm];
 
-/// Returns how a tool installs from the network, and from its cache alone.
-fn scripts(tool: Tool) -> (String, String) {
+/// Returns how a tool installs from the network, and from its cache alone. The registry of npm has this port of the machine.
+fn scripts(tool: Tool, port: u16) -> (String, String) {
     match tool {
         Tool::Pip => {
             // pip looks for a wheel that it built by the address of its source, and asks no index then.
@@ -30,11 +32,13 @@ fn scripts(tool: Tool) -> (String, String) {
         _ => {
             let package = "mkdir /tmp/small && cd /tmp/small && npm init --yes && npm pack";
             let project = "mkdir -p /tmp/user && cd /tmp/user && npm init --yes";
+            let address = format!("http://127.0.0.1:{port}");
             let registry = r#"node -e 'require("http").createServer((asked, answer) => answer.end(asked.url.endsWith(".tgz")
                 ? require("fs").readFileSync("/tmp/small/small-1.0.0.tgz")
                 : JSON.stringify({name: "small", "dist-tags": {latest: "1.0.0"}, versions: {"1.0.0": {name: "small",
-                    version: "1.0.0", dist: {tarball: "http://127.0.0.1:4873/small-1.0.0.tgz"}}}}))).listen(4873)' &"#;
-            let install = "npm install --no-audit --no-fund --registry=http://127.0.0.1:4873 small";
+                    version: "1.0.0", dist: {tarball: "ADDRESS/small-1.0.0.tgz"}}}}))).listen(PORT)' &"#;
+            let registry = registry.replace("ADDRESS", &address).replace("PORT", &port.to_string());
+            let install = format!("npm install --no-audit --no-fund --registry={address} small");
             (
                 format!("({}) ; {package} && {project} && sleep 1 && {install}", registry.replace('\n', " \\\n")),
                 format!("{project} && {install} --offline && test -d node_modules/small"),
@@ -52,9 +56,9 @@ fn mounts(tool: Tool, at: impl Fn(&str) -> String) -> String {
 
 /// Returns a Dockerfile that installs with all tools: over the network, and from the mounts alone if that fails or `BUST` is
 /// set.
-fn dockerfile(engine: &Engine) -> String {
+fn dockerfile(engine: &Engine, port: u16) -> String {
     let stage = |tool: Tool| {
-        let ((fill, offline), mounts) = (scripts(tool), mounts(tool, str::to_string));
+        let ((fill, offline), mounts) = (scripts(tool, port), mounts(tool, str::to_string));
         format!(
             "FROM {} AS {name}\nRUN echo first > /first\nARG BUST=none\n\
              RUN {mounts}if [ $BUST = none ] && ({fill}); then true; else {offline} && echo {name} from the mount; fi\n\
@@ -113,15 +117,15 @@ fn text(path: &Path) -> String {
 }
 
 /// Fills the mounts of all tools on one engine, carries them to an empty one without a network, and installs
-/// there from the mounts.
-fn carries(from: Generation, to: Generation) {
+/// there from the mounts. `port` is of the machine, whose network the first engine has, and of this test alone.
+fn carries(from: Generation, to: Generation, port: u16) {
     let with_buildx = |engine: Engine| match engine.generation() {
         Generation::V20 => engine.with_buildx(Generation::V28),
         _ => engine,
     };
     let engine = with_buildx(Engine::online(from));
     let context = tempfile::tempdir_in(engine.folder()).unwrap();
-    fs::write(context.path().join("Dockerfile"), dockerfile(&engine)).unwrap();
+    fs::write(context.path().join("Dockerfile"), dockerfile(&engine, port)).unwrap();
     let directory = text(context.path());
     let mut further = vec!["--".to_string(), "--network=host".into()];
     further.extend(crate::support::debian::proxies().map(|proxy| format!("--build-arg={proxy}")));
@@ -151,7 +155,16 @@ fn carries(from: Generation, to: Generation) {
 
     let other = with_buildx(Engine::start(to));
     other.docker(&["load", "--input", &archive]);
-    other.cache(&["import", "--src", &bundle]).ok();
+    if from.containerd_store() && to.has_buildx() {
+        let run = cache(&other, &["import", "--format=json", "--src", &bundle, &directory]).ok();
+        let steps = &serde_json::from_str::<Value>(&run.stdout).unwrap()["steps"];
+        // BuildKit keys steps with cache mounts otherwise in each generation: those are named with that reason.
+        let keyed = |step: &&Value| step.as_str().unwrap().contains("generations");
+        assert_eq!(steps["ran"].as_array().unwrap().iter().filter(keyed).count(), TOOLS.len(), "{steps}");
+        assert!(steps["cached"].as_u64().unwrap() >= 2, "{steps}");
+    } else {
+        other.cache(&["import", "--src", &bundle]).ok();
+    }
     assert_eq!(before, listing(&other));
     fs::remove_dir_all(&bundle).unwrap();
     let run = build(&other, &["--build-arg=BUST=now".into(), "--network=none".into()]);
@@ -162,5 +175,20 @@ fn carries(from: Generation, to: Generation) {
 
 #[test]
 fn package_managers_install_from_what_was_carried_from_20_to_28() {
-    carries(Generation::V20, Generation::V28);
+    carries(Generation::V20, Generation::V28, 4873);
+}
+
+#[test]
+fn package_managers_install_from_what_was_carried_from_26_to_28() {
+    carries(Generation::V26Containerd, Generation::V28Containerd, 4874);
+}
+
+#[test]
+fn package_managers_install_from_what_was_carried_from_28_to_26() {
+    carries(Generation::V28Containerd, Generation::V26Containerd, 4875);
+}
+
+#[test]
+fn package_managers_install_from_what_was_carried_from_28_to_20() {
+    carries(Generation::V28Containerd, Generation::V20, 4876);
 }
