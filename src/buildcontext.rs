@@ -18,7 +18,7 @@ use crate::inside::pack::digest;
 pub type Files = BTreeMap<String, Print>;
 
 /// How docker reads patterns: `*` stops at a slash.
-pub const AS_DOCKER: MatchOptions =
+const AS_DOCKER: MatchOptions =
     MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
 
 /// More files than this are not compared.

@@ -1,10 +1,11 @@
 //! Why steps of a build missed the cache: the steps of this build, and what the last one was made of, go in. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::buildcontext::{AS_DOCKER, Files, Print};
+use crate::buildcontext::{Files, Print, Rule};
 use crate::dockerfile::mount::{clean, within};
 use crate::dockerfile::stage::{Base, Stage, stages};
 use crate::dockerfile::{Dockerfile, Instruction, skip_blank, word_end};
@@ -376,12 +377,10 @@ fn is_address(source: &str) -> bool {
 /// Tells whether a source of a `COPY` takes this file of the context.
 fn takes(source: &str, path: &str) -> bool {
     let source = source.trim_start_matches("./").trim_matches('/');
-    let pattern = glob::Pattern::new(source);
-    let above = || std::path::Path::new(path).ancestors();
     source.is_empty()
         || source == "."
         || within(path, source)
-        || pattern.is_ok_and(|pattern| above().any(|path| pattern.matches_path_with(path, AS_DOCKER)))
+        || Rule::parse(source).is_some_and(|rule| Path::new(path).ancestors().any(|path| rule.fits(path)))
 }
 
 #[cfg(test)]
