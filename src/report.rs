@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 
 use crate::cancel;
@@ -356,8 +357,9 @@ impl Drop for Downloads {
 
 /// Returns the width of the terminal, in cells.
 pub fn terminal_width() -> usize {
-    let size = rustix::termios::tcgetwinsize(io::stderr()).map(|size| size.ws_col.into()).unwrap_or(80);
-    if size == 0 { 80 } else { size }
+    let size = tcgetwinsize(io::stderr()).or_else(|_| tcgetwinsize(io::stdout()));
+    let width = size.map(|size| size.ws_col.into()).unwrap_or_default();
+    if width == 0 { 80 } else { width }
 }
 
 #[cfg(test)]

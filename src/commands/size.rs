@@ -47,7 +47,11 @@ pub fn run(context: Context, options: &Size) -> Result<u8> {
             names.dedup();
             report::data(&names.iter().map(|name| format!("{}\n", report::plain(name))).collect::<String>())?;
         }
-        Format::Table => report::data(&format!("{}\n{}", table(&caches, options, usize::MAX), sums(&caches, options)))?,
+        Format::Table => {
+            // Wrapped rows are hard to read; where nobody looks on, nothing is left out.
+            let room = if report::is_terminal() { report::terminal_width() } else { usize::MAX };
+            report::data(&format!("{}\n{}", table(&caches, options, room), sums(&caches, options)))?;
+        }
     }
     if !options.output.quiet {
         gaps.iter().for_each(|gap| report::warning(gap));
