@@ -5,6 +5,7 @@ pub mod container;
 pub mod recipes;
 pub mod tree;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -118,6 +119,8 @@ pub struct Project {
     pub unread: Vec<Unread>,
     /// Number of files that say which packages the project needs.
     pub locks: usize,
+    /// Languages of which a file of the project's names a version, such as `rust-toolchain.toml`.
+    pub pinned: BTreeSet<&'static str>,
 }
 
 /// Tells whether a directory looks like a project of images: one of the files lies right in it, or where they use to.
@@ -254,9 +257,24 @@ fn walk(
             paths.push((path, kind));
         } else if entry.file_name().to_str().is_some_and(budget::is_lock) {
             project.locks += 1;
+        } else {
+            project.pinned.extend(pinned_by(&entry.file_name().to_string_lossy()));
         }
     }
     ignored.pop();
+}
+
+/// Returns the languages of which a file of this name may name a version.
+fn pinned_by(name: &str) -> &'static [&'static str] {
+    match name {
+        "rust-toolchain" | "rust-toolchain.toml" => &["rust"],
+        ".python-version" => &["python"],
+        ".nvmrc" | ".node-version" => &["node"],
+        ".ruby-version" => &["ruby"],
+        ".go-version" => &["go"],
+        ".tool-versions" | "mise.toml" | ".mise.toml" => &["go", "node", "python", "ruby", "rust"],
+        _ => &[],
+    }
 }
 
 /// Returns what a file is by its name.
@@ -463,6 +481,7 @@ mod tests {
         fs::write(at("a/Dockerfile.binary"), [0, 255]).unwrap();
         fs::write(at("a/Dockerfile.latin"), [b'#', 0xe9]).unwrap();
         fs::write(at("a/Dockerfile.huge"), vec![b'#'; 10 << 20]).unwrap();
+        fs::write(at("a/rust-toolchain.toml"), "").unwrap();
         fs::set_permissions(at("dark"), fs::Permissions::from_mode(0o000)).unwrap();
         let project = read(root.path());
         fs::set_permissions(at("dark"), fs::Permissions::from_mode(0o700)).unwrap();
@@ -493,6 +512,7 @@ mod tests {
             project.unread.iter().map(|unread| name(&unread.path)).filter(|name| name != "dark").collect();
         assert_eq!(unread, ["Dockerfile.binary", "Dockerfile.huge", "Dockerfile.latin"]);
         assert_eq!(project.locks, 2);
+        assert_eq!(project.pinned, ["rust"].into());
         assert!(is_one(root.path()) && !is_one(&at("node_modules")));
     }
 }

@@ -1,7 +1,7 @@
 //! What in cache volumes and mounts belongs to a version of a language that no image of the project has. Pure rules over
 //! names at known depths, which tell the version.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::project::Project;
 use super::{Check, Facts as AllFacts, Finding, NotRun, Severity};
@@ -155,7 +155,11 @@ pub fn references(project: &Project) -> impl Iterator<Item = (String, bool)> {
 /// be any.
 pub fn used(project: &Project, at_hand: &AtHand) -> Used {
     let mut used = Used::new();
-    let mut unknown = BTreeSet::new();
+    // What such a file names is in use as well.
+    let mut unknown = project.files.pinned.clone();
+    let described = project.containers.described.iter();
+    let of_dev_containers = described.flat_map(|described| described.image.iter().chain(&described.features));
+    unknown.extend(of_dev_containers.filter_map(|name| of_dev_container(name)));
     let mut add = |(language, version): (&'static str, Vec<u32>)| used.entry(language).or_default().push(version);
     for (reference, is_base) in references(project) {
         if is_base && reference.split(':').next().is_some_and(|name| name.contains('$')) {
@@ -175,6 +179,14 @@ pub fn used(project: &Project, at_hand: &AtHand) -> Used {
     at_hand.containers.iter().flat_map(|env| versions(env)).for_each(&mut add);
     used.retain(|language, _| !unknown.contains(language));
     used
+}
+
+/// Returns the language that an image or a feature of the dev container project brings, in a version that its name does not
+/// tell for sure.
+fn of_dev_container(name: &str) -> Option<&'static str> {
+    let name = name.split_once("/devcontainers/")?.1;
+    let name = name.rsplit('/').next()?.split(':').next()?;
+    ["python", "node", "ruby", "go", "rust"].into_iter().find(|language| name.ends_with(language))
 }
 
 /// Returns what official images tell of themselves.
@@ -334,6 +346,23 @@ mod tests {
         let place = NamedPlace { kind, name: "project-cache".into(), mounted_at: mounted_at.into(), names };
         let found = place_findings(&place, &used_by(dockerfile));
         found.iter().map(|finding| format!("{:?}", finding.fix)).collect()
+    }
+
+    #[test]
+    fn a_version_that_a_file_or_a_dev_container_may_name_is_not_stale() {
+        let of = |image: &str| of_dev_container(image);
+        assert_eq!(of("mcr.microsoft.com/devcontainers/typescript-node:22"), Some("node"));
+        assert_eq!(of("ghcr.io/devcontainers/features/python:1"), Some("python"));
+        assert_eq!((of("python:3.12"), of("ghcr.io/devcontainers/features/git:1")), (None, None));
+        let file = File {
+            path: "Dockerfile".into(),
+            kind: FileKind::Dockerfile,
+            text: "FROM rust:1.88\nFROM ruby:3.3".into(),
+            around: Default::default(),
+        };
+        let files = project::Project { files: vec![file], pinned: ["rust"].into(), ..Default::default() };
+        let used = used(&Project::new(files), &AtHand::default());
+        assert_eq!(used.into_keys().collect::<Vec<_>>(), ["ruby"]);
     }
 
     #[test]
