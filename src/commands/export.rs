@@ -70,6 +70,7 @@ const SECRETS: &[&str] = &[
     "*.pem",
     "hosts.yml",
     ".git-credentials",
+    "id_ecdsa",
     "id_rsa",
     "id_ed25519",
 ];
