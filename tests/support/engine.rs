@@ -1,6 +1,6 @@
 //! A private Docker engine for one test, in a network namespace of its own, and whatever can be asked of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::io::{Read, Write};
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -305,9 +306,21 @@ impl Engine {
         typed(command, &[(shown, keys)])
     }
 
-    /// Returns the engine's build cache records, straight from its API.
+    /// Returns the engine's build cache records, straight from its API, once two answers in a row tell the same ones: for
+    /// a moment after a build, BuildKit leaves out some that it still uses.
     pub fn records(&self) -> Vec<Value> {
-        self.api("/system/df")["BuildCache"].as_array().cloned().unwrap_or_default()
+        let ask = || self.api("/system/df?type=build-cache")["BuildCache"].as_array().cloned().unwrap_or_default();
+        let ids = |records: &[Value]| records.iter().map(|record| record["ID"].to_string()).collect::<BTreeSet<_>>();
+        let mut last = ask();
+        for _ in 0..20 {
+            thread::sleep(Duration::from_millis(300));
+            let next = ask();
+            if ids(&next) == ids(&last) {
+                return next;
+            }
+            last = next;
+        }
+        panic!("the engine's records do not come to rest: {last:#?}")
     }
 
     /// Returns the records of cache mounts among [`Engine::records`].
