@@ -12,7 +12,7 @@ use crate::builders::Builders;
 use crate::cancel;
 use crate::catalogue::{self, Class, Known, Unit};
 use crate::cli::Selection;
-use crate::docker::{BuilderRef, Container, Docker, Info, Overview, Volume, endpoint};
+use crate::docker::{self, BuilderRef, Container, Docker, Info, Overview, Volume, endpoint};
 use crate::inside::measure::{Measured, Sum, Tree};
 use crate::inside::{Job, Line};
 use crate::model::{self, Bytes, CacheRecord, CacheVolume, Moment, MountName, VolumeUser};
@@ -310,7 +310,7 @@ fn of_builders(
     let Selection { builder, all_builders, mount, .. } = wanted.selection;
     // Most often docker's own builder is the one in use: it is asked while `docker buildx ls` runs.
     let (builders, early) = thread::scope(|scope| {
-        let early = scope.spawn(|| docker.build_cache());
+        let early = scope.spawn(|| docker::at_rest(docker.build_cache()?, Moment::now(), || docker.build_cache()));
         let builders = Builders::ask(docker, settings);
         (builders, parallel::join(early))
     });
@@ -319,11 +319,11 @@ fn of_builders(
     let selected = builders.selected(builder.as_deref(), *all_builders)?;
     let references: Vec<BuilderRef> = selected.iter().map(|builder| builders.reference(builder)).collect();
     let own = |reference: &BuilderRef| reference.is_of_context(&docker.endpoint.context);
-    let found = parallel::each(&references, |reference| (!own(reference)).then(|| reference.records()));
+    let found = parallel::each(&references, |reference| (!own(reference)).then(|| reference.records_at_rest()));
     let mut inventory = Inventory::default();
     let mut there: HashSet<String> = HashSet::new();
     for ((builder, reference), records) in selected.iter().zip(&references).zip(found) {
-        let records = records.or_else(|| early.take()).unwrap_or_else(|| reference.records());
+        let records = records.or_else(|| early.take()).unwrap_or_else(|| reference.records_at_rest());
         match records {
             Ok(records) if inventory.builders.iter().any(|found| found.shares(&records)) => {}
             Ok(records) => {

@@ -332,7 +332,7 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
     let told = told(&layers::dockerfile(&options.build));
     for builder in &selected {
         let reference = builders.reference(builder);
-        let records = match reference.records() {
+        let records = match reference.records_at_rest() {
             Ok(records) => records,
             Err(error) if several => {
                 plan.left_out.push(format!("the mounts of builder {}: {error}", builder.name));

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::{Call, Cause, Docker, DockerError, Input, Result, field};
-use crate::model::{Builder, CacheRecord};
+use crate::model::{Builder, CacheRecord, Moment};
 
 /// A builder and the way to call it.
 #[derive(Clone, Debug)]
@@ -60,6 +60,15 @@ impl BuilderRef {
             Some(engine) => engine.build_cache(),
             None => self.docker.records(&self.name),
         }
+    }
+
+    /// The same as [`BuilderRef::records`], once two answers in a row tell of the same ones if one was used only just now:
+    /// for a moment after a build, BuildKit leaves out some that it still holds.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn records_at_rest(&self) -> Result<Vec<CacheRecord>> {
+        super::at_rest(self.records()?, Moment::now(), || self.records())
     }
 
     /// Returns the digest of an image that the builder takes from its engine; None for builders without one.

@@ -12,6 +12,7 @@ pub mod parse;
 mod volume;
 mod warm;
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write, pipe};
 use std::os::unix::process::CommandExt;
@@ -30,6 +31,7 @@ pub use self::error::{Cause, DockerError};
 pub use self::helper::{BLOBS, abandoned, field, unique_name};
 pub use self::warm::Warmer;
 use crate::cancel;
+use crate::model::{CacheRecord, Moment};
 pub use crate::report::quote;
 
 /// How long a call may take that only asks: buildx itself waits 20 s for a builder that does not answer.
@@ -107,6 +109,29 @@ fn settled<T>(ask: impl Fn() -> Result<T>) -> Result<T> {
         }
     }
     ask()
+}
+
+/// Returns these records if none was used within a second of now, else the first of two answers in a row (100 ms apart, at
+/// most 2 s) that tell of the same ones.
+///
+/// # Errors
+/// Those of `ask`.
+pub(crate) fn at_rest(
+    mut records: Vec<CacheRecord>,
+    now: Moment,
+    ask: impl Fn() -> Result<Vec<CacheRecord>>,
+) -> Result<Vec<CacheRecord>> {
+    let ids = |records: &[CacheRecord]| records.iter().map(|record| record.id.clone()).collect::<BTreeSet<_>>();
+    if records.iter().any(|record| record.last_used.is_some_and(|used| used.abs_diff(now.0) <= 1)) {
+        for _ in 0..20 {
+            thread::sleep(Duration::from_millis(100));
+            let before = std::mem::replace(&mut records, ask()?);
+            if ids(&before) == ids(&records) {
+                break;
+            }
+        }
+    }
+    Ok(records)
 }
 
 /// Returns what `DOCKER_CACHE_TIMEOUT` says, if it can be read: `30s`.
@@ -383,5 +408,19 @@ mod tests {
         assert_eq!(asked.get(), 3);
         assert!(ask("no such builder", 1).is_err());
         assert_eq!(asked.get(), 1);
+    }
+
+    #[test]
+    fn records_of_a_build_that_has_just_ended_come_to_rest() {
+        let record = |id: &str| CacheRecord { id: id.into(), last_used: Some(100), ..Default::default() };
+        let asked = std::cell::Cell::new(0);
+        let ask = || {
+            asked.set(asked.get() + 1);
+            Ok(["a", "b"].map(record).into())
+        };
+        assert_eq!(at_rest(vec![record("a")], Moment(101), ask).unwrap().len(), 2);
+        assert_eq!(asked.get(), 2, "the first answer differs from the one before");
+        assert_eq!(at_rest(vec![record("a")], Moment(102), ask).unwrap().len(), 1);
+        assert_eq!(asked.get(), 2, "nothing was used just now");
     }
 }
