@@ -64,8 +64,7 @@ pub fn check(file: &File) -> Vec<Finding> {
                 .collect()
         }
         Kind::Ci if file_name(file).eq_ignore_ascii_case("jenkinsfile") => of_jenkins(&file.text),
-        Kind::Ci | Kind::PackageJson => of_tree(file, &mut found),
-        Kind::Bake if file.path.ends_with(".json") => of_tree(file, &mut found),
+        Kind::Ci | Kind::PackageJson | Kind::Bake => of_tree(file, &mut found),
         _ => Vec::new(),
     };
     for script in &scripts {
@@ -75,7 +74,8 @@ pub fn check(file: &File) -> Vec<Finding> {
         let content = line.trim();
         if !content.starts_with('#') && !content.starts_with("//") {
             found.extend(setting(file, content, number));
-            found.extend(export(file, content, number));
+            // A bake file is a tree.
+            found.extend((file.kind != Kind::Bake).then(|| export(file, content, number)).flatten());
         }
         // Nobody reads more, and each export looks at the whole file.
         if found.len() > MOST {
@@ -95,22 +95,17 @@ fn at(file: &File, check: &'static str, severity: Severity, line: u32, message: 
     Finding { check, file: Some(file.path.clone()), line: Some(line), ..Finding::new(severity, message) }
 }
 
-/// Returns lines with those that continue them, and the number of the first. In a bake file a list goes on until it is
-/// closed.
+/// Returns lines with those that continue them, and the number of the first.
 fn logical_lines(file: &File) -> Vec<(String, u32)> {
     let mut lines: Vec<(String, u32)> = Vec::new();
     let mut goes_on = false;
-    let mut open = 0;
     for (number, line) in file.text.lines().enumerate() {
         let (kept, next) = line.strip_suffix('\\').map_or((line, false), |kept| (kept, true));
         match lines.last_mut().filter(|_| goes_on) {
             Some((joined, _)) => joined.push_str(kept),
             None => lines.push((kept.to_owned(), number as u32 + 1)),
         }
-        if file.kind == Kind::Bake {
-            open += line.matches('[').count() as i32 - line.matches(']').count() as i32;
-        }
-        goes_on = next || open > 0;
+        goes_on = next;
     }
     lines
 }
@@ -127,10 +122,11 @@ fn of_jenkins(text: &str) -> Vec<Script> {
         .collect()
 }
 
-/// Returns the scripts of a file in YAML or JSON, and tells what else its keys say.
+/// Returns the scripts of a file in YAML, JSON or HCL, and tells what else its keys say.
 fn of_tree(file: &File, found: &mut Vec<Finding>) -> Vec<Script> {
     let read = match file.kind {
         Kind::Ci => tree::documents(&file.text),
+        Kind::Bake if !file.path.ends_with(".json") => tree::hcl(&file.text).map(|root| vec![root]),
         _ => tree::jsonc(&file.text).map(|root| vec![root]),
     };
     let documents = match read {
@@ -149,6 +145,11 @@ fn of_tree(file: &File, found: &mut Vec<Finding>) -> Vec<Script> {
                 }
             }
             Kind::Ci => walk.visit(root, "", &[]),
+            Kind::Bake => {
+                let targets = root.entries().iter().filter(|entry| entry.key == "target");
+                let targets = targets.flat_map(|target| target.node.entries());
+                targets.take(MOST).for_each(|target| walk.target(&target.node));
+            }
             _ => {}
         }
     }
@@ -223,16 +224,35 @@ impl Walk<'_> {
         let Some(with) = node.get("with").filter(|_| actions.iter().any(|action| uses.starts_with(action))) else {
             return;
         };
-        for (key, severity, message) in [("no-cache", Severity::Warning, NO_CACHE), ("pull", Severity::Note, PULL)] {
-            if let Some(entry) = with.entry(key).filter(|entry| entry.node.text() == Some("true")) {
-                let message = message.replacen(&format!("--{key}"), &format!("{key}: true"), 1);
-                self.found.push(at(self.file, "no-cache-flag", severity, entry.line, &message));
-            }
-        }
+        self.switches(with, ": ");
         // `cache-to` may have a line for each place.
         if let Some(entry) = with.entry("cache-to") {
             let lines = entry.node.text().unwrap_or_default().lines();
             self.found.extend(lines.filter_map(|line| export(self.file, &format!("cache-to: {line}"), entry.line)));
+        }
+    }
+
+    /// Tells what a target of a bake file says.
+    fn target(&mut self, target: &Node) {
+        self.switches(target, if self.file.path.ends_with(".json") { ": " } else { " = " });
+        if let Some(entry) = target.entry("cache-to") {
+            for place in entry.node.elements().into_iter().take(MOST) {
+                // As words or as an object.
+                let fields = place.entries().iter();
+                let fields = fields.map(|field| format!("{}={}", field.key, field.node.text().unwrap_or_default()));
+                let words = place.text().map_or_else(|| fields.collect::<Vec<_>>().join(","), str::to_owned);
+                self.found.extend(export(self.file, &format!("cache-to: {words}"), entry.line));
+            }
+        }
+    }
+
+    /// Tells which of docker's flags are set as keys.
+    fn switches(&mut self, node: &Node, is: &str) {
+        for (key, severity, message) in [("no-cache", Severity::Warning, NO_CACHE), ("pull", Severity::Note, PULL)] {
+            if let Some(entry) = node.entry(key).filter(|entry| entry.node.text() == Some("true")) {
+                let message = message.replacen(&format!("--{key}"), &format!("{key}{is}true"), 1);
+                self.found.push(at(self.file, "no-cache-flag", severity, entry.line, &message));
+            }
         }
     }
 }
@@ -337,14 +357,9 @@ fn without_buildkit(file: &File, line: u32) -> Finding {
     at(file, "no-cache-flag", Severity::Warning, line, message)
 }
 
-/// Returns what a setting says: of a bake file in HCL or JSON, of an `.env`, of a Makefile.
+/// Returns what a setting says: of an `.env`, of a Makefile.
 fn setting(file: &File, line: &str, number: u32) -> Option<Finding> {
     match file.kind {
-        Kind::Bake => {
-            let line: String = line.split_whitespace().collect();
-            let is_set = line.split([',', '{', '}']).any(|set| matches!(set, "no-cache=true" | "\"no-cache\":true"));
-            is_set.then(|| at(file, "no-cache-flag", Severity::Warning, number, NO_CACHE))
-        }
         Kind::Env | Kind::Makefile => {
             let line = match (file.kind, line.strip_prefix("export ")) {
                 (_, Some(rest)) => rest,
@@ -362,18 +377,11 @@ fn setting(file: &File, line: &str, number: u32) -> Option<Finding> {
 
 /// A local cache export keeps all old blobs, unless it is reset or the script replaces the directory.
 fn export(file: &File, line: &str, number: u32) -> Option<Finding> {
-    let mut after = ["cache-to", "cache_to"].iter().flat_map(|word| line.split(word).skip(1));
-    let told = match file.kind {
-        // As words, as an object of HCL or as one of JSON.
-        Kind::Bake => after.next()?.replace([' ', '"'], "").replace("type:", "type=").replace("dest:", "dest="),
-        // One word each: what follows may be about another output.
-        _ => {
-            let words =
-                after.filter_map(|rest| rest.trim_start_matches(['=', ':', ' ', '"', '\'', '[']).split(' ').next());
-            words.filter(|word| word.contains("type=local")).max_by_key(|word| word.len())?.to_owned()
-        }
-    };
-    if !told.contains("type=local") || told.contains("reset=true") || told.contains("reset:true") {
+    let after = ["cache-to", "cache_to"].iter().flat_map(|word| line.split(word).skip(1));
+    // One word each: what follows may be about another output.
+    let words = after.filter_map(|rest| rest.trim_start_matches(['=', ':', ' ', '"', '\'', '[']).split(' ').next());
+    let told = words.filter(|word| word.contains("type=local")).max_by_key(|word| word.len())?;
+    if told.contains("reset=true") {
         return None;
     }
     let dest = told.split_once("dest=")?.1;
@@ -418,9 +426,11 @@ mod tests {
         );
         assert_eq!(found(Kind::Ci, "steps:\n- run: docker build --no-cache .\n"), flag(2));
         assert_eq!(found(Kind::Ci, "- uses: docker/build-push-action@v6\n  with:\n    no-cache: true\n"), flag(3));
-        assert_eq!(found(Kind::Bake, "{\"target\": {\"x\": {\n\"no-cache\": true,\n}}}"), flag(2));
+        let bake = |text| found_in("docker-bake.json", Kind::Bake, text);
+        assert_eq!(bake("{\"target\": {\"x\": {\n\"no-cache\": true,\n}}}"), flag(2));
+        assert_eq!(bake("{\"target\": {\"x\": {\"no-cache\": true, \"tags\": [\"y\"]}}}"), flag(1));
         assert_eq!(found(Kind::Bake, "target \"x\" {\n  no-cache = true\n}\n"), flag(2));
-        assert_eq!(found(Kind::Bake, "{\"target\": {\"x\": {\"no-cache\": true, \"tags\": [\"y\"]}}}"), flag(1));
+        assert_eq!(found(Kind::Bake, "target \"x\" {}\ntarget \"y\" {\n  pull = true // always\n}\n"), flag(3));
         assert_eq!(found(Kind::Script, "docker buildx bake --set '*.no-cache=true' app"), flag(1));
         assert_eq!(found(Kind::Script, "docker build --pull ."), flag(1));
     }
@@ -431,6 +441,11 @@ mod tests {
             (Kind::Script, "# docker build --no-cache ."),
             (Kind::Script, "echo \"use docker build --no-cache\""),
             (Kind::Script, "docker build ${NO_CACHE:+--no-cache} ."),
+            (
+                Kind::Bake,
+                "variable \"x\" {\n  default = \"no-cache = true\"\n}\ntarget \"x\" {\n  no-cache = FRESH\n}\n",
+            ),
+            (Kind::Bake, "target \"x\" {\n  /*\n  no-cache = true\n  */\n}\n"),
             (Kind::Script, "docker run x pip install --no-cache"),
             (Kind::Script, "rebuild() {\n  docker build --no-cache .\n}\n"),
             (Kind::Script, "alias docker-rebuild='docker build --no-cache'"),
@@ -532,6 +547,7 @@ mod tests {
         }
         assert_eq!(found(Kind::Ci, "a:\n\t- b"), [("file-unreadable", 2)]);
         assert_eq!(found(Kind::PackageJson, "{\n\"scripts\""), [("file-unreadable", 2)]);
+        assert_eq!(found(Kind::Bake, "target \"x\" {\n  no-cache =\n}\n"), [("file-unreadable", 2)]);
     }
 
     #[test]
@@ -543,14 +559,16 @@ mod tests {
             "uses: docker/build-push-action@v6\nwith:\n  cache-to: |\n    type=inline\n    type=local,dest=/tmp/bx\n";
         assert_eq!(found(Kind::Ci, action), grows(3));
         for (line, text) in [
-            (1, "cache-to = [\"type=local,dest=./cache\"]"),
+            (1, "target \"x\" { cache-to = [\"type=local,dest=./cache\"] }"),
             (2, "target \"x\" {\n  cache-to = [\n    \"type=local,dest=./cache\",\n  ]\n}\n"),
-            (1, "cache-to = [{ type = \"local\", dest = \"./cache\" }]"),
-            (2, "{\"target\": {\"x\": {\n\"cache-to\": [{\"type\": \"local\", \"dest\": \"./cache\"}]}}}"),
+            (2, "target \"x\" {\n  cache-to = [{ type = \"local\", dest = \"./cache\" }]\n}\n"),
         ] {
             assert_eq!(found(Kind::Bake, text), grows(line), "{text}");
         }
-        assert_eq!(found(Kind::Bake, "cache-to = [{ type = \"local\", dest = \"./cache\", reset = true }]"), []);
+        let json = "{\"target\": {\"x\": {\n\"cache-to\": [{\"type\": \"local\", \"dest\": \"./cache\"}]}}}";
+        assert_eq!(found_in("docker-bake.json", Kind::Bake, json), grows(2));
+        let reset = "target \"x\" {\n  cache-to = [{ type = \"local\", dest = \"./cache\", reset = true }]\n}\n";
+        assert_eq!(found(Kind::Bake, reset), []);
         for text in [
             "cache-to: type=local,dest=/tmp/bx,reset=true",
             "cache-to: type=local,dest=/tmp/.buildx-cache-new",

@@ -1,9 +1,12 @@
-//! YAML and JSON with comments as one tree that knows its lines. Aliases are shared, merge keys are resolved, and no
+//! YAML, JSON with comments and HCL as one tree that knows its lines. Aliases are shared, merge keys are resolved, and no
 //! file can make the tree much larger than itself.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use hcl_edit::expr::{Expression, ObjectKey};
+use hcl_edit::structure::{Body, Structure};
+use hcl_edit::{Span, parser};
 use jsonc_parser::ast;
 use saphyr_parser::{Event, Parser};
 
@@ -272,8 +275,7 @@ pub fn jsonc(text: &str) -> Result<Node, Problem> {
             let why = format!("the JSON cannot be read: {}", error.kind());
             Problem { line: error.line_display() as u32, why }
         })?;
-    let ends: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).collect();
-    let line = |at: usize| ends.partition_point(|end| *end < at) as u32 + 1;
+    let line = lines(text);
     let null = Node { line: 1, value: Value::Null };
     Ok(read.value.map_or(null, |value| of_json(&value, &line)))
 }
@@ -299,6 +301,71 @@ fn of_json(value: &ast::Value<'_>, line: &impl Fn(usize) -> u32) -> Node {
         }
     };
     Node { line: line(value.start()), value: made }
+}
+
+/// Returns what tells the line, counted from 1, of a place in a text.
+fn lines(text: &str) -> impl Fn(usize) -> u32 + use<> {
+    let ends: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).collect();
+    move |at| ends.partition_point(|end| *end < at) as u32 + 1
+}
+
+/// Reads HCL as bake takes it: `target "x" {…}` is the same tree as `{"target": {"x": {…}}}` in JSON, but blocks of one
+/// name are entries of their own. What is to be computed stays as it is written.
+///
+/// # Errors
+/// Says what is wrong in which line.
+pub fn hcl(text: &str) -> Result<Node, Problem> {
+    let text = text.trim_start_matches('\u{feff}');
+    let body = parser::parse_body(text).map_err(|error| Problem {
+        line: error.location().line() as u32,
+        why: format!("the HCL cannot be read: {}", error.message()),
+    })?;
+    let line = lines(text);
+    Ok(Node { line: 1, value: Value::Map(of_body(&body, text, &line)) })
+}
+
+/// Its depth is limited by the parser, to 64.
+fn of_body(body: &Body, text: &str, line: &impl Fn(usize) -> u32) -> Vec<Entry> {
+    let at = |what: &dyn Span| line(what.span().unwrap_or_default().start);
+    let entry = |structure: &Structure| match structure {
+        Structure::Attribute(attribute) => {
+            let node = Arc::new(of_hcl(&attribute.value, text, line));
+            Entry { key: attribute.key.as_str().to_owned(), line: at(&attribute.key), node }
+        }
+        Structure::Block(block) => {
+            let begin = at(&block.ident);
+            let nested = |value, key: &str| {
+                let node = Arc::new(Node { line: begin, value });
+                Value::Map(vec![Entry { key: key.to_owned(), line: begin, node }])
+            };
+            let body = Value::Map(of_body(&block.body, text, line));
+            let value = block.labels.iter().rev().fold(body, |value, label| nested(value, label.as_str()));
+            Entry { key: block.ident.as_str().to_owned(), line: begin, node: Arc::new(Node { line: begin, value }) }
+        }
+    };
+    body.iter().map(entry).collect()
+}
+
+fn of_hcl(expression: &Expression, text: &str, line: &impl Fn(usize) -> u32) -> Node {
+    let written = |what: &dyn Span| text.get(what.span().unwrap_or_default()).unwrap_or_default().to_owned();
+    let value = match expression {
+        Expression::Null(_) => Value::Null,
+        Expression::String(text) => Value::Text(text.to_string()),
+        Expression::StringTemplate(_) => Value::Text(written(expression).trim_matches('"').to_owned()),
+        Expression::Array(array) => {
+            Value::List(array.iter().map(|value| Arc::new(of_hcl(value, text, line))).collect())
+        }
+        Expression::Object(object) => {
+            let entry = |(key, value): (&ObjectKey, &hcl_edit::expr::ObjectValue)| {
+                let node = Arc::new(of_hcl(value.expr(), text, line));
+                let key = written(key).trim_matches('"').to_owned();
+                Entry { key, line: node.line, node }
+            };
+            Value::Map(object.iter().map(entry).collect())
+        }
+        _ => Value::Text(written(expression)),
+    };
+    Node { line: line(expression.span().unwrap_or_default().start), value }
 }
 
 #[cfg(test)]
@@ -330,11 +397,23 @@ mod tests {
     }
 
     #[test]
+    fn hcl_is_the_same_tree_as_json() {
+        let text = "\u{feff}# a\ntarget \"x\" {\n  no-cache = true // b\n  args = { A = \"1\", \"B\" = \"${C}\" }\n  cache-to = [\n    \"type=inline\", join(\",\", D)\n  ]\n}\n";
+        let root = hcl(text).unwrap();
+        let json = r#"{"target": {"x": {"no-cache": true, "args": {"A": "1", "B": "${C}"}, "cache-to": ["type=inline", "join(\",\", D)"]}}}"#;
+        assert!(root.says_same(&jsonc(json).unwrap()), "{root:#?}");
+        let target = root.at(&["target", "x"]).unwrap();
+        assert_eq!(target.entries().iter().map(|entry| entry.line).collect::<Vec<_>>(), [3, 4, 5]);
+        assert_eq!(target.get("cache-to").unwrap().elements()[0].line, 6);
+    }
+
+    #[test]
     fn what_is_wrong_is_told_with_its_line() {
         assert_eq!(yaml("a: 1\nb: [1\nc: 2\n").unwrap_err().line, 3);
         assert_eq!(yaml("a: *nobody").unwrap_err().line, 1);
         assert_eq!(yaml("a: &a [*a]").unwrap_err().line, 1);
         assert_eq!(jsonc("{\n\"a\": 1,\n\"b\" }").unwrap_err().line, 3);
+        assert_eq!(hcl("a = 1\nb = \n").unwrap_err().line, 2);
         for empty in ["", "\n", "# nothing\n", "---\n"] {
             assert_eq!(yaml(empty).unwrap().value, Value::Null, "{empty:?}");
         }
@@ -357,13 +436,14 @@ mod tests {
         for deep in ["[".repeat(1 << 20), "{a: ".repeat(100_000), "- ".repeat(1 << 19), "? ".repeat(1 << 19)] {
             assert!(yaml(&deep).is_err());
             assert!(jsonc(&deep).is_err());
+            assert!(hcl(&format!("a = {deep}")).is_err());
         }
     }
 
     proptest! {
         #[test]
         fn no_text_makes_it_panic(text in "[-a<&*:{}\\[\\], \"'#?!|>/\n\t\u{feff}é]{0,60}") {
-            let _ = (yaml(&text), jsonc(&text));
+            let _ = (yaml(&text), jsonc(&text), hcl(&text));
         }
     }
 }
