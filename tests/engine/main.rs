@@ -9,6 +9,7 @@ mod carry;
 mod carry_across;
 mod carry_debian;
 mod clear;
+mod clear_mounts;
 mod complete;
 mod doctor;
 mod doctor_caches;
