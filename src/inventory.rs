@@ -8,11 +8,11 @@ use std::thread;
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::builders::Builders;
+use crate::answers::Answers;
 use crate::cancel;
 use crate::catalogue::{self, Class, Known, Unit};
 use crate::cli::Selection;
-use crate::docker::{self, BuilderRef, Container, Docker, Info, Overview, Volume, endpoint};
+use crate::docker::{BuilderRef, Container, Docker, Info, Overview, Volume, endpoint};
 use crate::inside::measure::{Measured, Sum, Tree};
 use crate::inside::{Job, Line};
 use crate::model::{self, Bytes, CacheRecord, CacheVolume, Moment, MountName, VolumeUser};
@@ -212,7 +212,7 @@ pub fn collect(
     wanted: Wanted<'_>,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Inventory> {
-    collect_in(docker, settings, wanted, wanted.look(), progress)
+    collect_in(&Answers::new(docker, settings), wanted, wanted.look(), progress)
 }
 
 /// The same as [`collect`], in the places that the caller chose. Layers belong to no language and no tool, so a choice of
@@ -221,8 +221,7 @@ pub fn collect(
 /// # Errors
 /// See there.
 pub fn collect_in(
-    docker: &Docker,
-    settings: &endpoint::Settings,
+    answers: &Answers<'_>,
     wanted: Wanted<'_>,
     look: Look,
     progress: &mut (dyn FnMut(u64, u64) + Send),
@@ -230,9 +229,9 @@ pub fn collect_in(
     let names = names(wanted.selection)?;
     let mut inventory = thread::scope(|scope| -> Result<Inventory> {
         let built = look.mounts || look.layers;
-        let built = built.then(|| scope.spawn(|| of_builders(docker, settings, wanted, look, &names)));
+        let built = built.then(|| scope.spawn(|| of_builders(answers, wanted, look, &names)));
         let mut inventory = match look.volumes {
-            true => of_volumes(docker, wanted, look, progress)?,
+            true => of_volumes(answers.docker, answers.overview()?, wanted, look, progress)?,
             false => Inventory::default(),
         };
         if let Some(built) = built {
@@ -300,25 +299,19 @@ fn join(names: impl Iterator<Item = &'static str>) -> String {
 }
 
 /// Finds layers and mounts of the selected builders.
-fn of_builders(
-    docker: &Docker,
-    settings: &endpoint::Settings,
-    wanted: Wanted<'_>,
-    look: Look,
-    names: &Names,
-) -> Result<Inventory> {
+fn of_builders(answers: &Answers<'_>, wanted: Wanted<'_>, look: Look, names: &Names) -> Result<Inventory> {
     let Selection { builder, all_builders, mount, .. } = wanted.selection;
     // Most often docker's own builder is the one in use: it is asked while `docker buildx ls` runs.
     let (builders, early) = thread::scope(|scope| {
-        let early = scope.spawn(|| docker::at_rest(docker.build_cache()?, Moment::now(), || docker.build_cache()));
-        let builders = Builders::ask(docker, settings);
+        let early = scope.spawn(|| answers.build_cache());
+        let builders = answers.builders();
         (builders, parallel::join(early))
     });
     let builders = builders?;
     let mut early = Some(early);
     let selected = builders.selected(builder.as_deref(), *all_builders)?;
     let references: Vec<BuilderRef> = selected.iter().map(|builder| builders.reference(builder)).collect();
-    let own = |reference: &BuilderRef| reference.is_of_context(&docker.endpoint.context);
+    let own = |reference: &BuilderRef| reference.is_of_context(&answers.docker.endpoint.context);
     let found = parallel::each(&references, |reference| (!own(reference)).then(|| reference.records_at_rest()));
     let mut inventory = Inventory::default();
     let mut there: HashSet<String> = HashSet::new();
@@ -606,12 +599,13 @@ fn is_at(row: &Cache, named: &[String]) -> bool {
 /// See [`collect`].
 pub fn of_volumes(
     docker: &Docker,
+    overview: &Overview,
     wanted: Wanted<'_>,
     look: Look,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Inventory> {
-    let Overview { info, containers, volumes } = docker.overview()?;
-    let found = cache_volumes(&volumes, &containers, &wanted.selection.volume)?;
+    let Overview { info, containers, volumes } = overview;
+    let found = cache_volumes(volumes, containers, &wanted.selection.volume)?;
     let found = found.into_iter().filter_map(|cache| {
         let volume = volumes.iter().find(|volume| volume.name == cache.name)?.clone();
         let known = catalogue::known_below(&cache.mounted_at);
@@ -629,7 +623,7 @@ pub fn of_volumes(
         }
     }
     let named = !wanted.selection.volume.is_empty();
-    let mut inventory = measure_volumes(docker, info, found, named, look, progress)?;
+    let mut inventory = measure_volumes(docker, info.clone(), found, named, look, progress)?;
     inventory.caches.retain(|cache| is_at(cache, wanted.paths));
     Ok(inventory)
 }

@@ -5,6 +5,7 @@
 //! and [`place`] touch the world; [`budget`], [`catalogue`], [`explain`], [`model`] and [`plan`] are pure; [`report`] prints.
 //! [`inside`] is what the same binary does within an engine. [`cancel`] is how all of it stops.
 
+pub mod answers;
 pub mod budget;
 pub mod buildcontext;
 pub mod builders;

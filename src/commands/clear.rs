@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use serde::Serialize;
 
 use super::Context;
+use crate::answers::Answers;
 use crate::cli::{CacheKind, Clear, Format};
 use crate::docker::{Docker, Overview, Volume, quote};
 use crate::exit::USAGE;
@@ -62,7 +63,7 @@ pub fn run(context: Context, options: &Clear) -> Result<u8> {
     let now = Moment::now();
     let wanted = Wanted { selection: &options.selection, paths: &options.path, exact: false };
     let mut progress = Progress::new("Measuring", options.output.telling());
-    let found = inventory::collect_in(&docker, &settings, wanted, look(options), &mut |files, bytes| {
+    let found = inventory::collect_in(&Answers::new(&docker, &settings), wanted, look(options), &mut |files, bytes| {
         progress.update(files, bytes);
     });
     drop(progress);

@@ -237,9 +237,10 @@ fn plan_volumes(
 ) -> Result<()> {
     let selection = &options.selection;
     let names = inventory::names(selection)?;
+    let overview = docker.overview()?;
     let mut look = |glance| {
         let wanted = Wanted { selection, paths: &[], exact: false };
-        inventory::of_volumes(docker, wanted, inventory::Look { glance, ..Default::default() }, progress)
+        inventory::of_volumes(docker, &overview, wanted, inventory::Look { glance, ..Default::default() }, progress)
     };
     let mut planned = Plan::default();
     if !former.is_empty() {

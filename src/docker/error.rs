@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// A docker call that gave no usable answer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct DockerError {
     /// The command as a user would type it: `docker buildx ls`.
     pub call: String,
@@ -12,7 +12,7 @@ pub struct DockerError {
 }
 
 /// Why a docker call gave no usable answer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Cause {
     /// There is no docker command.
     NoDocker,

@@ -505,3 +505,18 @@ for_each_engine!(caches_that_an_image_carries_are_told_in_bytes, [all], |engine|
     assert_eq!(engine.docker(&["volume", "ls", "--quiet"]).stdout, "");
     assert_eq!(images(), before);
 });
+
+for_each_engine!(builders_are_asked_for_once, [v26, v28_containerd], |engine| {
+    let project = engine.context("RUN --mount=type=cache,target=/root/.cache/pip echo x > /root/.cache/pip/x");
+    engine.volume("project-cache", &[("pip/x", "x")]);
+    let (asked, docker) = (project.path().join("asked"), engine.docker_program());
+    let script = format!("echo \"$*\" >> {}\nexec {} \"$@\"", asked.display(), docker.display());
+    let fake = fake_docker(&project.path().join("fake"), &script);
+    engine.cache(&["--help"]);
+    let mut doctor = engine.command(engine.config().join("cli-plugins/docker-cache"));
+    doctor.env("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND", fake).args(["cache", "doctor", "--format", "json"]);
+    let answer = Answer::of(doctor.arg(project.path()));
+    assert_eq!(answer.status("cache-over-budget"), "ok", "{}", answer.run);
+    let asked = std::fs::read_to_string(asked).unwrap();
+    assert_eq!(asked.lines().filter(|line| line.contains("buildx ls")).count(), 1, "{asked}");
+});

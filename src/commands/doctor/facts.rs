@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::super::Context;
 use super::{containers, exports, secrets};
+use crate::answers::Answers;
 use crate::budget::Budget;
 use crate::builders::Builders;
 use crate::checks::caches::{Held, Image, OwnedVolume, Records, Writer};
@@ -47,8 +48,9 @@ fn ask(context: &Context, checks: &[&Check], options: &Doctor, mut project: Fact
     let written = project.as_ref().ok().filter(|_| wants(MOUNT_OWNER)).map(mounts::written).unwrap_or_default();
     // A build of its own for what is only a note: where it was asked for.
     let wants_versions_of_mounts = options.check.iter().any(|name| name == versions::STALE_VERSIONS);
+    let answers = Answers::new(docker, &context.settings);
     let (engine, caches, live) = thread::scope(|scope| {
-        let held = wants(caches::OVER_BUDGET).then(|| scope.spawn(|| held(docker, context, options, locks)));
+        let held = wants(caches::OVER_BUDGET).then(|| scope.spawn(|| held(&answers, options, locks)));
         let image = options.image.as_deref().filter(|_| wants(CACHE_IN_IMAGE));
         let image = image.map(|image| scope.spawn(|| image_of(docker, image, options)));
         // The advice counts for older docker commands only.
@@ -60,25 +62,23 @@ fn ask(context: &Context, checks: &[&Check], options: &Doctor, mut project: Fact
             };
             (fact(version), fact(advice))
         });
-        let builders = scope.spawn(|| Builders::ask(docker, &context.settings));
-        let overview = docker.overview();
-        let of_overview = |known: fn(&Overview) -> Vec<String>| match &overview {
-            Ok(overview) => Ok(known(overview)),
-            Err(error) => Err(NotRun::Failed(error.to_string())),
-        };
+        let builders = scope.spawn(|| answers.builders());
+        let overview = answers.overview();
+        let of_overview = |known: fn(&Overview) -> Vec<String>| fact(overview.clone().map(known));
         // Engines before 24 do not tell the ids of mounts, and before 23 measure all volumes to tell records.
         let tells = overview.as_ref().is_ok_and(|overview| engine::major(&overview.info.server_version) >= 24);
         let in_mounts = tells && options.check.iter().any(|name| name == SECRET_IN_CACHE);
         let wants_records = tells && [DEAD_CACHE_MOUNT, MOUNT_OWNER].into_iter().any(wants)
             || in_mounts
             || tells && wants_versions_of_mounts;
+        let answers = &answers;
         let builders = scope.spawn(move || {
             // Most often docker's own builder is the one in use: it is asked while `docker buildx ls` runs.
-            let own = wants_records.then(|| docker.build_cache());
+            let own = wants_records.then(|| answers.build_cache());
             let builders = builders.join().unwrap_or_else(|_| Err(crashed()));
             let found = own.zip(builders.as_ref().ok()).and_then(|(own, builders)| records(docker, builders, own));
-            let asked = found.as_ref().filter(|_| in_mounts);
-            let secrets = asked.and_then(|(records, reference)| {
+            let looked_into = found.as_ref().filter(|_| in_mounts);
+            let secrets = looked_into.and_then(|(records, reference)| {
                 records.as_ref().ok().map(|found| secrets::in_mounts(reference, &found.records))
             });
             (builders, found, secrets)
@@ -142,10 +142,10 @@ fn ask(context: &Context, checks: &[&Check], options: &Doctor, mut project: Fact
             client_version,
             advised_builder,
             builders: fact(builders).map(|builders| {
-                builders.no_buildx.is_none().then_some(engine::Builders {
-                    list: builders.list,
-                    of_docker_build: builders.of_docker_build,
-                    of_buildx: builders.of_buildx,
+                builders.no_buildx.is_none().then(|| engine::Builders {
+                    list: builders.list.clone(),
+                    of_docker_build: builders.of_docker_build.clone(),
+                    of_buildx: builders.of_buildx.clone(),
                 })
             }),
             volumes: of_overview(|overview| overview.volumes.iter().map(|volume| volume.name.clone()).collect()),
@@ -156,7 +156,9 @@ fn ask(context: &Context, checks: &[&Check], options: &Doctor, mut project: Fact
             },
             daemon_json: overview.as_ref().ok().and_then(|overview| daemon_json(docker, &overview.info)),
             engine: match overview {
-                Ok(Overview { info, .. }) => Ok(Engine { version: info.server_version, os_type: info.os_type }),
+                Ok(Overview { info, .. }) => {
+                    Ok(Engine { version: info.server_version.clone(), os_type: info.os_type.clone() })
+                }
                 Err(error) => Err(no_engine(&error)),
             },
         };
@@ -196,7 +198,7 @@ fn records(
 }
 
 /// Measures what counts against the budget: that of the user, else that of the project.
-fn held(docker: &Docker, context: &Context, options: &Doctor, locks: Option<usize>) -> Fact<Held> {
+fn held(answers: &Answers<'_>, options: &Doctor, locks: Option<usize>) -> Fact<Held> {
     let (budget, locks) = match (options.budget, locks) {
         (Some(budget), _) => (budget, None),
         (None, Some(locks)) => (Budget::of_project(locks), Some(locks)),
@@ -216,7 +218,7 @@ fn held(docker: &Docker, context: &Context, options: &Doctor, locks: Option<usiz
     let builder = std::env::var("BUILDX_BUILDER").ok().filter(|name| !name.is_empty());
     let selection = Selection { volume: volumes.clone(), builder, ..Selection::default() };
     let wanted = Wanted { selection: &selection, paths: &[], exact: false };
-    let found = inventory::collect_in(docker, &context.settings, wanted, look, &mut |_, _| ());
+    let found = inventory::collect_in(answers, wanted, look, &mut |_, _| ());
     let caches = found.map_err(|error| NotRun::Failed(format!("{error:#}")))?.caches;
     Ok(Held { caches, budget, locks, volumes })
 }
@@ -241,7 +243,7 @@ fn fact<T>(answer: Result<T, DockerError>) -> Fact<T> {
 }
 
 /// Returns what a look into volumes came to, if there was one.
-fn looked<T>(answer: Option<thread::Result<anyhow::Result<T>>>, overview: &Result<Overview, DockerError>) -> Fact<T> {
+fn looked<T>(answer: Option<thread::Result<anyhow::Result<T>>>, overview: &Result<&Overview, DockerError>) -> Fact<T> {
     match (answer, overview) {
         (Some(answer), _) => {
             answer.unwrap_or_else(|_| Err(crashed().into())).map_err(|error| NotRun::Failed(format!("{error:#}")))
