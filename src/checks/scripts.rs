@@ -1,12 +1,12 @@
 //! Doctor's rules for what starts builds: scripts, CI workflows, Makefiles, settings and bake files. Pure; a file with
 //! errors is read as far as it goes.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::steps::calls;
 use super::{Finding, Severity};
 use crate::dockerfile::Text;
-use crate::dockerfile::shell::{self, Command, assignment};
+use crate::dockerfile::shell::{self, Command, Word, assignment};
 use crate::project::tree::{self, Node};
 use crate::project::{File, Kind, recipes};
 
@@ -265,7 +265,10 @@ fn of_script(file: &File, script: &Script, found: &mut Vec<Finding>) {
         false => script.line,
     };
     let functions = if file.kind == Kind::Script { functions(&script.text) } else { BTreeMap::new() };
-    for command in commands(&script.text) {
+    let commands = commands(&script.text);
+    let variables = variables(&commands);
+    for mut command in commands {
+        fill_in(&mut command, &variables);
         let number = line(&command);
         let function = functions.range(..=number).next_back().map_or("", |(_, name)| name);
         let on_purpose = |word: &&str| script.name.contains(word) || function.contains(word);
@@ -320,6 +323,37 @@ fn commands(script: &str) -> Vec<Command> {
         all.push(command);
     }
     all
+}
+
+/// Returns the variables that a script sets once, to a few plain words, and not in a branch or a loop.
+fn variables(commands: &[Command]) -> HashMap<String, Vec<String>> {
+    let mut values: HashMap<String, Option<&str>> = HashMap::new();
+    for command in commands {
+        // `export`, `local`, `read` and their like name it among their arguments, whatever they do.
+        let named = command.args().map(|arg| (arg.split('=').next().unwrap_or_default(), None));
+        let set = command.env.iter().filter(|_| command.words.is_empty());
+        let set = set.map(|(name, value)| (name.as_str(), Some(value.as_str()).filter(|_| !command.nested)));
+        for (name, value) in named.chain(set) {
+            values.entry(name.trim_end_matches('+').to_owned()).and_modify(|known| *known = None).or_insert(value);
+        }
+    }
+    let plain = values.into_iter().filter_map(|(name, value)| {
+        let value = value.filter(|value| value.len() < 200 && !value.contains(['$', '`']))?;
+        Some((name, value.split_whitespace().map(str::to_owned).collect()))
+    });
+    plain.collect()
+}
+
+/// Puts the words of variables in the place of `$NAME` and `${NAME}`.
+fn fill_in(command: &mut Command, variables: &HashMap<String, Vec<String>>) {
+    let filled = command.words.drain(..).flat_map(|word| {
+        let name = word.text.strip_prefix('$').map(|name| name.trim_start_matches('{').trim_end_matches('}'));
+        match name.and_then(|name| variables.get(name)) {
+            Some(words) => words.iter().map(|text| Word { text: text.clone(), span: word.span.clone() }).collect(),
+            None => vec![word],
+        }
+    });
+    command.words = filled.collect();
 }
 
 /// Tells whether a command builds: `docker build`, `docker buildx build`, `docker compose build` and their like.
@@ -433,6 +467,7 @@ mod tests {
         assert_eq!(found(Kind::Bake, "target \"x\" {}\ntarget \"y\" {\n  pull = true // always\n}\n"), flag(3));
         assert_eq!(found(Kind::Script, "docker buildx bake --set '*.no-cache=true' app"), flag(1));
         assert_eq!(found(Kind::Script, "docker build --pull ."), flag(1));
+        assert_eq!(found(Kind::Script, "FLAGS='--no-cache -q'\nDOCKER=docker\n$DOCKER build ${FLAGS} ."), flag(3));
     }
 
     #[test]
@@ -445,6 +480,10 @@ mod tests {
                 Kind::Bake,
                 "variable \"x\" {\n  default = \"no-cache = true\"\n}\ntarget \"x\" {\n  no-cache = FRESH\n}\n",
             ),
+            (Kind::Script, "F=\"\"\nif [ -n \"$FRESH\" ]; then F=--no-cache; fi\ndocker build $F ."),
+            (Kind::Script, "F=--no-cache\nexport F=\ndocker build $F ."),
+            (Kind::Script, "F=--no-cache\nread F\ndocker build $F ."),
+            (Kind::Script, "F=${X:---no-cache}\ndocker build $F ."),
             (Kind::Bake, "target \"x\" {\n  /*\n  no-cache = true\n  */\n}\n"),
             (Kind::Script, "docker run x pip install --no-cache"),
             (Kind::Script, "rebuild() {\n  docker build --no-cache .\n}\n"),
