@@ -3,19 +3,42 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::debian::Tool;
+use crate::support::debian::{self, Tool};
 use crate::support::process::Run;
 use crate::support::{Engine, Generation};
 
-/// Those with small images.
-const TOOLS: [Tool; 2] = [Tool::Pip, Tool::Npm];
+const TOOLS: [Tool; 4] = [Tool::Apt, Tool::Pip, Tool::Npm, Tool::Cargo];
+
+/// Returns the image of a tool. That of cargo is large, for the sake of a compiler: see [`debian::cargo_alone`].
+fn image(tool: Tool, engine: &Engine) -> String {
+    if tool == Tool::Cargo { Tool::Apt.image(engine) } else { tool.image(engine) }
+}
+
+/// What puts cargo into its image. Without a compiler it wants to know of one all the same; it unpacks crates by itself.
+const CARGO: &str = r#"COPY cargo /
+RUN printf '#!/bin/sh\necho "rustc 1.85.0\nhost: x86_64-unknown-linux-gnu\nrelease: 1.85.0"\n' > /usr/bin/rustc && chmod 755 /usr/bin/rustc
+"#;
 
 /// Returns how a tool installs from the network, and from its cache alone. The registry of npm has this port of the machine.
 fn scripts(tool: Tool, port: u16) -> (String, String) {
     match tool {
+        Tool::Apt => {
+            let keep = "rm -f /etc/apt/apt.conf.d/docker-clean";
+            let install = "apt-get install --yes --no-install-recommends tree";
+            (format!("{keep} && apt-get update && {install}"), format!("{keep} && {install} && tree --version"))
+        }
+        Tool::Cargo => {
+            let new = "rm -rf /tmp/user && cargo init --vcs none --lib /tmp/user && cd /tmp/user";
+            let has = "test -f vendor/itoa/src/lib.rs";
+            (
+                format!("{new} && cargo add itoa@1 && cargo vendor && {has}"),
+                format!("{new} && cargo add --offline itoa@1 && cargo vendor --offline && {has}"),
+            )
+        }
         Tool::Pip => {
             // pip looks for a wheel that it built by the address of its source, and asks no index then.
             let find = "pip install --dry-run --break-system-packages --no-deps --no-binary six --report /tmp/report six==1.16.0";
@@ -60,10 +83,11 @@ fn dockerfile(engine: &Engine, port: u16) -> String {
     let stage = |tool: Tool| {
         let ((fill, offline), mounts) = (scripts(tool, port), mounts(tool, str::to_string));
         format!(
-            "FROM {} AS {name}\nRUN echo first > /first\nARG BUST=none\n\
+            "FROM {} AS {name}\n{}RUN echo first > /first\nARG BUST=none\n\
              RUN {mounts}if [ $BUST = none ] && ({fill}); then true; else {offline} && echo {name} from the mount; fi\n\
              RUN echo {name} > /done-{name}\n",
-            tool.image(engine),
+            image(tool, engine),
+            if tool == Tool::Cargo { CARGO } else { "" },
             name = tool.name(),
         )
     };
@@ -126,9 +150,10 @@ fn carries(from: Generation, to: Generation, port: u16) {
     let engine = with_buildx(Engine::online(from));
     let context = tempfile::tempdir_in(engine.folder()).unwrap();
     fs::write(context.path().join("Dockerfile"), dockerfile(&engine, port)).unwrap();
+    Run::of(Command::new("cp").arg("--recursive").arg(debian::cargo_alone()).arg(context.path().join("cargo"))).ok();
     let directory = text(context.path());
     let mut further = vec!["--".to_string(), "--network=host".into()];
-    further.extend(crate::support::debian::proxies().map(|proxy| format!("--build-arg={proxy}")));
+    further.extend(debian::proxies().map(|proxy| format!("--build-arg={proxy}")));
     let build = |engine: &Engine, words: &[String]| {
         let mut build = engine.command(engine.docker_program());
         build.env("DOCKER_BUILDKIT", "1").args(["build", "--progress=plain"]).args(words).arg(&directory);
@@ -148,7 +173,7 @@ fn carries(from: Generation, to: Generation, port: u16) {
     {
         assert!(before.contains(&format!("/listed{target}/")), "{target}: {before}");
     }
-    let images: Vec<String> = TOOLS.iter().map(|tool| tool.image(&engine)).collect();
+    let images: Vec<String> = TOOLS.iter().map(|tool| image(*tool, &engine)).collect();
     let images: Vec<&str> = images.iter().map(String::as_str).collect();
     let archive = text(&engine.folder().join("images.tar"));
     engine.docker(&[&["save", "--output", &archive], &images[..]].concat());
@@ -156,7 +181,13 @@ fn carries(from: Generation, to: Generation, port: u16) {
     let other = with_buildx(Engine::start(to));
     other.docker(&["load", "--input", &archive]);
     other.cache(&["import", "--src", &bundle]).ok();
-    assert_eq!(before, listing(&other));
+    // What apt knows of the installed system is state, which is not carried.
+    let state = |line: &&str| line.starts_with("/listed/var/lib/apt/extended_states ");
+    assert_eq!(before.lines().filter(state).count(), 1);
+    let after = listing(&other);
+    let lost: Vec<&str> = before.lines().filter(|line| !state(line) && !after.contains(line)).collect();
+    let new: Vec<&str> = after.lines().filter(|line| !before.contains(line) || state(line)).collect();
+    assert_eq!((lost, new), (Vec::new(), Vec::new()));
     if from.containerd_store() && to.has_buildx() {
         // Steps that run use the mounts.
         let run = cache(&other, &["import", "--format=json", "--src", &bundle, &directory]).ok();

@@ -169,6 +169,38 @@ impl Tool {
     }
 }
 
+/// Returns a folder with cargo and its libraries, to be copied over the image of apt: a tenth of the image of cargo, which has
+/// a compiler and a linker.
+pub fn cargo_alone() -> PathBuf {
+    parts::once(&format!("debian-cargo-alone-{RECIPE}"), |target| {
+        let libraries = [
+            "brotlicommon",
+            "brotlidec",
+            "curl",
+            "gssapi_krb5",
+            "http_parser",
+            "k5crypto",
+            "keyutils",
+            "krb5",
+            "krb5support",
+            "lber-2.5",
+            "ldap-2.5",
+            "nghttp2",
+            "pcre",
+            "psl",
+            "rtmp",
+            "sasl2",
+            "sqlite3",
+            "ssh2",
+        ];
+        let libraries = libraries.map(|name| format!("./usr/lib/x86_64-linux-gnu/lib{name}.so*"));
+        fs::create_dir_all(target).unwrap();
+        let mut unpack = Command::new("tar");
+        unpack.arg("--extract").arg("--file").arg(Tool::Cargo.archive()).arg("--directory").arg(target);
+        Run::of(unpack.args(["--wildcards", "./usr/bin/cargo"]).args(libraries)).ok();
+    })
+}
+
 /// Makes a minimal Debian that reaches the package registries the way this machine does.
 fn bootstrap(target: &Path) {
     let bookworm = Suite::Bookworm.root();
