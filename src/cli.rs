@@ -384,7 +384,7 @@ pub struct Export {
     /// Directory of the bundle, or type=registry,ref=HOST/NAME:TAG[,registry.insecure=true]; only what changed is written
     #[arg(long, value_name = "DEST", required_unless_present = "to_builder")]
     pub dest: Option<Location>,
-    /// Copy cache mounts to this builder instead, straight from the other one, without a bundle
+    /// Copy cache mounts to this builder instead, straight from the other one, without a bundle; layers stay
     #[arg(long, value_name = "NAME", conflicts_with_all = ["dest", "volume", "all_builders"])]
     pub to_builder: Option<String>,
     #[command(flatten)]

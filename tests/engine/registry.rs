@@ -348,6 +348,8 @@ fn mounts_go_from_builder_to_builder_without_a_bundle() {
         filled.lines().find_map(|line| line.strip_suffix("  -")).and_then(|line| line.rsplit(' ').next()).unwrap();
     let count = engine.records().len();
     let copied = json(engine.cache(&["export", "--to-builder", "far", "--format", "json"]));
+    let left_out = copied["left_out"].as_array().unwrap();
+    assert!(left_out.len() == 1 && left_out[0].to_string().contains("layers: BuildKit hands them"), "{copied}");
     assert_eq!((copied["entries"].as_array().unwrap().len(), &copied["bytes_written"]), (2, &Value::from(3_000_006)));
     assert_eq!(engine.records().len(), count, "{:?}", engine.records());
     assert!(other.records().iter().all(|record| record["Type"] == "exec.cachemount"), "{:?}", other.records());
@@ -356,6 +358,11 @@ fn mounts_go_from_builder_to_builder_without_a_bundle() {
         echo found $(cat /p/w) $(stat -c %u:%g:%Y /p/w) $(md5sum < /root/.npm/large)";
     let run = other.build(read, &[]);
     assert!(run.stderr.contains(&format!("found wheel 1000:1001:86400 {sum}")), "{run}");
+    // Who names mounts means no layers, and who names a directory does.
+    let run = engine.cache(&["export", "--to-builder", "far", "--mount", "pip"]).ok();
+    assert!(!run.stderr.contains("layers"), "{run}");
+    let run = engine.cache(&["export", "--to-builder", "far", "."]);
+    assert!(run.code == 1 && run.stderr.contains("layers: BuildKit hands them"), "{run}");
     let run = engine.cache(&["export", "--to-builder", "default"]);
     assert!(run.code == 1 && run.stderr.contains("is where the mounts are"), "{run}");
 }

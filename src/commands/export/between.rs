@@ -3,17 +3,18 @@
 use anyhow::{Context as _, Result, bail};
 
 use super::super::bundles::Carrying;
-use super::{Answer, AnswerEntry, From, Item, Plan, SECRETS, plan_mounts, show};
+use super::{Answer, AnswerEntry, From, Item, Plan, SECRETS, plan_mounts, show, wants};
 use crate::builders::Builders;
 use crate::cli::Export;
+use crate::docker::quote;
+use crate::exit;
 use crate::inside::pack;
 use crate::inside::unpack::Target;
 use crate::inventory::Kind;
 use crate::place::between;
-use crate::report;
 
-/// Copies cache mounts. Layers have no way from builder to builder but a registry or a directory, and volumes belong to
-/// none.
+/// Copies cache mounts. Layers have no way from builder to builder but a registry or a directory, which is said, and volumes
+/// belong to none.
 pub fn to_builder(builders: &Builders, options: &Export) -> Result<u8> {
     let name = options.to_builder.as_deref().unwrap_or_default();
     let to = builders.selected(Some(name), false)?.into_iter().next().context("there is no builder")?;
@@ -23,8 +24,14 @@ pub fn to_builder(builders: &Builders, options: &Export) -> Result<u8> {
     if plan.builders.iter().all(|from| from.name == to.name) {
         bail!("{name} is where the mounts are\nhint: name the builder to copy from by `--builder`");
     }
-    if options.build.directory.is_some() {
-        report::note("layers go to another builder by way of a registry or a directory: `--dest`");
+    let from = plan.builders.iter().find(|from| from.name != to.name).map(|from| quote(&from.name));
+    if let Some(from) = from.filter(|_| wants(&options.selection, Kind::Layer)) {
+        plan.left_out.push(format!(
+            "layers: BuildKit hands them to registries and directories alone, so they stay\n\
+             hint: `docker cache export --builder {from} --dest DIR CONTEXT`, then \
+             `docker cache import --builder {} --src DIR CONTEXT`",
+            quote(name)
+        ));
     }
     let mut answer = Answer { version: 1, left_out: std::mem::take(&mut plan.left_out), ..Answer::default() };
     // Packed here and unpacked there.
@@ -77,5 +84,6 @@ pub fn to_builder(builders: &Builders, options: &Export) -> Result<u8> {
     }
     drop(progress);
     show(&answer, options.output.format, options.output.quiet)?;
-    Ok(0)
+    // Who names a directory means layers.
+    Ok(if options.build.directory.is_some() { exit::FAILED } else { 0 })
 }
