@@ -163,6 +163,9 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
+/// Why the BuildKit inside an engine exports no layers.
+pub const GRAPH_DRIVER: &str = "its engine uses a graph driver, not the containerd image store";
+
 impl Builder {
     /// Returns the state of the builder as one word: that of its nodes if they agree.
     pub fn status(&self) -> &str {
@@ -182,14 +185,15 @@ impl Builder {
     }
 
     /// Returns what keeps this builder from exporting its layer cache, if anything does.
-    /// The driver docker needs the containerd image store, which shows as the label of a snapshotter.
+    /// The BuildKit inside an engine needs the containerd image store, which shows as the label of a snapshotter. Another
+    /// driver may lead to one too; Engines 26.1 and 28.5 then have a label of their own, and 20.10 has none at all.
     pub fn cannot_export(&self) -> Option<&'static str> {
         const SNAPSHOTTER: &str = "org.mobyproject.buildkit.worker.snapshotter";
-        if self.driver == "docker" && !self.nodes.iter().all(|node| node.labels.contains_key(SNAPSHOTTER)) {
-            Some("the engine uses a graph driver, not the containerd image store")
-        } else {
-            None
-        }
+        const ENGINE: &str = "org.mobyproject.buildkit.worker.moby.";
+        let is_engine =
+            |node: &Node| self.driver == "docker" || node.labels.keys().any(|label| label.starts_with(ENGINE));
+        let cannot = self.nodes.iter().any(|node| is_engine(node) && !node.labels.contains_key(SNAPSHOTTER));
+        cannot.then_some(GRAPH_DRIVER)
     }
 }
 

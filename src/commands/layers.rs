@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use serde::Serialize;
 
 use super::export::{Answer, AnswerEntry};
@@ -13,9 +13,10 @@ use crate::bundle::remote::Remote;
 use crate::bundle::{Descriptor, Layout, Writer};
 use crate::cancel;
 use crate::cli::{Build, Export, Import};
-use crate::docker::{BuilderRef, parse, quote};
+use crate::docker::{BuilderRef, Cause, DockerError, parse, quote};
 use crate::inside::pack::digest;
 use crate::inventory::Kind;
+use crate::model::{Builder, GRAPH_DRIVER};
 use crate::report;
 
 /// What becomes of layers in an export.
@@ -33,6 +34,8 @@ pub struct LayersExport {
     /// The entry's name: one of each context, Dockerfile, target and platform.
     pub name: String,
     args: Vec<OsString>,
+    /// What can be done should the builder turn out unable.
+    choices: String,
 }
 
 /// Returns the directory of the build, and why there is nothing to build, if so.
@@ -98,30 +101,24 @@ pub fn plan_export(builders: &Builders, options: &Export) -> Result<Layers> {
     }
     let name = options.selection.builder.as_deref().unwrap_or(&builders.of_docker_build);
     let chosen = builders.selected(Some(name), false)?.into_iter().next().context("there is no builder")?;
-    let mut able: Vec<_> =
-        builders.list.iter().filter(|builder| builder.cannot_export().is_none() && builder.is_running()).collect();
+    let mut able: Vec<_> = builders
+        .list
+        .iter()
+        .filter(|builder| builder.cannot_export().is_none() && builder.is_running() && builder.name != chosen.name)
+        .collect();
     // The one that is in use has most of what is to be built.
     able.sort_by_key(|builder| builder.name != builders.of_buildx);
-    let builder = match (chosen.cannot_export(), able.first()) {
+    let able = able.first();
+    let builder = match (chosen.cannot_export(), able) {
         (None, _) => chosen,
         (Some(why), Some(able)) if options.switch => {
             report::note(&format!("layers: builder {} exports them, since {name} cannot: {why}", able.name));
             able
         }
         (Some(why), able) => {
-            let switch = match able {
-                Some(able) => format!(
-                    "`--builder {}` or `--switch`, which builds again what that builder does not have",
-                    quote(&able.name)
-                ),
-                None => "`docker buildx create --driver docker-container --use`, which builds all again, and needs an \
-                         image from a registry"
-                    .into(),
-            };
             return Ok(Layers::Without(format!(
-                "layers: builder {name} cannot export them: {why}\nhint: {switch}; or, from Engine 24 on, \
-                 `{{\"features\": {{\"containerd-snapshotter\": true}}}}` in /etc/docker/daemon.json, after which images \
-                 are pulled and built again"
+                "layers: {}",
+                cannot(name, why, &choices(able.copied(), " or `--switch`"))
             )));
         }
     };
@@ -134,8 +131,36 @@ pub fn plan_export(builders: &Builders, options: &Export) -> Result<Layers> {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
     let name = words.into_iter().flatten().collect::<Vec<_>>().join("-").chars().map(plain).collect::<String>();
     let name = format!("layers-{}", name.split('-').filter(|word| !word.is_empty()).collect::<Vec<_>>().join("-"));
-    let export = LayersExport { builder: builders.reference(builder), name, args: args(&options.build, &directory) };
-    Ok(Layers::Of(Box::new(export)))
+    Ok(Layers::Of(Box::new(LayersExport {
+        builder: builders.reference(builder),
+        name,
+        args: args(&options.build, &directory),
+        choices: choices(able.copied(), ""),
+    })))
+}
+
+/// Says why a builder exports no layers, and what can be done.
+fn cannot(name: &str, why: &str, choices: &str) -> String {
+    format!("builder {name} cannot export them: {why}\nhint: {choices}")
+}
+
+/// Returns what can be done about a builder that exports no layers, with what each costs; `able` is one that does, and
+/// `switch` the other way to say so.
+fn choices(able: Option<&Builder>, switch: &str) -> String {
+    let another = match able {
+        Some(able) => {
+            format!("`--builder {}`{switch}, which builds again what that builder does not have", quote(&able.name))
+        }
+        None => {
+            "`docker buildx create --driver docker-container --use`, which builds all again, and needs an image from \
+                 a registry"
+                .into()
+        }
+    };
+    format!(
+        "{another}; or, from Engine 24 on, `{{\"features\": {{\"containerd-snapshotter\": true}}}}` in the engine's \
+         /etc/docker/daemon.json, after which images are pulled and built again"
+    )
 }
 
 impl LayersExport {
@@ -146,7 +171,7 @@ impl LayersExport {
     /// When the build fails, or its cache does not arrive whole.
     pub fn run(&self, writer: &mut Writer) -> Result<AnswerEntry> {
         let stage = writer.stage_layers()?;
-        self.builder.export_layers(&stage.dir, &self.args)?;
+        self.builder.export_layers(&stage.dir, &self.args).map_err(|error| self.explained(error))?;
         let (descriptor, bytes) = writer.take_layers(&stage, &[&self.name, "latest"])?;
         Ok(self.entry(descriptor, bytes))
     }
@@ -157,10 +182,21 @@ impl LayersExport {
     /// When the build fails, or its cache does not arrive.
     pub fn push(&self, remote: &mut Remote, writer: &mut Writer) -> Result<AnswerEntry> {
         let reference = remote.beside(&self.name);
-        let pushed = self.builder.push_layers(&reference.to_string(), reference.insecure, &self.args)?;
+        let pushed = self.builder.push_layers(&reference.to_string(), reference.insecure, &self.args);
+        let pushed = pushed.map_err(|error| self.explained(error))?;
         let (descriptor, bytes) =
             remote.take_layers(writer, &self.name, pushed.as_deref().unwrap_or(&reference.tag))?;
         Ok(self.entry(descriptor, bytes))
+    }
+
+    /// Turns what the BuildKit inside an engine says of an exporter that it does not have into why, and what can be done.
+    fn explained(&self, error: DockerError) -> anyhow::Error {
+        match &error.cause {
+            Cause::Refused(why) if why.contains("unknown cache exporter") => {
+                anyhow!(cannot(&self.builder.name, GRAPH_DRIVER, &self.choices))
+            }
+            _ => error.into(),
+        }
     }
 
     fn entry(&self, descriptor: Descriptor, bytes: u64) -> AnswerEntry {

@@ -307,16 +307,40 @@ for_each_engine!(plain_buildx_reads_the_layers_of_a_bundle, [v26_containerd, v28
     assert!(entries["entries"].to_string().contains("project-cache"), "{entries}");
 });
 
-for_each_engine!(a_builder_that_cannot_export_layers_is_told_with_the_choices, [v26, v28], |engine| {
+/// Exports from an engine's own builder and by the driver remote, which leads to the same one and knows nothing of engines.
+/// `able` of the two are said to be able to export layers before they are asked to.
+fn cannot_export_layers(engine: &Engine, able: usize) {
+    let _far = engine.remote_builder("far");
     let context = project(engine);
     let bundle = engine.folder().join("bundle");
     engine.volume("project-cache", &[("pip/a", "a")]);
-    let run = engine.cache(&["export", "--dest", &text(&bundle), &text(context.path())]);
-    assert_eq!(run.code, 1, "{run}");
-    assert!(run.stderr.contains("graph driver") && run.stderr.contains("containerd-snapshotter"), "{run}");
-    let entries = json(engine, &["verify", &text(&bundle)]);
-    assert!(entries["entries"].to_string().contains("project-cache"), "{entries}");
+    let export = ["export", "--dest", &text(&bundle), &text(context.path())];
+    let builders = json(engine, &["builder", "ls"]);
+    let said = builders["builders"].as_array().unwrap().iter().filter(|row| row["can_export"] == true);
+    assert_eq!(said.count(), able, "{builders}");
+    for builder in ["default", "far"] {
+        let run = engine.cache(&[&export[..], &["--builder", builder]].concat());
+        assert_eq!(run.code, 1, "{run}");
+        assert!(
+            run.stderr
+                .contains(&format!("layers: builder {builder} cannot export them: its engine uses a graph driver")),
+            "{run}"
+        );
+        assert!(run.stderr.contains("hint: `") && run.stderr.contains("containerd-snapshotter"), "{run}");
+        let entries = json(engine, &["verify", &text(&bundle)]);
+        assert!(entries["entries"].to_string().contains("project-cache"), "{entries}");
+    }
+}
+
+for_each_engine!(a_builder_that_cannot_export_layers_is_told_with_the_choices, [v26, v28], |engine| {
+    cannot_export_layers(engine, 0);
 });
+
+/// Engine 20.10 does not tell a builder of another driver what it is: only the build does.
+#[test]
+fn a_builder_that_turns_out_unable_to_export_layers_is_told_with_the_choices() {
+    cannot_export_layers(&Engine::start(Generation::V20).with_buildx(Generation::V28), 1);
+}
 
 /// Runs the plugin and kills it, and the docker commands that it started, after some time.
 fn kill_after(engine: &Engine, arguments: &[&str], wait: Duration) {
