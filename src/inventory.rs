@@ -531,11 +531,9 @@ fn look_inside(
     let mut by_namespace: BTreeMap<String, Vec<(MountRecords, Cache)>> = BTreeMap::new();
     for (records, cache) in mixed {
         let in_use = cache.records().iter().any(|record| record.in_use);
-        match records.unreachable().or(in_use.then_some("a running build uses it").filter(|_| !named.is_empty())) {
+        match in_use.then_some("a running build uses it").or(records.unreachable()) {
             Some(why) if !named.is_empty() => bail!("mount {} is not looked into: {why}", cache.name),
             Some(why) => inventory.gaps.push(format!("mount {} is not looked into: {why}", cache.name)),
-            // It is not touched, so it need not be waited for.
-            None if in_use => {}
             None => {
                 by_namespace.entry(records.name.namespace.clone()).or_default().push((records, cache));
                 continue;

@@ -102,7 +102,8 @@ impl Plan {
                 plan.keep(cache, cache.bytes, why);
                 continue;
             }
-            let used = cache.records().iter().filter(|record| record.in_use && !rules.force_in_use);
+            // BuildKit removes none of these, whoever insists.
+            let used = cache.records().iter().filter(|record| record.in_use);
             let (count, bytes) = used.fold((0, 0), |(count, bytes), record| (count + 1, bytes + record.bytes));
             if count > 0 {
                 staying += bytes;
@@ -315,8 +316,7 @@ fn split(row: usize, cache: &Cache, rules: &Rules) -> Vec<Piece> {
     let by_age = rules.before.is_some() || rules.keep.is_some();
     match &cache.source {
         Source::Records(records) => {
-            let going: Vec<&CacheRecord> =
-                records.iter().filter(|record| !record.in_use || rules.force_in_use).collect();
+            let going: Vec<&CacheRecord> = records.iter().filter(|record| !record.in_use).collect();
             let piece = |records: &[&CacheRecord], last_used| Piece {
                 row,
                 what: What::Records(records.iter().map(|record| record.id.clone()).collect()),

@@ -1,13 +1,18 @@
 //! `docker cache clear` of cache mounts, for all that the catalogue knows.
 
 use std::collections::BTreeSet;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use docker_cache::catalogue::{self, Known, ROWS};
 use serde_json::Value;
 
 use crate::for_each_engine;
+use crate::support::debian::{Tool, proxies};
 use crate::support::process::Run;
 use crate::support::world::write_files;
 use crate::support::{Engine, Generation};
@@ -147,3 +152,75 @@ for_each_engine!(a_language_goes_from_mounts_and_every_other_byte_stays, [v20, v
     let (wrongly_gone, wrongly_left): (Vec<String>, Vec<String>) = (only(&stays, &left), only(&left, &stays));
     assert!(left == stays, "gone: {wrongly_gone:#?}\nleft: {wrongly_left:#?}");
 });
+
+/// Builds with the real pip while clears run, each while pip installs; `target` is where the build has the mount. Returns what
+/// the clears said.
+#[track_caller]
+fn clear_while_pip_installs(engine: &Engine, target: &str, clears: &[&str]) -> Vec<Run> {
+    // The step asks after each install whether there is to be another: it cannot end before the last clear has.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let ask = format!(
+        "python3 -c 'import socket; print(socket.create_connection((\"127.0.0.1\", {port})).makefile().read())'"
+    );
+    let install = Tool::Pip.script();
+    let context = engine.context(&format!(
+        "FROM {}\nRUN --mount=type=cache,target={target} set -e; while test \"$({ask})\" = again; do {install} --force-reinstall; done; \
+         python3 -c 'import six'; test -d /root/.cache/pip/wheels",
+        Tool::Pip.image(engine)
+    ));
+    let mut build = engine.command(engine.docker_program());
+    build.env("DOCKER_BUILDKIT", "1").args(["build", "--progress=plain", "--network=host"]);
+    build.args(proxies().map(|proxy| format!("--build-arg={proxy}"))).arg(context.path());
+    let build = thread::spawn(move || Run::of(&mut build));
+    let said = clears.iter().map(|clear| {
+        let mut asked = accept(&listener, &build);
+        asked.write_all(b"again").unwrap();
+        drop(asked);
+        engine.cache(&clear.split(' ').collect::<Vec<_>>())
+    });
+    let said: Vec<Run> = said.collect();
+    drop(accept(&listener, &build));
+    build.join().unwrap().ok();
+    said
+}
+
+/// Waits for the step of a build to connect.
+#[track_caller]
+fn accept(listener: &TcpListener, build: &thread::JoinHandle<Run>) -> TcpStream {
+    listener.set_nonblocking(true).unwrap();
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => return stream,
+            Err(_) => thread::sleep(Duration::from_millis(20)),
+        }
+        assert!(!build.is_finished(), "the build is over before the step asked");
+    }
+}
+
+/// Both a mount of pip alone and one that has its cache beside others stay while a build uses them.
+fn a_build_with_pip_succeeds_while_its_cache_is_cleared(generation: Generation) {
+    let engine = &Engine::online(generation);
+    let clears = ["clear --lang python --force", "clear --lang python --force --force-in-use"];
+    for target in ["/root/.cache/pip", "/root/.cache"] {
+        for run in clear_while_pip_installs(engine, target, &clears) {
+            let shown = run.to_string();
+            let named = |line: &str| line.contains(&format!("{target} ")) && line.contains("running build");
+            assert!(run.code == 0 && shown.lines().any(named), "{run}");
+        }
+    }
+    // Idle, it goes.
+    let run = engine.cache(&["clear", "--tool", "pip", "--force"]).ok();
+    let left = engine.mounts();
+    assert!(left.len() == 1 && left[0].to_string().contains("mount /root/.cache from"), "{run}\n{left:#?}");
+}
+
+#[test]
+fn a_build_with_pip_succeeds_while_its_cache_is_cleared_v20() {
+    a_build_with_pip_succeeds_while_its_cache_is_cleared(Generation::V20);
+}
+
+#[test]
+fn a_build_with_pip_succeeds_while_its_cache_is_cleared_v28_containerd() {
+    a_build_with_pip_succeeds_while_its_cache_is_cleared(Generation::V28Containerd);
+}
