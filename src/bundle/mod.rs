@@ -31,6 +31,9 @@ const TABLE: &str = "application/vnd.docker-cache.table.v1+zstd";
 const ARCHIVE: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 /// Name of an entry in its layout, as the OCI has it; buildx and skopeo select by it.
 pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// The tag of the bundle that a manifest in a registry is of. What deletes a tag of a registry deletes the manifest, and so
+/// every tag that names it: bundles share blobs, and no manifests.
+const TAG: &str = "io.github.docker-cache.tag";
 /// Begins the names of entries that are mounts and volumes.
 const NAMES: &str = "docker-cache/";
 /// Bytes that an index or a manifest may have: those of others are kept in memory.
@@ -290,6 +293,8 @@ pub struct Writer {
     pub index: Index,
     /// Digests of archives that need not be here: a registry has them.
     pub elsewhere: HashSet<String>,
+    /// The tag of a registry that the bundle goes to.
+    pub tag: Option<String>,
     pub bytes_written: u64,
     pub bytes_reused: u64,
     started: SystemTime,
@@ -342,6 +347,7 @@ impl Writer {
             ingest,
             index,
             elsewhere,
+            tag: None,
             bytes_written,
             bytes_reused,
             started,
@@ -427,13 +433,14 @@ impl Writer {
         }
         let written = self.write(&serde_json::to_vec(config)?)?;
         let archives = config.layers.iter().map(|layer| Descriptor::of(ARCHIVE, &layer.blob));
+        let tag = self.tag.iter().map(|tag| (TAG.into(), tag.clone()));
         let manifest = Manifest {
             schema_version: 2,
             media_type: MANIFEST.into(),
             artifact_type: ARTIFACT.into(),
             config: Descriptor::of(CONFIG, &written),
             layers: std::iter::once(Descriptor::of(TABLE, &config.table)).chain(archives).collect(),
-            annotations: config.annotations(),
+            annotations: config.annotations().into_iter().chain(tag).collect(),
         };
         let mut descriptor = Descriptor::of(MANIFEST, &self.write(&serde_json::to_vec(&manifest)?)?);
         descriptor.annotations = config.annotations();

@@ -10,12 +10,12 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::location::Reference;
 use super::registry::{INDEX, Registry};
 use super::verify::MAX_MANIFESTS;
-use super::{Descriptor, Index, Layout, Manifest, NAMES, REF_NAME, TreeConfig, Writer};
+use super::{Descriptor, Index, Layout, Manifest, NAMES, REF_NAME, TAG, TreeConfig, Writer};
 use crate::docker::{Certificates, Credentials};
 use crate::inside::pack::{Blob, digest};
 
@@ -61,6 +61,7 @@ impl Remote {
     /// When the registry does not answer or refuses.
     pub fn prepare(&mut self, writer: &mut Writer, names: &[String]) -> Result<()> {
         writer.index = self.index.clone();
+        writer.tag = Some(self.registry.reference.tag.clone());
         for descriptor in &self.index.manifests {
             let blob = descriptor.blob()?;
             let Some((_, bytes)) = self.registry.manifest(&blob.digest)? else {
@@ -108,14 +109,23 @@ impl Remote {
         Reference { tag, ..reference.clone() }
     }
 
-    /// Puts layers that buildx has pushed into the index, under this name. Returns their bytes.
+    /// Puts layers that buildx has pushed into the index, under this name, with a manifest of the bundle's own. Returns their
+    /// bytes.
     ///
     /// # Errors
     /// When they did not arrive.
     pub fn take_layers(&mut self, writer: &mut Writer, name: &str, pushed: &str) -> Result<(Descriptor, u64)> {
         let (mut descriptor, bytes) =
             self.registry.manifest(pushed)?.with_context(|| format!("{pushed} did not arrive in the registry"))?;
-        let manifest: Manifest = serde_json::from_slice(&bytes).context("what buildx pushed is no manifest")?;
+        let no_manifest = "what buildx pushed is no manifest";
+        let mut manifest: Manifest = serde_json::from_slice(&bytes).context(no_manifest)?;
+        let mut fields: Map<String, Value> = serde_json::from_slice(&bytes).context(no_manifest)?;
+        manifest.annotations.insert(TAG.into(), self.registry.reference.tag.clone());
+        fields.insert("annotations".into(), json!(manifest.annotations));
+        let bytes = serde_json::to_vec(&fields)?;
+        self.registry.put_manifest(&self.beside(name).tag, &descriptor.media_type, &bytes)?;
+        let Blob { digest, size } = digest(&mut &bytes[..])?;
+        (descriptor.digest, descriptor.size) = (digest, size);
         descriptor.annotations.insert(REF_NAME.into(), name.into());
         self.gone.remove(&descriptor.digest);
         writer.put(descriptor.clone());
@@ -166,6 +176,7 @@ impl Remote {
         for round in 0..ROUNDS {
             let (latest, exists) = read(&self.registry)?;
             let mut merged = merged(&latest, &self.index, &writer.index, round == 0);
+            merged.others.insert("annotations".into(), json!({TAG: self.registry.reference.tag}));
             // The registry refuses an index that refers to what is not there.
             merged.manifests.retain(|entry| !self.gone.contains(&entry.digest) || writer.used.contains(&entry.digest));
             if exists && merged.manifests == latest.manifests {

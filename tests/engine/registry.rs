@@ -88,6 +88,65 @@ fn what_is_pushed_comes_back_elsewhere_and_unchanged_content_does_not_move() {
 }
 
 #[test]
+fn what_is_deleted_of_one_bundle_is_collected_and_takes_nothing_of_another_with_it() {
+    let engine = Engine::start(Generation::V28Containerd);
+    let registry = Registry::beside(&engine);
+    let root = engine.volume("pip-cache", &[("a", "a")]);
+    fs::write(root.join("large"), noise(1 << 20)).unwrap();
+    let context = engine.context(BUILD);
+    let context_text = text(context.path());
+    let place = |tag: &str| format!("type=registry,ref={}/team/cache:{tag}", registry.address);
+    let export = |tag: &str| {
+        json(registry.cache(&engine, &["export", "--dest", &place(tag), &context_text, "--format", "json"]))
+    };
+    let first = export("main");
+    let entry = first["entries"].as_array().unwrap().iter().find(|entry| entry["kind"] == "volume").unwrap();
+    let replaced = format!("team/cache@{}", entry["digest"].as_str().unwrap());
+    assert!(registry.manifest(&replaced).is_some());
+    fs::write(root.join("large"), noise(1 << 20)).unwrap();
+    settle();
+    // Twice, since the first one fills the mount.
+    (0..2).for_each(|_| drop(export("main")));
+    export("old");
+    let before = registry.bytes();
+    registry.collect();
+    assert!(registry.bytes() + (1 << 20) <= before, "what the tag named before is not collected");
+    assert_eq!(registry.manifest(&replaced), None);
+
+    let before = registry.cache(&engine, &["verify", &place("main"), "--format", "json"]).ok().stdout;
+    let tags = registry.tags("team/cache");
+    assert_eq!(tags.len(), 8, "{tags:?}");
+    tags.iter().filter(|tag| tag.starts_with("old")).for_each(|tag| registry.delete(&format!("team/cache:{tag}")));
+    registry.collect();
+    assert_eq!(registry.tags("team/cache").len(), 4);
+    let run = registry.cache(&engine, &["import", "--src", &place("old")]);
+    assert!(run.code == 1 && run.stderr.contains("there is no 127.0.0.1:"), "{run}");
+    assert_eq!(registry.cache(&engine, &["verify", &place("main"), "--format", "json"]).ok().stdout, before);
+    let other = Engine::start(Generation::V28Containerd);
+    let import = ["import", "--src", &place("main"), &context_text, "--format", "json"];
+    let imported = json(registry.cache(&other, &import));
+    assert_eq!(imported["steps"]["cached"], 3, "{imported}");
+    assert_same(&Tree::read(&root), &Tree::read(&other.mountpoint("pip-cache")));
+
+    // One entry alone: it is told, and the next export has it again.
+    let entry = tags.iter().find(|tag| tag.starts_with("main-volume")).unwrap();
+    registry.delete(&format!("team/cache:{entry}"));
+    registry.collect();
+    let run = registry.cache(&other, &import);
+    assert!(run.code == 1 && run.stderr.contains("does not have any more\nhint: export again"), "{run}");
+    export("main");
+    json(registry.cache(&other, &import));
+    assert_same(&Tree::read(&root).timeless(), &Tree::read(&other.mountpoint("pip-cache")).timeless());
+
+    // The tag of the layers is good for buildx alone.
+    engine.docker(&["buildx", "prune", "--all", "--force"]);
+    let layers = tags.iter().find(|tag| tag.starts_with("main-layers")).unwrap();
+    let from = format!("--cache-from=type=registry,ref={}/team/cache:{layers}", registry.address);
+    let run = engine.docker(&["buildx", "build", "--progress=plain", &from, &context_text]);
+    assert_eq!(run.stderr.matches(" CACHED").count(), 3, "{run}");
+}
+
+#[test]
 fn a_login_is_docker_s_own_and_a_wrong_one_is_told() {
     let engine = Engine::start(Generation::V28);
     let registry = Registry::with_login(&engine);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::engine::Engine;
 use super::parts::Suite;
 use super::process::{Background, Run};
+use super::world::Tree;
 
 /// A running registry; its data is below the folder it was started with. It ends with the value.
 #[derive(Debug)]
@@ -122,6 +123,31 @@ impl Registry {
         let method = format!("http.request.method={method} ");
         let done = |line: &&str| line.contains("response completed") && line.contains(&method) && line.contains(kind);
         log.lines().filter(done).count()
+    }
+
+    /// Returns the bytes of all blobs.
+    pub fn bytes(&self) -> u64 {
+        Tree::read(&self.folder.join("data/docker/registry/v2/blobs")).bytes()
+    }
+
+    /// Returns the tags of a repository.
+    pub fn tags(&self, repository: &str) -> Vec<String> {
+        let from = format!("docker://{}/{repository}", self.address);
+        let all = self.skopeo(&["list-tags", "--tls-verify=false", &from]).ok().stdout;
+        let all: serde_json::Value = serde_json::from_str(&all).unwrap();
+        all["Tags"].as_array().unwrap().iter().map(|tag| tag.as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Returns the manifest of a tag, `team/cache:main`, or of a digest, if there is one.
+    pub fn manifest(&self, image: &str) -> Option<String> {
+        let run =
+            self.skopeo(&["inspect", "--raw", "--tls-verify=false", &format!("docker://{}/{image}", self.address)]);
+        (run.code == 0).then_some(run.stdout)
+    }
+
+    /// Deletes what a tag names, and so every tag that names the same.
+    pub fn delete(&self, image: &str) {
+        self.skopeo(&["delete", "--tls-verify=false", &format!("docker://{}/{image}", self.address)]).ok();
     }
 
     /// Removes what no tag leads to, as the registry sees it.
