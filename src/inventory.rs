@@ -602,7 +602,11 @@ pub fn of_volumes(
     look: Look,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Inventory> {
-    let Overview { info, containers, volumes } = overview;
+    let Overview { info, containers, volumes, silent } = overview;
+    let unknown = wanted.selection.volume.iter().find(|name| !volumes.iter().any(|volume| volume.name == **name));
+    if let Some(name) = unknown.filter(|_| !silent.is_empty()) {
+        bail!("no volume {name:?}, unless it is of the driver {}, which does not answer", silent.join(", "));
+    }
     let found = cache_volumes(volumes, containers, &wanted.selection.volume)?;
     let found = found.into_iter().filter_map(|cache| {
         let volume = volumes.iter().find(|volume| volume.name == cache.name)?.clone();
@@ -623,6 +627,8 @@ pub fn of_volumes(
     let named = !wanted.selection.volume.is_empty();
     let mut inventory = measure_volumes(docker, info.clone(), found, named, look, progress)?;
     inventory.caches.retain(|cache| is_at(cache, wanted.paths));
+    let left_out = |driver| format!("volumes of the driver {driver} are left out: it does not answer");
+    inventory.gaps.extend(silent.iter().map(left_out));
     Ok(inventory)
 }
 

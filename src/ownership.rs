@@ -18,7 +18,7 @@ use crate::{cancel, catalogue, parallel};
 /// # Errors
 /// When the engine cannot be asked, or a volume that was named does not exist.
 pub fn ask(docker: &Docker, overview: &Overview, named: &[String]) -> Result<Vec<(FoundVolume, OwnedVolume)>> {
-    let Overview { info, containers, volumes } = overview;
+    let Overview { info, containers, volumes, .. } = overview;
     let mut found: Vec<(FoundVolume, OwnedVolume)> = Vec::new();
     for cache in inventory::cache_volumes(volumes, containers, named)? {
         let Some(volume) = volumes.iter().find(|volume| volume.name == cache.name).cloned() else { continue };

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::for_each_engine;
 use crate::support::debian::Tool;
+use crate::support::plugin::VolumePlugin;
 use crate::support::process::Run;
 use crate::support::world::{Tree, assert_same, write_files};
 use crate::support::{Engine, Generation, parts};
@@ -567,6 +568,42 @@ for_each_engine!(a_volume_that_cannot_be_mounted_says_so, [v20, v28_containerd],
     assert!(!root.join("pip/file").exists() && root.join("npm/_cacache/file").exists());
     assert_eq!(leftovers(engine), "");
 });
+
+/// Clears where volumes of the driver `fake` are.
+fn a_driver_that_is_gone_is_named_and_the_other_volumes_are_cleared(generation: Generation) {
+    let engine = &Engine::with_plugins(generation);
+    let plugin = VolumePlugin::start(engine, "lost-cache");
+    let (root, lost) = (engine.volume("project-cache", &[]), engine.folder().join("fake"));
+    let fill = || [&root, &lost].map(|root| write_files(root, &[("pip/file", "1"), ("npm/_cacache/file", "1")]));
+    let clear = |named: bool| {
+        fill();
+        let begin = Instant::now();
+        let run = engine.cache(&["clear", "--lang", "python", "--force"]).ok();
+        // The engine itself waits 15 s for a plugin that is gone, and 60 s for one that hangs, each time.
+        assert!(begin.elapsed() < Duration::from_secs(14), "{:?}: {run}", begin.elapsed());
+        assert_eq!(run.stderr.contains("volumes of the driver fake are left out"), named, "{run}");
+        assert!(!root.join("pip/file").exists() && root.join("npm/_cacache/file").exists(), "{run}");
+        assert_eq!(lost.join("pip/file").exists(), named, "{run}");
+    };
+    clear(false);
+    plugin.hang();
+    clear(true);
+    drop(plugin);
+    clear(true);
+    let run = engine.cache(&["clear", "--volume", "lost-cache", "--force"]);
+    assert!(run.code == 1 && run.stderr.contains("of the driver fake, which does not answer"), "{run}");
+    assert_eq!(leftovers(engine), "");
+}
+
+#[test]
+fn a_driver_that_is_gone_is_named_and_the_other_volumes_are_cleared_v20() {
+    a_driver_that_is_gone_is_named_and_the_other_volumes_are_cleared(Generation::V20);
+}
+
+#[test]
+fn a_driver_that_is_gone_is_named_and_the_other_volumes_are_cleared_v28_containerd() {
+    a_driver_that_is_gone_is_named_and_the_other_volumes_are_cleared(Generation::V28Containerd);
+}
 
 for_each_engine!(no_permission_is_a_clear_error, [v28_containerd], |engine| {
     let root = engine.volume("project-cache", &[("pip/file", "1")]);

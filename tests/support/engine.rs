@@ -95,17 +95,22 @@ impl Engine {
 
     /// Starts an engine with these settings added to its daemon.json.
     pub fn start_with(generation: Generation, settings: Value) -> Engine {
-        Engine::launch(generation, settings, false)
+        Engine::launch(generation, settings, false, false)
     }
 
     /// Starts an engine whose builds reach this machine's package registries by `--network host`.
     ///
     /// It runs in the machine's network namespace, with a bridge of its own: the machine's docker0 is left alone.
     pub fn online(generation: Generation) -> Engine {
-        Engine::launch(generation, json!({}), true)
+        Engine::launch(generation, json!({}), true, false)
     }
 
-    fn launch(generation: Generation, settings: Value, online: bool) -> Engine {
+    /// Starts an engine that looks for plugins in the folder `plugins` of its own and not where the machine's engine does.
+    pub fn with_plugins(generation: Generation) -> Engine {
+        Engine::launch(generation, json!({}), false, true)
+    }
+
+    fn launch(generation: Generation, settings: Value, online: bool, plugins: bool) -> Engine {
         static SWEEP: Once = Once::new();
         static COUNT: AtomicU32 = AtomicU32::new(0);
         parts::check_machine();
@@ -114,7 +119,7 @@ impl Engine {
         let name = format!("dc{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(&name);
         assert!(folder.as_os_str().len() < 60, "the path of a socket is short: set TMPDIR to a short one, `/tmp`");
-        for inner in ["config/cli-plugins", "home", "tmp", "data"] {
+        for inner in ["config/cli-plugins", "home", "tmp", "data", "plugins"] {
             fs::create_dir_all(folder.join(inner)).unwrap();
         }
         let at = |inner: &str| folder.join(inner).display().to_string();
@@ -150,7 +155,13 @@ impl Engine {
         if let Some(bridge) = &bridge {
             keeper.env("BENCH_BRIDGE", &bridge.name);
         } else {
-            keeper.args(["unshare", "--net", "sh", "-c", "ip link set lo up && exec \"$@\"", "sh"]);
+            let plugins = match plugins {
+                true => format!("&& mkdir -p {PLUGINS} && mount --bind {} {PLUGINS} ", at("plugins")),
+                false => String::new(),
+            };
+            let up = format!("ip link set lo up {plugins}&& exec \"$@\"");
+            let own = if plugins.is_empty() { &["unshare", "--net"][..] } else { &["unshare", "--net", "--mount"] };
+            keeper.args(own).args(["sh", "-c", &up, "sh"]);
         }
         keeper.args(["dockerd", "--config-file", &at("daemon.json")]);
         // A Ctrl-C at the terminal ends the test process; the keeper outlives it and cleans up.
@@ -453,6 +464,9 @@ impl Drop for RemoteBuilder {
         let _ = fs::remove_file(&self.socket);
     }
 }
+
+/// Where every engine looks for the sockets of plugins.
+const PLUGINS: &str = "/run/docker/plugins";
 
 const KEEPER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/engine.sh");
 

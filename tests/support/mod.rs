@@ -10,6 +10,7 @@ pub mod debian;
 pub mod engine;
 pub mod meter;
 pub mod parts;
+pub mod plugin;
 pub mod process;
 pub mod registry;
 pub mod world;
