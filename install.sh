@@ -256,7 +256,7 @@ take_release() {
     while IFS= read -r name; do
         case $name in
             */*) fail "$archive holds $name, which no release does" ;;
-            docker-cache | LICENSE | cache-helper-*-linux-*) ;;
+            docker-cache | LICENSE | THIRD-PARTY-LICENSES | cache-helper-*-linux-*) ;;
             *) fail "$archive holds $name, which no release does" ;;
         esac
     done <"$1/names"

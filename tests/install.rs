@@ -240,6 +240,13 @@ impl Release {
         release
     }
 
+    /// Copies what was packed, to be spoiled.
+    fn copy(&self) -> Release {
+        let release = Release { folder: tempfile::tempdir().unwrap() };
+        Run::of(Command::new("cp").arg("-r").arg(self.at("dist")).arg(release.at("dist"))).ok();
+        release
+    }
+
     fn at(&self, path: &str) -> PathBuf {
         self.folder.path().join(path)
     }
@@ -300,7 +307,7 @@ fn same_programs_make_the_same_release() {
         Run::of(Command::new("tar").args(["--list", "--verbose", "--numeric-owner", "--file"]).arg(archive)).ok().stdout
     };
     for (platform, helpers) in [(PLATFORM, &[OTHER][..]), ("darwin-arm64", &["linux-amd64", "linux-arm64"])] {
-        let mut expected = vec!["LICENSE".to_string(), "docker-cache".to_string()];
+        let mut expected = ["LICENSE", "THIRD-PARTY-LICENSES", "docker-cache"].map(String::from).to_vec();
         expected.extend(helpers.iter().map(|other| format!("cache-helper-{}-{other}", env!("CARGO_PKG_VERSION"))));
         expected.sort();
         let list = list(platform);
@@ -309,6 +316,26 @@ fn same_programs_make_the_same_release() {
         assert_eq!(found, expected);
         assert!(list.lines().all(|line| line.contains(" 0/0 ") && line.contains(" 1970-01-01 ")), "{list}");
     }
+}
+
+#[test]
+fn release_tells_the_licence_of_every_linked_crate() {
+    let release = Release::new();
+    let file = "THIRD-PARTY-LICENSES";
+    let told = Run::of(Command::new("tar").args(["-xzOf"]).arg(release.archive()).arg(file)).ok().stdout;
+    let mut tree = Command::new(env!("CARGO"));
+    tree.args("tree --locked --edges normal,no-proc-macro --prefix none --format {p}|{l}".split(' '));
+    let linked = Run::of(tree.current_dir(env!("CARGO_MANIFEST_DIR"))).ok().stdout;
+    let linked: Vec<_> = linked.lines().filter(|line| !line.contains("(*)")).skip(1).collect();
+    assert!(linked.len() > 50, "{linked:?}");
+    for (name, licence) in linked.iter().map(|line| line.split_once('|').unwrap()) {
+        let head = format!("\n==== {}: {licence}\n", name.replace(" v", " "));
+        let text = told.split(&head).nth(1).unwrap_or_else(|| panic!("{name} ({licence}) is not in {file}"));
+        let text = text.split("\n==== ").next().unwrap();
+        assert!(text.len() > 500, "{name}: {text}");
+        assert!(["permi", "license"].iter().any(|word| text.to_lowercase().contains(word)), "{name}: {text}");
+    }
+    assert!(told.contains("\n==== security-framework "), "what is linked on macOS");
 }
 
 fn archive_name(platform: &str) -> String {
@@ -402,7 +429,7 @@ fn wrong_releases_change_nothing() {
     home.run(&["--from", &dist(&good)]).ok();
     let before = Tree::read(&home.at(".docker"));
     for (message, spoil) in wrong {
-        let release = Release::new();
+        let release = good.copy();
         let run = home.run(&["--from", &spoil(&release)]);
         assert!(run.code == 1 && run.stderr.contains(message), "{message}: {run}");
         assert_same(&before, &Tree::read(&home.at(".docker")));
