@@ -81,9 +81,9 @@ pub(super) fn build(call: Call<'_>, archive: Vec<u8>, each: &mut dyn FnMut(&str)
     call.fed(sent(archive), |call, context| told(call, Input::Pipe(context), each))
 }
 
-/// Runs a call and hands on both of its outputs; the last lines are the reason if it fails.
+/// Runs a call and hands on both of its outputs; the last lines are the reason if it fails. They are the program's as much
+/// as docker's: its "connection refused" says nothing of the engine.
 fn told(call: Call<'_>, input: Input, each: &mut dyn FnMut(&str)) -> Result<()> {
-    let endpoint = call.docker.endpoint.to_string();
     let mut last: VecDeque<String> = VecDeque::new();
     let done = call.merged().stream(input, |output| {
         for line in BufReader::new(output).split(b'\n').map_while(|line| line.ok()) {
@@ -97,7 +97,7 @@ fn told(call: Call<'_>, input: Input, each: &mut dyn FnMut(&str)) -> Result<()> 
     });
     done.map_err(|error| match error.cause {
         Cause::Refused(why) if why.is_empty() => {
-            DockerError::from_stderr(error.call, &last.make_contiguous().join("\n"), &endpoint)
+            DockerError::new(error.call, Cause::Refused(last.make_contiguous().join("\n")))
         }
         _ => error,
     })

@@ -60,10 +60,10 @@ impl Download {
         };
         // What the program says is wanted, not how docker was asked to run it.
         done.map_err(|error| match error.downcast_ref().map(|DockerError { cause, .. }| cause) {
-            Some(Cause::Refused(why)) if is_missing(why) => {
+            Some(Cause::Refused(told)) if told.contains(&not_found(&self.command[0])) => {
                 anyhow!("there is no `{}` in {}", self.command[0], self.image)
             }
-            Some(Cause::Refused(why)) => anyhow!("`{}` failed: {why}", self.command.join(" ")),
+            Some(Cause::Refused(told)) => anyhow!("`{}` failed: {}", self.command.join(" "), reason(told)),
             _ => error,
         })
     }
@@ -129,10 +129,25 @@ impl Download {
     }
 }
 
-/// Tells whether docker's words say that the image does not have the program.
-fn is_missing(told: &str) -> bool {
-    (told.contains("executable file not found") || told.contains("no such file or directory"))
-        && (told.contains("exec: ") || told.contains("runc") || told.contains("executor failed"))
+/// Returns what runc says, through an engine or a build, when the image does not have the program.
+fn not_found(program: &str) -> String {
+    format!("exec: {program:?}: executable file not found")
+}
+
+/// Returns the line that says why: the first that speaks of an error, else the last. Of a build, only the program's own
+/// lines count, which buildx repeats at the end with their seconds: ` > [2/2] RUN …:`, `0.412 npm ERR! code E404`, `------`.
+fn reason(told: &str) -> String {
+    let repeated = told.rsplit_once("\n > [").and_then(|(_, step)| step.split_once('\n'));
+    let own = repeated.and_then(|(_, lines)| lines.split_once("\n------")).map(|(lines, _)| lines);
+    let is_seconds = |word: &str| own.is_some() && word.parse::<f64>().is_ok();
+    let lines = own.unwrap_or(told).lines().map(str::trim).map(|line| match line.split_once(' ') {
+        Some((first, rest)) if is_seconds(first) => rest.trim_start(),
+        _ if is_seconds(line) => "",
+        _ => line,
+    });
+    let lines: Vec<&str> = lines.filter(|line| !line.is_empty() && !line.to_lowercase().starts_with("warn")).collect();
+    let speaks = |line: &&&str| ["err!", "error"].iter().any(|word| line.to_lowercase().contains(word));
+    lines.iter().find(speaks).or(lines.last()).map_or("it did not say why".into(), |line| (*line).to_owned())
 }
 
 /// Returns a tar archive with files at its root and, below a directory, the copy of the project. Any user may write
@@ -183,5 +198,28 @@ impl Drop for BuildCleaner<'_> {
             .map(|record| record.id.clone())
             .collect()
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_the_programs_own() {
+        let build = "#8 0.4 npm ERR! code E404\n#8 ERROR: process \"npm ci\" did not complete successfully: exit code: 1\n\
+                     ------\n > [docker-cache-helper-1 3/3] RUN [\"npm\",\"ci\"]:\n0.312 npm WARN old lockfile\n\
+                     0.401 npm ERR! code E404\n0.402 \n0.412 npm ERR! small: not found\n------\nDockerfile:4\n\
+                     ERROR: failed to solve: process \"npm ci\" did not complete successfully: exit code: 1";
+        assert_eq!(reason(build), "npm ERR! code E404");
+        assert_eq!(
+            reason("Fetching gem metadata\nCould not reach host gems.example.com\n"),
+            "Could not reach host gems.example.com"
+        );
+        assert_eq!(
+            reason("Error response from daemon: no such container\n"),
+            "Error response from daemon: no such container"
+        );
+        assert_eq!(reason(""), "it did not say why");
     }
 }
