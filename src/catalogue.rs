@@ -156,7 +156,7 @@ pub struct Warm {
     pub stubs: &'static [&'static str],
     /// Program and arguments, without a shell: `{lock}` is the lock file, `{cache}` the directory of the row.
     pub command: &'static [&'static str],
-    /// Variables of the command.
+    /// Variables of the command, with `{lock}` and `{cache}` too.
     pub env: &'static [(&'static str, &'static str)],
 }
 
@@ -523,7 +523,8 @@ pub static ROWS: &[Row] = &[
             locks: &["yarn.lock"],
             reads: &["package.json", ".npmrc", ".yarnrc", ".yarnrc.yml"],
             command: &["yarn", "install", "--frozen-lockfile"],
-            env: &[("npm_config_ignore_scripts", "true"), ("YARN_ENABLE_SCRIPTS", "false")],
+            // yarn 1 reads the first, and berry the second
+            env: &[("YARN_IGNORE_SCRIPTS", "true"), ("YARN_ENABLE_SCRIPTS", "false")],
             ..WARM
         },
         ..ROW
@@ -625,6 +626,13 @@ pub static ROWS: &[Row] = &[
             part("", State),
         ],
         sharing: Shared,
+        // what sources import by address is not in deno.json, and stays for the build
+        warm: Warm {
+            locks: &["deno.lock"],
+            reads: &["deno.json", "deno.jsonc", "package.json", ".npmrc"],
+            command: &["deno", "install", "--frozen"],
+            ..WARM
+        },
         ..ROW
     },
     // checked: corepack 0.34.6
@@ -1066,6 +1074,14 @@ pub static ROWS: &[Row] = &[
             offline: &["--local"],
             ..BUILD
         },
+        // checked: bundler 2.3.15; unasked, it would remove all that this lock file does not name
+        warm: Warm {
+            locks: &["Gemfile.lock", "gems.locked"],
+            reads: &["Gemfile", "gems.rb", "*.gemspec", ".ruby-version", ".tool-versions"],
+            command: &["bundle", "cache", "--no-install"],
+            env: &[("BUNDLE_CACHE_PATH", "{cache}/cache"), ("BUNDLE_NO_PRUNE", "true")],
+            ..WARM
+        },
         ..ROW
     },
     // checked: bundler 2.3.27; config may hold credentials of gem servers
@@ -1117,7 +1133,16 @@ pub static ROWS: &[Row] = &[
         warm: Warm {
             locks: &["composer.lock"],
             reads: &["composer.json"],
-            command: &["composer", "install", "--no-interaction", "--no-scripts", "--no-plugins", "--no-autoloader"],
+            // what PHP the image has is for the real install to judge
+            command: &[
+                "composer",
+                "install",
+                "--no-interaction",
+                "--no-scripts",
+                "--no-plugins",
+                "--no-autoloader",
+                "--ignore-platform-reqs",
+            ],
             ..WARM
         },
         ..ROW

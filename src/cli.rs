@@ -508,7 +508,9 @@ Examples:
   docker cache warm web --dry-run           what would be downloaded, where to
   docker cache warm --volume project-cache  as its containers use it
   docker cache warm --volume tools --image myproject:dev --user dev
-  docker cache warm --lang python --env PIP_INDEX_URL")]
+  docker cache warm --lang python --env PIP_INDEX_URL
+
+Not tried: pnpm, bun, yarn 2 and later, nuget, hex, pub. Not done: gradle, conda.")]
 pub struct Warm {
     /// Directory with lock files, in itself or below [default: .]
     pub path: Option<PathBuf>,

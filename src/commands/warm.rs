@@ -374,10 +374,10 @@ impl Planner<'_> {
 
     fn job(&self, lock: Lock, told: Told, directory: String, site: Site) -> Result<Job, String> {
         let row = lock.row;
-        let fill = |word: &&str| word.replace("{lock}", &lock.name).replace("{cache}", directory.trim_end_matches('/'));
-        let command = row.warm.command.iter().map(fill).collect();
+        let fill = |word: &str| word.replace("{lock}", &lock.name).replace("{cache}", directory.trim_end_matches('/'));
+        let command = row.warm.command.iter().map(|word| fill(word)).collect();
         let mut env = told.env;
-        env.extend(row.warm.env.iter().map(|(name, value)| ((*name).into(), (*value).into())));
+        env.extend(row.warm.env.iter().map(|(name, value)| ((*name).into(), fill(value))));
         for pair in &self.options.env {
             let (name, value) = match pair.split_once('=') {
                 Some((name, value)) => (name.to_owned(), value.to_owned()),

@@ -1,10 +1,10 @@
 //! `docker cache warm` with real package managers: what it fetched is enough when the network is cut.
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use crate::support::debian::{Tool, proxies};
+use crate::support::debian::{Image, Tool, proxies};
 use crate::support::process::{Background, Run};
 use crate::support::world::write_files;
 use crate::support::{Engine, Generation, parts};
@@ -21,6 +21,69 @@ fn serve(engine: &Engine, folder: &Path) -> Background {
 
 fn shell(folder: &Path, script: &str) -> Run {
     Run::of(Command::new("sh").args(["-ec", script]).current_dir(folder)).ok()
+}
+
+/// Serves a folder on loopback as Python's index serves: a page must be asked for again each time, a package never.
+fn serve_index(engine: &Engine, folder: &Path) -> Background {
+    let words = engine.network();
+    let folder = folder.display().to_string();
+    let mut call: Vec<&str> = words.iter().map(String::as_str).collect();
+    call.extend(["python3", "-c", INDEX_SERVER, &folder]);
+    Background::start(&call, |command| {
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+    })
+}
+
+const INDEX_SERVER: &str = r#"
+import http.server, os, sys
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    def end_headers(self):
+        package = self.path.endswith('.whl')
+        self.send_header('Cache-Control', 'max-age=365000000, immutable' if package else 'no-cache')
+        super().end_headers()
+
+os.chdir(sys.argv[1])
+http.server.ThreadingHTTPServer(('127.0.0.1', 8099), Handler).serve_forever()
+"#;
+
+/// Returns where the projects of a test lie.
+fn project(engine: &Engine) -> PathBuf {
+    engine.folder().join("home/project")
+}
+
+/// Fills, with the network that the served folder is on.
+fn warm(engine: &Engine, words: &[&str]) -> Run {
+    let words = [&["warm", "project", "--network=host"], words].concat();
+    Run::of(engine.cache_command(&words).current_dir(engine.folder().join("home")))
+}
+
+/// Runs a script in a copy of a directory of the project, with the volume and without any network.
+#[track_caller]
+fn offline(engine: &Engine, image: &str, at: &str, script: &str) {
+    run_copy(engine, "none", image, at, script);
+}
+
+#[track_caller]
+fn run_copy(engine: &Engine, network: &str, image: &str, at: &str, script: &str) {
+    let network = format!("--network={network}");
+    let source = format!("--volume={}:/src:ro", project(engine).join(at).display());
+    let script = format!("cp -r /src /tmp/w && cd /tmp/w && {script}");
+    engine.docker(&["run", "--rm", &network, "--volume=project-cache:/cache", &source, image, "sh", "-ec", &script]);
+}
+
+/// Builds a directory of the project without any network.
+#[track_caller]
+fn offline_build(engine: &Engine, image: &str, at: &str, step: &str) {
+    build_copy(engine, "none", image, at, step);
+}
+
+#[track_caller]
+fn build_copy(engine: &Engine, network: &str, image: &str, at: &str, step: &str) {
+    let context = project(engine).join(at).display().to_string();
+    let dockerfile = format!("{context}/Offline");
+    fs::write(&dockerfile, format!("FROM {image}\nWORKDIR /w\nCOPY . .\n{step}\n")).unwrap();
+    engine.docker(&["build", &format!("--network={network}"), "--file", &dockerfile, &context]);
 }
 
 /// Makes a package of npm's and a module of go's in `served`, and projects that need them in `project`.
@@ -71,15 +134,11 @@ fn npm_and_go(served: &Path, project: &Path) {
 fn npm_and_go_need_no_network_after_a_warm() {
     let engine = Engine::start(Generation::V26);
     let (npm, go) = (Tool::Npm.image(&engine), Tool::Go.image(&engine));
-    let folder = engine.folder().join("home");
-    let (served, project) = (folder.join("served"), folder.join("project"));
-    npm_and_go(&served, &project);
+    let served = engine.folder().join("home/served");
+    npm_and_go(&served, &project(&engine));
     let _server = serve(&engine, &served);
     let volume = engine.volume("project-cache", &[]);
-    let proxy = ["--network=host", "--env=GOPROXY=http://127.0.0.1:8099"];
-    let warm = |more: &[&str]| {
-        Run::of(engine.cache_command(&[&["warm", "project"], &proxy[..], more].concat()).current_dir(&folder))
-    };
+    let warm = |words: &[&str]| warm(&engine, &[&["--env=GOPROXY=http://127.0.0.1:8099"], words].concat());
 
     let before = engine.records().len();
     let planned = warm(&["--volume=project-cache", "--dry-run"]).ok();
@@ -89,21 +148,10 @@ fn npm_and_go_need_no_network_after_a_warm() {
     // Volumes: what the containers have afterwards is all they need.
     let run = warm(&["--volume=project-cache"]).ok();
     assert!(volume.join("npm/_cacache/content-v2").is_dir() && volume.join("go-mod/cache/download").is_dir(), "{run}");
-    let offline = |image: &str, env: &str, at: &str, script: &str| {
-        let source = format!("--volume={}:/src:ro", project.join(at).display());
-        let script = format!("cp -r /src /tmp/w && cd /tmp/w && {script}");
-        let words =
-            ["run", "--rm", "--network=none", "--volume=project-cache:/cache", &source, env, image, "sh", "-ec"];
-        engine.docker(&[&words[..], &[&script]].concat())
-    };
-    offline(
-        &npm,
-        "--env=npm_config_cache=/cache/npm",
-        "web",
-        "npm ci --offline && test -e node_modules/small/index.js",
-    );
+    let npm_ci = "npm ci --offline && test -e node_modules/small/index.js";
+    offline(&engine, &npm, "web", &format!("npm_config_cache=/cache/npm {npm_ci}"));
     let go_build = "GOFLAGS=-mod=mod GOPROXY=off GOSUMDB=off CGO_ENABLED=0 go build -o /tmp/x . && /tmp/x";
-    offline(&go, "--env=GOMODCACHE=/cache/go-mod", "api", go_build);
+    offline(&engine, &go, "api", &format!("export GOMODCACHE=/cache/go-mod; {go_build}"));
 
     // Mounts: the project's own steps find all that they need.
     let run = warm(&[]).ok();
@@ -114,27 +162,20 @@ fn npm_and_go_need_no_network_after_a_warm() {
         "{names:#?}"
     );
     assert!(engine.records().len() <= before + 8, "{names:#?}");
-    let build = |at: &str, dockerfile: &str| {
-        fs::write(project.join(at).join("Offline"), dockerfile).unwrap();
-        let context = project.join(at).display().to_string();
-        engine.docker(&["build", "--network=none", "--file", &format!("{context}/Offline"), &context])
-    };
-    build(
-        "web",
-        "FROM debian-npm:bench\nWORKDIR /w\nCOPY package*.json ./\nRUN --mount=type=cache,target=/root/.npm,sharing=locked npm ci --offline\n",
-    );
-    build(
-        "api",
-        &format!(
-            "FROM debian-go:bench\nWORKDIR /w\nCOPY . .\nRUN --mount=type=cache,id=modules,target=/root/go/pkg/mod {go_build}\n"
-        ),
-    );
+    offline_build(&engine, &npm, "web", &format!("RUN --mount=type=cache,target=/root/.npm,sharing=locked {npm_ci}"));
+    let modules = format!("RUN --mount=type=cache,id=modules,target=/root/go/pkg/mod {go_build}");
+    offline_build(&engine, &go, "api", &modules);
 
     // A tool that is not there is said, and the others go on.
     let missing = warm(&["--volume=project-cache", "--image=debian-go:bench", "--env=GOSUMDB=off"]);
     assert_eq!(missing.code, 1, "{missing}");
     assert!(missing.stderr.contains("there is no `npm` in debian-go:bench"), "{missing}");
     assert!(missing.stderr.contains("✓ go  api/go.sum"), "{missing}");
+    // What a tool says of its server is not taken for the engine's.
+    engine.docker(&["volume", "create", "go-mod-cache"]);
+    let refused = warm(&["--volume=go-mod-cache", "--tool=go", "--env=GOPROXY=http://127.0.0.1:9"]);
+    assert!(refused.code == 1 && refused.stderr.contains("connect: connection refused"), "{refused}");
+    assert!(!refused.stderr.contains("Docker daemon"), "{refused}");
     let left = engine.docker(&["ps", "--all", "--quiet"]).stdout;
     assert_eq!(left, "", "containers are gone");
 }
@@ -229,4 +270,314 @@ fn uv_needs_no_network_after_a_warm() {
     let words =
         ["run", "--rm", "--network=none", "--volume=project-cache:/cache", "--env=UV_CACHE_DIR=/cache/uv", &source];
     docker(&words, &[], &["debian-uv:bench", "sh", "-ec", offline]);
+}
+
+/// Makes an index of gems, a package of PHP's, and projects that need them: two that share the gems' cache.
+fn gems_and_php(engine: &Engine, served: &Path) {
+    let gem = |name: &str| {
+        let lines = "s.version='1'; s.summary=s.name; s.authors=['a']; s.files=[]";
+        format!("Gem::Specification.new{{|s| s.name='{name}'; {lines}}}")
+    };
+    write_files(
+        served,
+        &[
+            ("small.gemspec", &gem("small")),
+            ("tiny.gemspec", &gem("tiny")),
+            ("php/composer.json", r#"{"name":"acme/small","autoload":{"classmap":["."]}}"#),
+            ("php/small.php", "<?php class Small {}"),
+        ],
+    );
+    let index = "cd /served && gem build small.gemspec && gem build tiny.gemspec && mkdir gems && mv *.gem gems && \
+                 gem generate_index";
+    let volume = format!("--volume={}:/served", served.display());
+    let image = Image::BUNDLER.import(engine);
+    engine.docker(&["run", "--rm", "--network=none", &volume, &image, "sh", "-ec", index]);
+    let zip = "import zipfile\nz = zipfile.ZipFile('small.zip', 'w')\n\
+               for name in 'composer.json', 'small.php': z.write('php/' + name)\n";
+    Run::of(Command::new("python3").args(["-c", zip]).current_dir(served)).ok();
+    let lock = |name: &str| {
+        format!(
+            "GEM\n  remote: http://127.0.0.1:8099/\n  specs:\n    {name} (1)\n\n\
+             PLATFORMS\n  ruby\n\nDEPENDENCIES\n  {name}\n\nBUNDLED WITH\n   2.3.15\n"
+        )
+    };
+    let ruby = format!("FROM {image}\nENV GEM_HOME=/usr/local/bundle\nRUN {GEMS} bundle install\n");
+    let php = format!("FROM {}\nRUN {PHP} composer install\n", Image::COMPOSER.import(engine));
+    write_files(
+        &project(engine),
+        &[
+            ("one/Gemfile", "source 'http://127.0.0.1:8099'\ngem 'small'\n"),
+            ("one/Gemfile.lock", &lock("small")),
+            ("one/Dockerfile", &ruby),
+            ("two/Gemfile", "source 'http://127.0.0.1:8099'\ngem 'tiny'\n"),
+            ("two/Gemfile.lock", &lock("tiny")),
+            (
+                "php/composer.json",
+                r#"{"name":"acme/user","config":{"secure-http":false},"repositories":[{"packagist.org":false}],
+                "require":{"acme/small":"1.0.0","ext-of-another-image":"*"}}"#,
+            ),
+            (
+                "php/composer.lock",
+                r#"{"content-hash":"0","packages":[{"name":"acme/small","version":"1.0.0","type":"library",
+                "dist":{"type":"zip","url":"http://127.0.0.1:8099/small.zip","reference":"0123456789","shasum":""},
+                "autoload":{"classmap":["."]}}],"packages-dev":[],"platform":{"ext-of-another-image":"*"}}"#,
+            ),
+            ("php/Dockerfile", &php),
+        ],
+    );
+}
+
+const GEMS: &str = "--mount=type=cache,target=/usr/local/bundle/cache,sharing=locked";
+const PHP: &str = "--mount=type=cache,target=/root/.composer/cache";
+
+#[test]
+fn bundler_and_composer_need_no_network_after_a_warm() {
+    let engine = Engine::start(Generation::V28);
+    let served = engine.folder().join("home/served");
+    gems_and_php(&engine, &served);
+    let server = serve(&engine, &served);
+    let (bundler, composer) = (Image::BUNDLER.import(&engine), Image::COMPOSER.import(&engine));
+    let volume = engine.volume("project-cache", &[]);
+
+    let run = warm(&engine, &["--volume=project-cache"]).ok();
+    let gems = volume.join("ruby/bundle/cache");
+    assert!(
+        gems.join("small-1.gem").exists() && gems.join("tiny-1.gem").exists(),
+        "one project keeps the other's: {run}"
+    );
+    assert!(volume.join("composer/cache/files/acme/small").is_dir(), "{run}");
+    let run = warm(&engine, &[]).ok();
+    assert_eq!(engine.mounts().len(), 2, "{run}");
+    let missing = warm(&engine, &[&format!("--image={bundler}")]);
+    assert_eq!(missing.code, 1, "{missing}");
+    assert!(missing.stderr.contains(&format!("there is no `composer` in {bundler}")), "{missing}");
+    assert!(missing.stderr.contains("✓ bundler  one/Gemfile.lock"), "{missing}");
+
+    drop(server);
+    let install =
+        |cache: &str| format!("BUNDLE_NO_PRUNE=1 BUNDLE_CACHE_PATH={cache} bundle install --local && bundle exec true");
+    for at in ["one", "two"] {
+        offline(&engine, &bundler, at, &install("/cache/ruby/bundle/cache"));
+        offline_build(&engine, &bundler, at, &format!("RUN {GEMS} {}", install("/usr/local/bundle/cache")));
+    }
+    let install = "composer install --ignore-platform-reqs && php -r 'require \"vendor/autoload.php\"; new Small();'";
+    offline(&engine, &composer, "php", &format!("export COMPOSER_HOME=/cache/composer; {install}"));
+    offline_build(&engine, &composer, "php", &format!("RUN {PHP} {install}"));
+}
+
+#[test]
+fn yarn_needs_no_network_after_a_warm_and_runs_no_scripts() {
+    let engine = Engine::start(Generation::V28);
+    let served = engine.folder().join("home/served");
+    write_files(
+        &served,
+        &[
+            (
+                "package/package.json",
+                r#"{"name":"small","version":"1.0.0","scripts":{"postinstall":"touch /cache/ran"}}"#,
+            ),
+            ("package/index.js", "module.exports = 1"),
+        ],
+    );
+    shell(&served, "tar -czf small-1.0.0.tgz package");
+    let image = "debian-yarn:classic";
+    engine.build(&format!("FROM {}\nRUN ln -s yarnpkg /usr/bin/yarn", Image::YARN.import(&engine)), &["--tag", image]);
+    let mount = "RUN --mount=type=cache,target=/usr/local/share/.cache/yarn,sharing=locked";
+    write_files(
+        &project(&engine),
+        &[
+            ("package.json", r#"{"name":"web","version":"1.0.0","license":"MIT","dependencies":{"small":"1.0.0"}}"#),
+            (
+                "yarn.lock",
+                "# yarn lockfile v1\n\n\nsmall@1.0.0:\n  version \"1.0.0\"\n  \
+                 resolved \"http://127.0.0.1:8099/small-1.0.0.tgz\"\n",
+            ),
+            ("Dockerfile", &format!("FROM {image}\n{mount} yarn install --frozen-lockfile\n")),
+        ],
+    );
+    let server = serve(&engine, &served);
+    let volume = engine.volume("project-cache", &[]);
+    let run = warm(&engine, &["--volume=project-cache"]).ok();
+    assert!(volume.join("yarn/v6").is_dir() && !volume.join("ran").exists(), "{run}");
+    warm(&engine, &[]).ok();
+    drop(server);
+    let install = "yarn install --offline --frozen-lockfile --ignore-scripts && node -e 'require(\"small\")'";
+    offline(&engine, image, "", &format!("export YARN_CACHE_FOLDER=/cache/yarn; {install}"));
+    offline_build(&engine, image, "", &format!("{mount} {install}"));
+}
+
+#[test]
+fn maven_needs_no_network_after_a_warm() {
+    let engine = Engine::start(Generation::V28);
+    let image = Image::MAVEN.import(&engine);
+    let repository = |of: &str| {
+        format!(
+            "<{of}><id>central</id><url>http://127.0.0.1:8099/</url>\
+             <releases><checksumPolicy>ignore</checksumPolicy></releases></{of}>"
+        )
+    };
+    let module = |name: &str, more: &str| {
+        format!(
+            "<project><modelVersion>4.0.0</modelVersion><artifactId>{name}</artifactId>{more}\
+             <parent><groupId>com.example</groupId><artifactId>user</artifactId><version>1</version></parent></project>"
+        )
+    };
+    let needs = |group: &str, name: &str, version: &str| {
+        format!(
+            "<dependencies><dependency><groupId>{group}</groupId><artifactId>{name}</artifactId>\
+             <version>{version}</version></dependency></dependencies>"
+        )
+    };
+    let pom = format!(
+        "<project><modelVersion>4.0.0</modelVersion><groupId>com.example</groupId><artifactId>user</artifactId>\
+         <version>1</version><packaging>pom</packaging><modules><module>one</module><module>two</module></modules>\
+         <repositories>{}</repositories><pluginRepositories>{}</pluginRepositories><build><pluginManagement><plugins>\
+         <plugin><artifactId>maven-site-plugin</artifactId><version>3.12.1</version></plugin>\
+         </plugins></pluginManagement></build></project>",
+        repository("repository"),
+        repository("pluginRepository"),
+    );
+    let mount = "RUN --mount=type=cache,target=/root/.m2/repository,sharing=locked";
+    write_files(
+        &project(&engine),
+        &[
+            ("pom.xml", &pom),
+            ("one/pom.xml", &module("one", &needs("commons-io", "commons-io", "2.11.0"))),
+            ("two/pom.xml", &module("two", &needs("com.example", "one", "1"))),
+            ("Dockerfile", &format!("FROM {image}\n{mount} mvn package\n")),
+        ],
+    );
+    // The image has what Debian builds with, laid out as a server has it.
+    let busybox = format!("--volume={}:/busybox:ro", parts::busybox().display());
+    let serve = ["/busybox", "httpd", "-f", "-p", "127.0.0.1:8099", "-h", "/usr/share/maven-repo"];
+    engine.docker(&[&["run", "--detach", "--name=server", "--network=host", &busybox, &image], &serve[..]].concat());
+    let volume = engine.volume("project-cache", &[]);
+    let run = warm(&engine, &["--volume=project-cache"]).ok();
+    assert!(volume.join("maven/repository/commons-io/commons-io/2.11.0").is_dir(), "{run}");
+    warm(&engine, &[]).ok();
+    engine.docker(&["rm", "--force", "server"]);
+    offline(&engine, &image, "", "mvn --batch-mode -o -Dmaven.repo.local=/cache/maven/repository package");
+    offline_build(&engine, &image, "", &format!("{mount} mvn --batch-mode -o package"));
+}
+
+/// Makes an index with one wheel.
+const INDEX: &str = r#"
+import base64, hashlib, os, zipfile
+
+os.makedirs('simple/small')
+info, wheel = 'small-1.0.0.dist-info/', 'small-1.0.0-py3-none-any.whl'
+files = {
+    'small.py': 'One = 1\n',
+    info + 'METADATA': 'Metadata-Version: 2.1\nName: small\nVersion: 1.0.0\n',
+    info + 'WHEEL': 'Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n',
+}
+digest = lambda text: base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip('=')
+files[info + 'RECORD'] = ''.join(f'{name},sha256={digest(text)},{len(text)}\n' for name, text in files.items())
+with zipfile.ZipFile('simple/small/' + wheel, 'w') as archive:
+    for name, text in files.items():
+        archive.writestr(name, text)
+told = hashlib.sha256(open('simple/small/' + wheel, 'rb').read()).hexdigest()
+open('simple/small/index.html', 'w').write(f'<!DOCTYPE html><a href="{wheel}#sha256={told}">{wheel}</a>')
+"#;
+
+/// poetry, pdm and pipenv ask the index each time what there is, and then take what they have.
+#[test]
+fn poetry_pdm_and_pipenv_download_nothing_after_a_warm() {
+    let engine = Engine::start(Generation::V28);
+    let image = Image::PYTHONS.import(&engine);
+    let served = engine.folder().join("home/served");
+    fs::create_dir_all(&served).unwrap();
+    Run::of(Command::new("python3").args(["-c", INDEX]).current_dir(&served)).ok();
+    let pyproject =
+        "[project]\nname = \"user\"\nversion = \"1\"\nrequires-python = \">=3.9\"\ndependencies = [\"small\"]\n";
+    let index = "url = \"http://127.0.0.1:8099/simple/\"\n";
+    // Of each: directory, variable and directory of the cache, manifest, how it locks and installs.
+    let tools = [
+        (
+            "poetry",
+            "POETRY_CACHE_DIR",
+            "/root/.cache/pypoetry",
+            format!("{pyproject}[tool.poetry]\npackage-mode = false\n[[tool.poetry.source]]\nname = \"here\"\n{index}"),
+            "export POETRY_VIRTUALENVS_IN_PROJECT=true; poetry install --no-root",
+        ),
+        (
+            "pdm",
+            "PDM_CACHE_DIR",
+            "/root/.cache/pdm",
+            format!("{pyproject}[tool.pdm]\ndistribution = false\n[[tool.pdm.source]]\nname = \"pypi\"\n{index}"),
+            "pdm sync --no-self",
+        ),
+        (
+            "pipenv",
+            "PIPENV_CACHE_DIR",
+            "/root/.cache/pipenv",
+            format!("[[source]]\nname = \"here\"\n{index}verify_ssl = false\n[packages]\nsmall = \"*\"\n"),
+            "export PIPENV_VENV_IN_PROJECT=1; pipenv sync",
+        ),
+    ];
+    let _server = serve_index(&engine, &served);
+    for (tool, _, target, manifest, install) in &tools {
+        let name = if *tool == "pipenv" { "Pipfile" } else { "pyproject.toml" };
+        let dockerfile = format!("FROM {image}\nRUN --mount=type=cache,target={target},sharing=locked {install}\n");
+        let at = project(&engine).join(tool);
+        write_files(&at, &[(name, manifest), ("Dockerfile", &dockerfile)]);
+        let source = format!("--volume={}:/src", at.display());
+        let lock = format!("cp {name} /tmp && cd /tmp && {tool} lock && cp *.lock /src");
+        engine.docker(&["run", "--rm", "--network=host", &source, "--workdir=/src", &image, "sh", "-ec", &lock]);
+    }
+    engine.docker(&["volume", "create", "project-cache"]);
+    warm(&engine, &["--volume=project-cache"]).ok();
+    warm(&engine, &[]).ok();
+    fs::remove_file(served.join("simple/small/small-1.0.0-py3-none-any.whl")).unwrap();
+    for (tool, variable, target, _, install) in &tools {
+        let install = format!("{install} && .venv/bin/python -c 'import small'");
+        run_copy(&engine, "host", &image, tool, &format!("export {variable}=/cache/{tool}; {install}"));
+        let step = format!("RUN --mount=type=cache,target={target},sharing=locked {install}");
+        build_copy(&engine, "host", &image, tool, &step);
+    }
+}
+
+#[test]
+fn deno_needs_no_network_after_a_warm() {
+    let engine = Engine::start(Generation::V28);
+    let image = "debian-deno:npm";
+    let registry = "ENV NPM_CONFIG_REGISTRY=http://127.0.0.1:8099";
+    engine.build(&format!("FROM {}\n{registry}", Image::PYTHONS.import(&engine)), &["--tag", image]);
+    let served = engine.folder().join("home/served");
+    write_files(
+        &served,
+        &[
+            ("package/package.json", r#"{"name":"small","version":"1.0.0"}"#),
+            ("package/index.js", "module.exports = 1"),
+        ],
+    );
+    let digest =
+        shell(&served, "tar -czf small.tgz package && openssl dgst -sha512 -binary small.tgz | base64 -w0").stdout;
+    let small = format!(
+        r#"{{"name":"small","dist-tags":{{"latest":"1.0.0"}},"versions":{{"1.0.0":{{"name":"small","version":"1.0.0",
+        "dist":{{"tarball":"http://127.0.0.1:8099/small.tgz","integrity":"sha512-{digest}"}}}}}}}}"#
+    );
+    let lock = format!(
+        r#"{{"version":"5","specifiers":{{"npm:small@1.0.0":"1.0.0"}},"npm":{{"small@1.0.0":{{"integrity":"sha512-{digest}",
+        "tarball":"http://127.0.0.1:8099/small.tgz"}}}},"workspace":{{"dependencies":["npm:small@1.0.0"]}}}}"#
+    );
+    let mount = "RUN --mount=type=cache,target=/root/.cache/deno";
+    write_files(&served, &[("small", &small)]);
+    write_files(
+        &project(&engine),
+        &[
+            ("deno.json", r#"{"imports":{"small":"npm:small@1.0.0"}}"#),
+            ("deno.lock", &lock),
+            ("main.ts", "import one from \"small\"; console.log(one)"),
+            ("Dockerfile", &format!("FROM {image}\n{mount} deno install\n")),
+        ],
+    );
+    let server = serve(&engine, &served);
+    engine.docker(&["volume", "create", "project-cache"]);
+    warm(&engine, &["--volume=project-cache", "--image", image]).ok();
+    warm(&engine, &[]).ok();
+    drop(server);
+    let run = "deno run --frozen --cached-only main.ts";
+    offline(&engine, image, "", &format!("export DENO_DIR=/cache/deno; {run}"));
+    offline_build(&engine, image, "", &format!("{mount} {run}"));
 }

@@ -110,11 +110,11 @@ impl Tool {
 
     /// Imports the image with this tool into an engine, once, and returns its name.
     pub fn image(self, engine: &Engine) -> String {
-        let name = format!("debian-{}:bench", self.name());
-        if engine.try_docker(&["image", "inspect", &name]).code != 0 {
-            engine.docker(&["import", &self.archive().display().to_string(), &name]);
-        }
-        name
+        self.of_debian().import(engine)
+    }
+
+    fn of_debian(self) -> Image {
+        Image { name: self.name(), debian: self.packages(), python: &[] }
     }
 
     /// Lets the tool fill cache mounts, by a build.
@@ -136,30 +136,74 @@ impl Tool {
         words.extend([image, "sh".into(), "-ec".into(), self.script().into()]);
         engine.docker(&words.iter().map(String::as_str).collect::<Vec<_>>())
     }
+}
 
-    /// Returns the root file system with this tool, as a tar that is made once.
-    fn archive(self) -> PathBuf {
-        parts::once(&format!("debian-{}-{RECIPE}.tar", self.name()), |target| {
+/// An image with package managers: what Debian and Python's index have of them.
+#[derive(Debug)]
+pub struct Image {
+    name: &'static str,
+    /// Beyond a minimal system.
+    debian: &'static [&'static str],
+    python: &'static [&'static str],
+}
+
+impl Image {
+    pub const BUNDLER: Image = Image { name: "bundler", debian: &["ruby-bundler"], python: &[] };
+    pub const COMPOSER: Image = Image { name: "composer", debian: &["composer", "unzip"], python: &[] };
+    pub const YARN: Image = Image { name: "yarn", debian: &["yarnpkg"], python: &[] };
+    /// Maven, and in `/usr/share/maven-repo` all that it downloads for a build.
+    pub const MAVEN: Image = Image {
+        name: "maven",
+        debian: &[
+            "maven",
+            "libmaven-clean-plugin-java",
+            "libmaven-compiler-plugin-java",
+            "libmaven-dependency-plugin-java",
+            "libmaven-deploy-plugin-java",
+            "libmaven-install-plugin-java",
+            "libmaven-jar-plugin-java",
+            "libmaven-resources-plugin-java",
+            "libmaven-site-plugin-java",
+            "libsurefire-java",
+        ],
+        python: &[],
+    };
+    /// poetry, pdm, pipenv and deno.
+    pub const PYTHONS: Image = Image {
+        name: "pythons",
+        debian: &["python3-pip", "python3-venv"],
+        // This pdm takes any hishel, and works with that of its time only.
+        python: &["poetry==2.5.1", "pdm==2.29.4", "hishel<2", "pipenv==2026.10.3", "deno==2.9.8"],
+    };
+
+    /// Imports it into an engine, once, and returns its name.
+    pub fn import(&self, engine: &Engine) -> String {
+        let name = format!("debian-{}:bench", self.name);
+        if engine.try_docker(&["image", "inspect", &name]).code != 0 {
+            engine.docker(&["import", &self.archive().display().to_string(), &name]);
+        }
+        name
+    }
+
+    /// Returns its root file system, as a tar that is made once.
+    fn archive(&self) -> PathBuf {
+        parts::once(&format!("debian-{}-{RECIPE}.tar", self.name), |target| {
             let aside = target.with_extension("rootfs");
             let _ = fs::remove_dir_all(&aside);
-            if self == Tool::Apt {
+            if self.debian.is_empty() {
                 bootstrap(&aside);
             } else {
                 fs::create_dir_all(&aside).unwrap();
-                run(
-                    "tar",
-                    &[
-                        "--extract",
-                        "--numeric-owner",
-                        "--file",
-                        &text(&Tool::Apt.archive()),
-                        "--directory",
-                        &text(&aside),
-                    ],
-                );
+                let base = Tool::Apt.of_debian().archive();
+                let (base, into) = (text(&base), text(&aside));
+                run("tar", &["--extract", "--numeric-owner", "--file", &base, "--directory", &into]);
                 let install = ["apt-get", "install", "--quiet", "--yes", "--no-install-recommends"];
                 in_rootfs(&aside, &["apt-get", "update", "--quiet"]);
-                in_rootfs(&aside, &[&install[..], self.packages()].concat());
+                in_rootfs(&aside, &[&install[..], self.debian].concat());
+            }
+            if !self.python.is_empty() {
+                let install = ["pip", "install", "--break-system-packages", "--no-cache-dir"];
+                in_rootfs(&aside, &[&install[..], self.python].concat());
             }
             in_rootfs(&aside, &["sh", "-c", SLIM]);
             let _ = fs::remove_file(aside.join("etc/resolv.conf"));
@@ -196,7 +240,7 @@ pub fn cargo_alone() -> PathBuf {
         let libraries = libraries.map(|name| format!("./usr/lib/x86_64-linux-gnu/lib{name}.so*"));
         fs::create_dir_all(target).unwrap();
         let mut unpack = Command::new("tar");
-        unpack.arg("--extract").arg("--file").arg(Tool::Cargo.archive()).arg("--directory").arg(target);
+        unpack.arg("--extract").arg("--file").arg(Tool::Cargo.of_debian().archive()).arg("--directory").arg(target);
         Run::of(unpack.args(["--wildcards", "./usr/bin/cargo"]).args(libraries)).ok();
     })
 }
@@ -250,8 +294,10 @@ Dir::Cache::srcpkgcache "";
 /// Runs a program inside a root file system, with this machine's network.
 fn in_rootfs(root: &Path, call: &[&str]) {
     fs::copy("/etc/resolv.conf", root.join("etc/resolv.conf")).unwrap();
-    let mut chroot = Command::new("chroot");
-    chroot.arg(root).args(call).env_clear().envs(proxies().filter_map(|proxy| {
+    let mut chroot = Command::new("unshare");
+    // Java's packages want a /proc.
+    chroot.args(["--mount", "--pid", "--fork", &format!("--mount-proc={}", text(&root.join("proc")))]);
+    chroot.arg("chroot").arg(root).args(call).env_clear().envs(proxies().filter_map(|proxy| {
         let (name, value) = proxy.split_once('=')?;
         Some((name.to_owned(), value.to_owned()))
     }));
