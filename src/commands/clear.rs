@@ -18,7 +18,7 @@ use crate::inventory::{
     self, Cache, FoundBuilder, FoundMount, FoundVolume, Holder, Inventory, Kind, Look, Source, Wanted, last_used, paths,
 };
 use crate::model::{Bytes, Moment, VolumeUser};
-use crate::place::carry::Mount;
+use crate::place::carry::{self, Mount};
 use crate::place::{self, Access, MountPlace, Place};
 use crate::plan::{Act, Plan, Rules, Step};
 use crate::report::{self, Progress};
@@ -70,7 +70,13 @@ pub fn run(context: Context, options: &Clear) -> Result<u8> {
     let found = found?;
     let plan = match options.recreate {
         true => recreate(&found, options)?,
-        false => Plan::new(&found, &rules(options, now), now),
+        false => {
+            let mut plan = Plan::new(&found, &rules(options, now), now);
+            if !look(options).layers && !look(options).ages {
+                plan.steps.extend(found.builders.iter().filter_map(unused_contexts));
+            }
+            plan
+        }
     };
     show(&plan, &found, options, now)?;
     let go = !options.dry_run && !plan.steps.is_empty();
@@ -158,6 +164,28 @@ fn rules(options: &Clear, now: Moment) -> Rules {
         by_path: !options.path.is_empty(),
         force_in_use: options.force_in_use,
     }
+}
+
+/// Plans to take the contexts that no build can use any more, most of them from killed runs; layers list them anyway.
+fn unused_contexts(FoundBuilder { builder, records }: &FoundBuilder) -> Option<Step> {
+    let contexts = carry::unused_contexts(records);
+    let cache = Cache {
+        kind: Kind::Layer,
+        name: "unused context".into(),
+        builder: Some(builder.name.clone()),
+        volume: None,
+        path: None,
+        language: None,
+        tool: None,
+        class: catalogue::Class::Scratch,
+        bytes: contexts.iter().map(|record| record.bytes).sum(),
+        files: None,
+        exact: true,
+        last_used: contexts.iter().filter_map(|record| record.last_used).max(),
+        source: Source::Records(Vec::new()),
+    };
+    let ids: Vec<String> = contexts.into_iter().map(|record| record.id).collect();
+    (!ids.is_empty()).then_some(Step { cache, act: Act::Prune(ids) })
 }
 
 /// Plans to make volumes anew. What is in them goes whatever it is, so that must be wanted.

@@ -1,7 +1,6 @@
 //! Cache mounts reached by a helper build: the only way in that every builder offers. The build has no network and no
 //! base image; its own records are pruned afterwards. It must never pass `--no-cache`: that empties cache mounts.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -46,12 +45,8 @@ impl MountPlace {
 /// Prunes the records that `choose` gives the ids of, until there is none or 2 s are over: right after a build BuildKit
 /// may still use some, and not tell others. Also after a cancel.
 pub(super) fn prune_all(builder: &BuilderRef, choose: impl Fn(&[CacheRecord]) -> Vec<String>) {
-    let mut chosen: HashSet<String> = HashSet::new();
     for pause in [20, 50, 100, 300, 600, 900].map(Duration::from_millis) {
-        let records = builder.records_cleanup().unwrap_or_default();
-        // What only its steps tell to be rubbish is so after they have gone, too.
-        chosen.extend(choose(&records));
-        let ids: Vec<String> = records.into_iter().map(|record| record.id).filter(|id| chosen.contains(id)).collect();
+        let ids = choose(&builder.records_cleanup().unwrap_or_default());
         if ids.is_empty() {
             return;
         }

@@ -506,19 +506,23 @@ fn is_context(record: &CacheRecord) -> bool {
     record.description.contains("buildkit-session") || record.description == "copy /context /"
 }
 
-/// Returns the records that killed runs of this program left in a builder.
+/// Returns the records that killed runs of this program surely left in a builder: those that bear a helper's name.
 pub(super) fn left(records: &[CacheRecord]) -> Vec<String> {
     // A mount that a killed run made may hold what it had imported.
-    let is_left = |record: &CacheRecord| record.mount().is_none() && abandoned(&record.description).is_some();
-    let (left, others): (Vec<&CacheRecord>, Vec<&CacheRecord>) = records.iter().partition(|record| is_left(record));
-    let is_of = |record: &CacheRecord, child: &&CacheRecord| child.parents.contains(&record.id);
-    // A context bears no name. It is what only those steps came from, or what nothing did: its session is over with its
-    // build, and no other can ask for it. One that came from an address could be asked for again.
-    let from_address = others.iter().any(|record| record.description.starts_with("http url ") && !is_context(record));
-    let contexts = others.iter().filter(|record| {
-        let is_last = || !from_address || left.iter().any(|child| is_of(record, child));
-        let is_session = record.description.contains("buildkit-session");
-        is_context(record) && (is_session || is_last()) && !others.iter().any(|child| is_of(record, child))
-    });
-    left.iter().chain(contexts).map(|record| record.id.clone()).collect()
+    let is_left = |record: &&CacheRecord| record.mount().is_none() && abandoned(&record.description).is_some();
+    records.iter().filter(is_left).map(|record| record.id.clone()).collect()
+}
+
+/// Returns the contexts that came to a build by its standard input and that nothing is built on: the session is over with
+/// its build, and no other can ask for them. Killed runs leave such, and so do a user's own builds: no name tells.
+pub fn unused_contexts(records: &[CacheRecord]) -> Vec<CacheRecord> {
+    // One that came from an address is unpacked by the same step, and could be asked for again.
+    let from_address = records.iter().any(|record| record.description.starts_with("http url ") && !is_context(record));
+    let is_unused = |record: &&CacheRecord| {
+        is_context(record)
+            && !record.in_use
+            && (!from_address || record.description.contains("buildkit-session"))
+            && !records.iter().any(|child| child.parents.contains(&record.id))
+    };
+    records.iter().filter(is_unused).cloned().collect()
 }
