@@ -122,6 +122,11 @@ fn missing_cache_mount(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
         // What `sudo` runs, the user's own mounts and the preparations of a root shell do not fit.
         if let Some(places) = places.filter(|_| uses.iter().all(|used| used.places.is_some() && !used.command.sudo)) {
             missing.edits = add(facts, run, row, &with_lists(facts, run, row, places.to_vec())).unwrap_or_default();
+            if !missing.edits.is_empty() {
+                let signs = row.build.defeated_by.iter();
+                let flags = signs.flat_map(|sign| uses.iter().filter_map(|used| without_flag(used, sign)?.1));
+                missing.edits.extend(flags);
+            }
         }
         found.push(missing);
     }
@@ -378,16 +383,9 @@ fn defeated_cache_mount(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
         }
         for sign in row.build.defeated_by {
             if sign.starts_with('-') {
-                let Some(index) = used.command.words.iter().position(|word| word.text == *sign) else { continue };
-                let edit = edits::remove_word(used.command, index).map(|mut edit| {
-                    if row.tool == "apk" {
-                        // Without either, apk finds no index in a fresh image.
-                        edit.text = " --update-cache".into();
-                    }
-                    vec![edit]
-                });
+                let Some((command, edit)) = without_flag(used, sign) else { continue };
                 let message = format!("`{sign}` keeps {} from using the cache mount of this step", row.tool);
-                say(used.command, message, edit.filter(|_| !used.command.nested));
+                say(command, message, edit.map(|edit| vec![edit]));
             } else {
                 let own = used.command.env.iter().any(|(name, value)| name == sign && is_on(value));
                 let of_stage = scope.env.get(*sign).and_then(Option::as_deref).is_some_and(is_on);
@@ -434,6 +432,20 @@ fn defeated_cache_mount(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
     }
     found.extend(emptied_by_the_image(facts, run, &uses));
     found
+}
+
+/// Returns the command that has a flag, and the edit that takes it out, where that can be done.
+fn without_flag<'a>(used: &Use<'a>, flag: &str) -> Option<(&'a Command, Option<Edit>)> {
+    let command = used.command;
+    let index = command.words.iter().position(|word| word.text == flag)?;
+    let edit = edits::remove_word(command, index).filter(|_| !command.nested).map(|mut edit| {
+        if used.row.tool == "apk" {
+            // Without either, apk finds no index in a fresh image.
+            edit.text = " --update-cache".into();
+        }
+        edit
+    });
+    Some((command, edit))
 }
 
 /// pip and uv take these for no.
