@@ -1,12 +1,17 @@
 //! `docker cache doctor --check volume-owner`, and its fix: whoever writes to a volume may do so afterwards.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::for_each_engine;
-use crate::support::world::{Tree, assert_same, write_files};
+use crate::support::process::Run;
+use crate::support::world::{Tree, assert_same, big_tree, write_files};
 use crate::support::{Engine, Generation};
 
 #[track_caller]
@@ -209,4 +214,60 @@ for_each_engine!(what_is_of_an_old_version_goes_from_a_mount_by_the_printed_comm
     assert_eq!(look()["checks"][0]["status"], "ok");
     let rest = "test \"$(find /root/.cache -type f)\" = /root/.cache/pypoetry/virtualenvs/app-2-py3.12/file";
     engine.build(&format!("RUN --mount=type=cache,target=/root/.cache {rest}"), &[]);
+});
+
+/// The owner and group of every entry below a folder must be one of these; returns how many have the second.
+#[track_caller]
+fn given(tree: &Tree, from: (u32, u32), to: (u32, u32)) -> usize {
+    let owner = |path: &std::path::PathBuf| (tree.0[path].uid, tree.0[path].gid);
+    let strange: Vec<_> = tree.0.keys().filter(|path| ![from, to].contains(&owner(path))).collect();
+    assert!(strange.is_empty(), "{strange:?}");
+    tree.0.keys().filter(|path| owner(path) == to).count()
+}
+
+for_each_engine!(a_stopped_change_of_owner_does_no_harm_and_can_be_done_again, [v20, v28_containerd], |engine| {
+    let outside = engine.folder().join("tmp/outside");
+    write_files(&outside, &[("precious", "1")]);
+    let root = engine.volume("project-cache", &[("cargo/credentials.toml", "1")]);
+    big_tree(&root.join("pip"), 8000, 80_000);
+    fs::set_permissions(root.join("cargo/credentials.toml"), fs::Permissions::from_mode(0o600)).unwrap();
+    symlink(&outside, root.join("pip/dir")).unwrap();
+    symlink(outside.join("precious"), root.join("pip/link")).unwrap();
+    engine.build("RUN true", &["--tag", "box"]);
+    let create = "create --user 1234:4321 --volume project-cache:/cache box /bin/busybox true";
+    engine.docker(&create.split(' ').collect::<Vec<_>>());
+    let before = Tree::read(&root);
+    let modes = |tree: &Tree| tree.0.values().map(|entry| entry.mode).collect::<Vec<_>>();
+    let samples: Vec<_> = before.0.keys().filter(|path| before.0[*path].kind == "file").step_by(400).collect();
+    let fix = ["cache", "doctor", "--fix", "--check", "volume-owner", "--force"];
+    engine.cache_command(&[]);
+    let (mut stopped, mut halfway) = (0, 0);
+    for round in 0..8 {
+        before.0.keys().for_each(|path| lchown(root.join(path), Some(0), Some(0)).unwrap());
+        let mut command = engine.command(engine.config().join("cli-plugins/docker-cache"));
+        let child = command.args(fix).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        // Once the first entries are given, at another moment each time.
+        let begin = Instant::now();
+        let begun = || samples.iter().any(|path| root.join(path).symlink_metadata().unwrap().uid() == 1234);
+        while !begun() {
+            assert!(begin.elapsed() < Duration::from_secs(60), "nothing is given");
+        }
+        thread::sleep(Duration::from_millis(round * 2));
+        let signal = if round % 2 == 0 { Signal::INT } else { Signal::KILL };
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        let run = Run::from_output(fix.join(" "), child.wait_with_output().unwrap());
+        assert!(run.code == 0 || signal == Signal::KILL || run.code == 130, "{run}");
+        stopped += usize::from(run.code != 0);
+        let now = Tree::read(&root);
+        let count = given(&now, (0, 0), (1234, 4321));
+        halfway += usize::from(count < before.0.len());
+        assert_eq!(modes(&now), modes(&before));
+
+        engine.cache(&fix[1..]).ok();
+        let after = Tree::read(&root);
+        assert_eq!(given(&after, (0, 0), (1234, 4321)), before.0.len());
+        assert_eq!(modes(&after), modes(&before));
+        assert!([&outside, &outside.join("precious")].iter().all(|path| path.metadata().unwrap().uid() == 0));
+    }
+    assert!(stopped >= 2 && halfway >= 1, "{stopped} were stopped, {halfway} of them halfway");
 });
