@@ -6,7 +6,7 @@ mod between;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::thread;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail, ensure};
 use serde::Serialize;
 
 use self::between::to_builder;
@@ -19,12 +19,12 @@ use crate::bundle::{Entry, Layout, TreeConfig, Writer};
 use crate::cancel;
 use crate::catalogue::{self, Class};
 use crate::cli::{Export, Format, Selection};
-use crate::docker::{BuilderRef, Docker};
+use crate::docker::{BuilderRef, Docker, Info, Volume};
 use crate::dockerfile::{Dockerfile, mount, stage};
 use crate::exit;
 use crate::inside::pack::{self, Packed, Previous};
 use crate::inside::rules::Rule;
-use crate::inventory::{self, Cache, Inventory, Kind, Names, Wanted};
+use crate::inventory::{self, Cache, FoundVolume, Inventory, Kind, Names, Wanted};
 use crate::model::{self, Bytes, CacheRecord, CacheVolume, MountName};
 use crate::place::carry::{self, Mount, Site};
 use crate::place::{self, Access, Place};
@@ -94,9 +94,28 @@ enum From {
 #[derive(Default)]
 struct Plan {
     items: Vec<Item>,
-    volumes: Vec<CacheVolume>,
+    volumes: Vec<FoundVolume>,
+    /// The engine that has them.
+    info: Option<Info>,
     builders: Vec<BuilderRef>,
     left_out: Vec<String>,
+}
+
+impl Plan {
+    /// Returns the way to the volumes, if there is anything to pack of them.
+    fn volumes_place(&self, docker: &Docker) -> Result<Option<Place>> {
+        let any = self.items.iter().any(|item| matches!(item.from, From::Volume(_)));
+        let Some(info) = self.info.as_ref().filter(|_| any) else { return Ok(None) };
+        let volumes: Vec<&Volume> = self.volumes.iter().map(|found| &found.volume).collect();
+        let place = Place::of_volumes(docker, info, &volumes, Access::Read);
+        if let Place::Container { volumes, .. } = &place {
+            // Docker would make one anew.
+            let there = docker.volumes()?;
+            let gone = volumes.iter().find(|name| !there.iter().any(|volume| volume.name == **name));
+            ensure!(gone.is_none(), "volume {:?} is gone", gone.map_or("", String::as_str));
+        }
+        Ok(Some(place))
+    }
 }
 
 pub fn run(context: Context, options: &Export) -> Result<u8> {
@@ -181,9 +200,13 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
         .iter()
         .fold((0, 0), |(files, bytes), item| (files + item.estimate.1.unwrap_or_default(), bytes + item.estimate.0));
     let mut progress = Carrying::new("Exporting", (files, bytes), "Receiving", options.output.telling());
+    let place = plan.volumes_place(&docker)?;
     thread::scope(|scope| {
-        scope.spawn(|| place::sweep(&docker));
-        act(&docker, plan, &mut writer, &mut answer, &mut progress)
+        // Reading by path leaves no helpers, and may be faster than docker tells of them.
+        if !matches!(place, Some(Place::Here(_))) {
+            scope.spawn(|| place::sweep(&docker));
+        }
+        act(place, plan, &mut writer, &mut answer, &mut progress)
     })?;
     drop(progress);
     (answer.bytes_written, answer.bytes_reused) = (writer.bytes_written, writer.bytes_reused);
@@ -257,15 +280,15 @@ fn plan_volumes(
     }
     plan.items.append(&mut planned.items);
     plan.left_out.append(&mut planned.left_out);
-    plan.volumes = planned.volumes;
+    (plan.volumes, plan.info) = (planned.volumes, planned.info);
     Ok(())
 }
 
 fn items_of_volumes(measured: Inventory, options: &Export, names: &Names, plan: &mut Plan) {
     let selection = &options.selection;
     plan.left_out.extend(measured.gaps);
-    plan.volumes = measured.volumes.into_iter().map(|found| found.cache).collect();
-    for (at, volume) in plan.volumes.iter().enumerate() {
+    (plan.volumes, plan.info) = (measured.volumes, measured.info);
+    for (at, FoundVolume { cache: volume, .. }) in plan.volumes.iter().enumerate() {
         let rows: Vec<&Cache> =
             measured.caches.iter().filter(|cache| cache.volume.as_deref() == Some(&volume.name)).collect();
         // A volume that was named and of which nothing is known: it is what the user means by a cache.
@@ -469,7 +492,13 @@ fn told(text: &str) -> Vec<Mount> {
 }
 
 /// Packs everything and puts it into the index.
-fn act(docker: &Docker, plan: Plan, writer: &mut Writer, answer: &mut Answer, progress: &mut Carrying) -> Result<()> {
+fn act(
+    place: Option<Place>,
+    plan: Plan,
+    writer: &mut Writer,
+    answer: &mut Answer,
+    progress: &mut Carrying,
+) -> Result<()> {
     let (mut volumes, mut mounts) = (Vec::new(), BTreeMap::<(usize, String), Vec<(Item, Mount, bool)>>::new());
     for item in plan.items {
         match item.from {
@@ -480,12 +509,8 @@ fn act(docker: &Docker, plan: Plan, writer: &mut Writer, answer: &mut Answer, pr
             }
         }
     }
-    if !volumes.is_empty() {
-        let info = docker.info()?;
-        let raw = docker.volumes()?;
-        let places = plan.volumes.iter().map(|found| raw.iter().find(|volume| volume.name == found.name));
-        let places = places.collect::<Option<Vec<_>>>().context("a volume is gone")?;
-        let site = Site::Volumes(Place::of_volumes(docker, &info, &places, Access::Read));
+    if let Some(place) = place {
+        let site = Site::Volumes(place);
         let items: Vec<(usize, TreeConfig)> = volumes.into_iter().map(|(at, item)| (at, item.config)).collect();
         pack(&site, items, writer, answer, progress, |_| true)?;
     }

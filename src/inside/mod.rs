@@ -9,6 +9,7 @@ pub mod own;
 pub mod pack;
 pub mod remove;
 pub mod rules;
+pub mod scan;
 pub mod table;
 pub mod unpack;
 mod walk;

@@ -2,7 +2,6 @@
 //! neither read nor written again; an archive that has become mostly rubbish is packed anew.
 
 use std::collections::{BTreeSet, HashMap};
-use std::ffi::{CStr, CString};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,16 +13,16 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
+use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, openat};
 use rustix::io::{Errno, pread};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::archive::{self, Kind, Member, leads_in, walk_order};
+use super::archive::{self, Kind, Member, walk_order};
 use super::dirs::{DIRECTORY, Dirs};
-use super::rules::{At, Rule, Rules};
+use super::rules::{Rule, Rules};
+use super::scan::{Found, NAMED, Notes, changed, scan};
 use super::table::{self, Row, Rows};
-use super::unpack::STAGING;
 use super::walk::permissions;
 
 /// Trees to pack, and the directory for the blobs.
@@ -120,9 +119,6 @@ const SMALL: u64 = 1 << 20;
 const MAX_PARTIAL: usize = 8;
 /// Files up to this size are read before they are written, and read again if they change meanwhile.
 const IN_MEMORY: u64 = 1 << 20;
-/// A file that changed this short a time ago may change again without its times telling: two ticks of a slow kernel.
-const RACY_NANOSECONDS: i128 = 20_000_000;
-const NAMED: usize = 100;
 /// How hard to compress: most of what caches hold is compressed already, and this is three times as fast on it as
 /// zstd's default.
 const LEVEL: i32 = 1;
@@ -155,25 +151,6 @@ struct Counters {
 impl Counters {
     fn tell(&self, progress: &mut (dyn FnMut(u64, u64) + Send)) {
         progress(self.files.load(Relaxed), self.bytes.load(Relaxed));
-    }
-}
-
-/// What is told of everything that a walk finds, in its order.
-type Sink<'a> = &'a mut dyn FnMut(Found) -> Result<()>;
-
-/// What a walk found.
-struct Found {
-    path: Vec<u8>,
-    kind: Kind,
-    stat: Stat,
-    /// As in [`Member`].
-    link: Vec<u8>,
-    print: u64,
-}
-
-impl Found {
-    fn size(&self) -> u64 {
-        if self.kind == Kind::File { u64::try_from(self.stat.st_size).unwrap_or_default() } else { 0 }
     }
 }
 
@@ -229,7 +206,7 @@ fn pack_new(
     let mut table = encoder(&rows)?;
     let amended = Mutex::new(Vec::new());
     let notes = thread::scope(|scope| -> Result<Notes> {
-        let (sender, receiver) = sync_channel::<(usize, Vec<Found>)>(1);
+        let (sender, receiver) = sync_channel::<(usize, Chunk)>(1);
         // The workers alone hold it: when all have failed, the walk must not wait for them.
         let receiver = Arc::new(Mutex::new(receiver));
         let workers: Vec<_> = (0..crate::parallel::workers())
@@ -244,32 +221,28 @@ fn pack_new(
             Some(previous) => Some(Former::open(previous)?),
             None => None,
         };
-        let walked = walk(tree, &rules, &mut |found| {
+        let scanned = scan(tree, &rules, &mut |path, found| {
             let former = match &mut previous {
-                Some(previous) => previous.row(&found.path)?,
+                Some(previous) => previous.row(path)?,
                 None => None,
             };
             let same = former.filter(|row| row.print == found.print && row.print != 0 && row.kind == found.kind);
             let same = same.filter(|row| kept.get(row.layer as usize) == Some(&true));
-            packed.files += u64::from(found.kind != Kind::Dir);
-            packed.bytes += found.size();
-            let layer = same.map_or((old + chunks.sent) as u32, |row| row.layer);
+            let (kind, size, print) = (found.kind, found.size(), found.print);
+            packed.files += u64::from(kind != Kind::Dir);
+            packed.bytes += size;
+            read.tell(progress);
             if let Some(row) = same {
                 used[row.layer as usize] += row.cost();
+                read.files.fetch_add(u64::from(kind != Kind::Dir), Relaxed);
+                read.bytes.fetch_add(size, Relaxed);
+                return Ok(table::write(&mut table, row)?);
             }
-            let is_new = same.is_none();
-            let (kind, size, print) = (found.kind, found.size(), found.print);
-            let row = Row { layer, kind, size, print, path: found.path };
+            let row = Row { layer: (old + chunks.sent) as u32, kind, size, print, path: path.into() };
             table::write(&mut table, &row)?;
-            read.tell(progress);
-            if is_new {
-                return chunks.add(Found { path: row.path, ..found });
-            }
-            read.files.fetch_add(u64::from(kind != Kind::Dir), Relaxed);
-            read.bytes.fetch_add(size, Relaxed);
-            Ok(())
+            chunks.add(row.path, found.clone())
         });
-        let sent = walked.and_then(|notes| chunks.flush().map(|()| notes));
+        let sent = scanned.and_then(|notes| chunks.flush().map(|()| notes));
         drop(chunks);
         while workers.iter().any(|worker| !worker.is_finished()) {
             thread::sleep(Duration::from_millis(2));
@@ -341,25 +314,28 @@ impl Former {
 
     /// Returns the row of a path; the paths asked for must be in the order of a walk.
     fn row(&mut self, path: &[u8]) -> Result<Option<&Row>> {
-        while self.row.as_ref().is_some_and(|row| walk_order(&row.path, path).is_lt()) {
+        while self.row.as_ref().is_some_and(|row| row.path != path && walk_order(&row.path, path).is_lt()) {
             self.row = self.rows.next_row()?;
         }
         Ok(self.row.as_ref().filter(|row| row.path == path))
     }
 }
 
+/// What makes one archive, by path.
+type Chunk = Vec<(Vec<u8>, Found)>;
+
 /// Gathers what is to be packed into archives.
 struct Chunks {
-    sender: SyncSender<(usize, Vec<Found>)>,
-    next: Vec<Found>,
+    sender: SyncSender<(usize, Chunk)>,
+    next: Chunk,
     bytes: u64,
     sent: usize,
 }
 
 impl Chunks {
-    fn add(&mut self, found: Found) -> Result<()> {
+    fn add(&mut self, path: Vec<u8>, found: Found) -> Result<()> {
         self.bytes += table::cost(found.size());
-        self.next.push(found);
+        self.next.push((path, found));
         if self.bytes >= MAX_BYTES || self.next.len() >= MAX_FILES { self.flush() } else { Ok(()) }
     }
 
@@ -374,200 +350,6 @@ impl Chunks {
     }
 }
 
-/// Walks a tree in a thread of its own, so that finding the next files and looking at the last ones go on side by side.
-fn walk(tree: &Tree, rules: &Rules, sink: Sink<'_>) -> Result<Notes> {
-    const BATCH: usize = 256;
-    thread::scope(|scope| {
-        let (sender, receiver) = sync_channel::<Vec<Found>>(4);
-        let walker = scope.spawn(move || {
-            let mut batch = Vec::with_capacity(BATCH);
-            let notes = Walk::run(tree, rules, &mut |found| {
-                batch.push(found);
-                match batch.len() {
-                    BATCH => {
-                        sender.send(std::mem::replace(&mut batch, Vec::with_capacity(BATCH))).context("packing stopped")
-                    }
-                    _ => Ok(()),
-                }
-            })?;
-            sender.send(batch).context("packing stopped")?;
-            Ok(notes)
-        });
-        // Taken, so that the walk ends when the sink fails.
-        let sunk = receiver.into_iter().flatten().try_for_each(sink);
-        let walked = crate::parallel::join(walker);
-        sunk.and(walked)
-    })
-}
-
-/// What a walk could not take.
-#[derive(Default)]
-struct Notes {
-    secrets: Vec<String>,
-    skipped: Vec<String>,
-    skipped_count: u64,
-}
-
-struct Walk<'a> {
-    tree: &'a Tree,
-    /// Of the root: what is on another device is another file system.
-    root: Stat,
-    /// First paths of files with several names, by inode.
-    links: HashMap<u64, Vec<u8>>,
-    /// What changed after this moment may change again without its times telling.
-    racy: i128,
-    notes: Notes,
-    sink: &'a mut dyn FnMut(Found) -> Result<()>,
-}
-
-impl Walk<'_> {
-    fn run(tree: &Tree, rules: &Rules, sink: &mut dyn FnMut(Found) -> Result<()>) -> Result<Notes> {
-        let root = openat(rustix::fs::CWD, &tree.root, DIRECTORY, Mode::empty())
-            .with_context(|| format!("cannot read {}", tree.root.display()))?;
-        let stat = fstat(&root)?;
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let racy = now.as_nanos() as i128 - RACY_NANOSECONDS;
-        let mut walk = Walk { tree, root: stat, links: HashMap::new(), racy, notes: Notes::default(), sink };
-        let at = rules.root();
-        walk.give(Vec::new(), Kind::Dir, stat, Vec::new())?;
-        walk.directory(root.as_fd(), &mut Vec::new(), at)?;
-        Ok(walk.notes)
-    }
-
-    fn taken(&self, at: At<'_>) -> bool {
-        at.rule.is_some_and(|rule| self.tree.rules[rule].take)
-    }
-
-    fn directory(&mut self, fd: BorrowedFd<'_>, path: &mut Vec<u8>, at: At<'_>) -> Result<()> {
-        if crate::cancel::requested() {
-            bail!("cancelled");
-        }
-        let mut names: Vec<CString> = Vec::new();
-        for entry in Dir::read_from(fd)? {
-            names.push(entry?.file_name().to_owned());
-        }
-        names.retain(|name| !matches!(name.to_bytes(), b"." | b".."));
-        names.sort();
-        let guarded = path.is_empty() || at.is_named();
-        for name in names {
-            if path.is_empty() && name.as_c_str() == STAGING {
-                continue;
-            }
-            let length = path.len();
-            if length > 0 {
-                path.push(b'/');
-            }
-            path.extend(name.to_bytes());
-            let done = self.entry(fd, &name, path, at.child(name.to_bytes()), guarded);
-            if let Err(error) = done {
-                // Gone since the directory was read: a cache in use. Anything else is told, and the rest is packed.
-                match error.downcast_ref::<Errno>() {
-                    Some(&Errno::NOENT) => {}
-                    Some(errno) => self.skip(path, &io::Error::from(*errno).to_string()),
-                    None => return Err(error),
-                }
-            }
-            path.truncate(length);
-        }
-        Ok(())
-    }
-
-    fn entry(&mut self, dir: BorrowedFd<'_>, name: &CStr, path: &mut Vec<u8>, at: At<'_>, guarded: bool) -> Result<()> {
-        let taken = self.taken(at);
-        if !taken && !at.takes_below() {
-            return Ok(());
-        }
-        let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => {
-                let fd = openat(dir, name, DIRECTORY, Mode::empty())?;
-                let stat = fstat(&fd)?;
-                if stat.st_dev != self.root.st_dev {
-                    self.skip(path, "it is another file system");
-                    return Ok(());
-                }
-                self.give(path.clone(), Kind::Dir, stat, Vec::new())?;
-                self.directory(fd.as_fd(), path, at)
-            }
-            _ if !taken => Ok(()),
-            _ if guarded && self.tree.secrets.iter().any(|secret| fits(secret, name.to_bytes())) => {
-                self.notes.secrets.push(String::from_utf8_lossy(path).into_owned());
-                Ok(())
-            }
-            FileType::RegularFile => {
-                if stat.st_nlink > 1
-                    && let Some(first) = self.links.insert(stat.st_ino, path.clone())
-                {
-                    self.links.insert(stat.st_ino, first.clone());
-                    return self.give(path.clone(), Kind::Hardlink, stat, first);
-                }
-                self.give(path.clone(), Kind::File, stat, Vec::new())
-            }
-            FileType::Symlink => {
-                let target = readlinkat(dir, name, Vec::new())?.into_bytes();
-                if leads_in(path, &target, &self.tree.base) {
-                    self.give(path.clone(), Kind::Symlink, stat, target)
-                } else {
-                    let target = String::from_utf8_lossy(&target).into_owned();
-                    self.skip(path, &format!("it is a link that leads out, to {target}"));
-                    Ok(())
-                }
-            }
-            _ => {
-                self.skip(path, "it is no file, directory or link");
-                Ok(())
-            }
-        }
-    }
-
-    fn give(&mut self, path: Vec<u8>, kind: Kind, stat: Stat, link: Vec<u8>) -> Result<()> {
-        let print = if changed(&stat) >= self.racy { 0 } else { print(kind, &stat, &link) };
-        (self.sink)(Found { path, kind, stat, link, print })
-    }
-
-    fn skip(&mut self, path: &[u8], why: &str) {
-        self.notes.skipped_count += 1;
-        if self.notes.skipped.len() < NAMED {
-            self.notes.skipped.push(format!("{}: {why}", String::from_utf8_lossy(path)));
-        }
-    }
-}
-
-/// Returns true if a name is what a pattern says, `*` at one of its ends standing for anything.
-fn fits(pattern: &str, name: &[u8]) -> bool {
-    match (pattern.strip_prefix('*'), pattern.strip_suffix('*')) {
-        (Some(end), _) => name.ends_with(end.as_bytes()),
-        (_, Some(start)) => name.starts_with(start.as_bytes()),
-        _ => name == pattern.as_bytes(),
-    }
-}
-
-/// Returns when an inode changed, in nanoseconds since 1970.
-fn changed(stat: &Stat) -> i128 {
-    i128::from(stat.st_ctime) * 1_000_000_000 + i128::from(stat.st_ctime_nsec)
-}
-
-/// Returns a number that changes with a file: with its content, owner, mode, times and attributes, by what stat tells.
-fn print(kind: Kind, stat: &Stat, link: &[u8]) -> u64 {
-    let mut hash = Sha256::new();
-    let size = if kind == Kind::Dir { 0 } else { stat.st_size };
-    let numbers = [
-        i128::from(kind.letter()),
-        stat.st_mode.into(),
-        stat.st_uid.into(),
-        stat.st_gid.into(),
-        size.into(),
-        i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec),
-        changed(stat),
-        stat.st_ino.into(),
-    ];
-    numbers.iter().for_each(|number| hash.update(number.to_le_bytes()));
-    hash.update(link);
-    let digest = hash.finalize();
-    // Zero means "cannot be told".
-    u64::from_le_bytes(digest[..8].try_into().unwrap_or_default()).max(1)
-}
-
 /// What became of a file after the walk: gone, or with another size.
 type Amended = (Vec<u8>, Option<u64>);
 
@@ -576,7 +358,7 @@ fn work(
     job: &Pack,
     tree: &Tree,
     number: usize,
-    chunks: &Mutex<Receiver<(usize, Vec<Found>)>>,
+    chunks: &Mutex<Receiver<(usize, Chunk)>>,
     amended: &Mutex<Vec<Amended>>,
     read: &Counters,
 ) -> Result<Vec<(usize, Layer)>> {
@@ -590,17 +372,17 @@ fn work(
         let blob = Hashed::new(BufWriter::with_capacity(BUFFER, File::create(&path)?));
         let mut out = Frames::new(blob)?;
         let mut layer = Layer { usable: true, ..Layer::default() };
-        for found in chunk {
+        for (path, found) in chunk {
             if crate::cancel::requested() {
                 bail!("cancelled");
             }
-            let change = member(&mut dirs, &found, &mut out, &mut buffer, read)
-                .with_context(|| format!("packing {}", String::from_utf8_lossy(&found.path)))?;
+            let change = member(&mut dirs, &path, &found, &mut out, &mut buffer, read)
+                .with_context(|| format!("packing {}", String::from_utf8_lossy(&path)))?;
             // What changed meanwhile may be in the archive all the same: this is the most that there can be.
             layer.entries += 1;
             layer.cost += table::cost(found.size());
             if let Some(change) = change {
-                amended.lock().unwrap_or_else(PoisonError::into_inner).push((found.path, change));
+                amended.lock().unwrap_or_else(PoisonError::into_inner).push((path, change));
             }
             read.files.fetch_add(u64::from(found.kind != Kind::Dir), Relaxed);
         }
@@ -661,13 +443,14 @@ impl<W: Write> Write for Frames<W> {
 /// Writes one member. Returns None if it was as the walk found it, else its new size, or None if it is not to be used.
 fn member(
     dirs: &mut Dirs,
+    path: &[u8],
     found: &Found,
     out: &mut impl Write,
     buffer: &mut Vec<u8>,
     read: &Counters,
 ) -> Result<Option<Option<u64>>> {
     let mut member = Member {
-        path: found.path.clone(),
+        path: path.into(),
         kind: found.kind,
         mode: permissions(&found.stat),
         uid: found.stat.st_uid,
@@ -686,7 +469,7 @@ fn member(
         Kind::Dir => DIRECTORY,
         _ => OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK,
     };
-    let opened = dirs.parent(&found.path).and_then(|(dir, name)| Ok(openat(dir, name, flags, Mode::empty())?));
+    let opened = dirs.parent(path).and_then(|(dir, name)| Ok(openat(dir, name, flags, Mode::empty())?));
     let Ok(fd) = opened else { return Ok(Some(None)) };
     member.attributes = attributes(fd.as_fd());
     if found.kind == Kind::Dir {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -256,14 +257,7 @@ impl<'s, V: Visit> Walk<'s, V> {
 
     fn entries(self, folder: &Folder) -> Entries {
         let mut found = Entries::default();
-        let read = read(&folder.fd, |name, kind| {
-            // What an import has beside the tree, or left when it was killed, is no part of it.
-            let is_staging = folder.above.is_none() && name == STAGING;
-            if name != c"." && name != c".." && !is_staging {
-                found.add(name, kind);
-            }
-        });
-        match read {
+        match found.read(&folder.fd, folder.above.is_none()) {
             // Deleted since its parent was read.
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => self.visit.refused(folder.path(c""), error),
@@ -308,22 +302,38 @@ impl<'s, V: Visit> Walk<'s, V> {
 }
 
 /// All names in a folder, read before any is visited: what a job removes must not disturb the reading.
-#[derive(Default)]
-struct Entries {
+#[derive(Debug, Default)]
+pub struct Entries {
     /// Each with a NUL at its end.
     names: Vec<u8>,
-    /// Where each begins, and what it is.
-    found: Vec<(usize, FileType)>,
+    /// Where each is without that, and what it is.
+    found: Vec<(Range<usize>, FileType)>,
 }
 
 impl Entries {
-    fn add(&mut self, name: &CStr, kind: FileType) {
-        self.found.push((self.names.len(), kind));
-        self.names.extend_from_slice(name.to_bytes_with_nul());
+    /// Adds those of a folder that was just opened, but for what is no part of a tree: what an import has beside it in
+    /// its root, or left there when it was killed.
+    ///
+    /// # Errors
+    /// When it cannot be read; what came before is there.
+    pub fn read(&mut self, folder: &OwnedFd, is_root: bool) -> rustix::io::Result<()> {
+        read(folder, |name, kind| {
+            if name != c"." && name != c".." && !(is_root && name == STAGING) {
+                let at = self.names.len();
+                self.found.push((at..at + name.to_bytes().len(), kind));
+                self.names.extend_from_slice(name.to_bytes_with_nul());
+            }
+        })
     }
 
-    fn iter(&self) -> impl Iterator<Item = (&CStr, FileType)> {
-        self.found.iter().map(|(at, kind)| (CStr::from_bytes_until_nul(&self.names[*at..]).unwrap_or_default(), *kind))
+    /// Sorts them by name.
+    pub fn sort(&mut self) {
+        self.found.sort_unstable_by(|(one, _), (other, _)| self.names[one.clone()].cmp(&self.names[other.clone()]));
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&CStr, FileType)> {
+        let name = |at: &Range<usize>| CStr::from_bytes_until_nul(&self.names[at.start..]).unwrap_or_default();
+        self.found.iter().map(move |(at, kind)| (name(at), *kind))
     }
 }
 

@@ -1,0 +1,354 @@
+//! Finds what a tree has, in the order of a table. One thread reads the directories and others look at what is in them,
+//! a little ahead of whoever takes it: all cores ask the file system, and little is in memory.
+
+use std::collections::HashMap;
+use std::io;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, Stat, fstat, openat, readlinkat, statat};
+use rustix::io::Errno;
+use sha2::{Digest, Sha256};
+
+use super::archive::{Kind, leads_in};
+use super::dirs::DIRECTORY;
+use super::pack::Tree;
+use super::rules::{At, Rules};
+use super::walk::Entries;
+use crate::parallel;
+
+/// Entries that a thread looks at in one go.
+const BATCH: usize = 256;
+/// Directories that they may be in: each is open until then, and a process may have 1,024 open files.
+const BATCH_DIRS: usize = 16;
+/// Batches on their way.
+const AHEAD: usize = 8;
+/// A file that changed this short a time ago may change again without its times telling: two ticks of a slow kernel.
+const RACY_NANOSECONDS: i128 = 20_000_000;
+/// How many of those that could not be taken are named.
+pub const NAMED: usize = 100;
+
+/// What a scan found at a path.
+#[derive(Clone, Debug)]
+pub struct Found {
+    pub kind: Kind,
+    pub stat: Stat,
+    /// As in [`super::archive::Member`].
+    pub link: Vec<u8>,
+    /// As in [`super::table::Row`].
+    pub print: u64,
+}
+
+impl Found {
+    pub fn size(&self) -> u64 {
+        if self.kind == Kind::File { u64::try_from(self.stat.st_size).unwrap_or_default() } else { 0 }
+    }
+}
+
+/// What a scan could not take.
+#[derive(Debug, Default)]
+pub struct Notes {
+    pub secrets: Vec<String>,
+    /// The first [`NAMED`], each with the reason.
+    pub skipped: Vec<String>,
+    pub skipped_count: u64,
+}
+
+impl Notes {
+    fn skip(&mut self, path: &[u8], why: &str) {
+        let skipped = vec![format!("{}: {why}", String::from_utf8_lossy(path))];
+        self.add(Notes { skipped, skipped_count: 1, ..Notes::default() });
+    }
+
+    /// Notes why something could not be taken, unless it is gone since its directory was read: a cache in use.
+    fn fail(&mut self, path: &[u8], error: Errno) {
+        if error != Errno::NOENT {
+            self.skip(path, &io::Error::from(error).to_string());
+        }
+    }
+
+    fn add(&mut self, more: Notes) {
+        self.secrets.extend(more.secrets);
+        self.skipped_count += more.skipped_count;
+        let room = NAMED.saturating_sub(self.skipped.len());
+        self.skipped.extend(more.skipped.into_iter().take(room));
+    }
+}
+
+/// Entries of directories, yet to be looked at.
+#[derive(Default)]
+struct Batch {
+    /// One after the other.
+    paths: Vec<u8>,
+    entries: Vec<Entry>,
+}
+
+struct Entry {
+    dir: Arc<OwnedFd>,
+    path: Range<usize>,
+    /// Where its name begins.
+    name: usize,
+    /// Of a directory, which was opened.
+    stat: Option<Stat>,
+}
+
+/// What became of a batch.
+struct Seen {
+    paths: Vec<u8>,
+    found: Vec<(Range<usize>, Found)>,
+    notes: Notes,
+}
+
+/// Tells `sink` of everything in a tree that the rules take: of a directory before what is in it, sorted by name.
+///
+/// # Errors
+/// When the root cannot be read, the sink fails, or the user cancels. What else cannot be read is noted.
+pub fn scan(tree: &Tree, rules: &Rules, sink: &mut dyn FnMut(&[u8], &Found) -> Result<()>) -> Result<Notes> {
+    let dir = openat(CWD, &tree.root, DIRECTORY, Mode::empty())
+        .with_context(|| format!("cannot read {}", tree.root.display()))?;
+    let root = fstat(&dir)?;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let look = Look { base: &tree.base, racy: now.as_nanos() as i128 - RACY_NANOSECONDS };
+    let (batches, queue) = sync_channel(AHEAD);
+    let (in_order, answers) = sync_channel(AHEAD);
+    // Those who look alone hold it: when all have failed, the reader must not wait for them.
+    let queue = Arc::new(Mutex::new(queue));
+    thread::scope(|scope| {
+        for _ in 0..parallel::workers() {
+            let (queue, look) = (queue.clone(), &look);
+            scope.spawn(move || look.at_all(&queue));
+        }
+        drop(queue);
+        let reader = scope.spawn(move || -> Result<Notes> {
+            let (next, notes) = (Batch::default(), Notes::default());
+            let mut reader = Reader { tree, root, batches, in_order, next, dirs: 0, notes };
+            reader.all(dir, rules)?;
+            Ok(reader.notes)
+        });
+        let mut notes = Notes::default();
+        // First paths of files with several names, by inode.
+        let mut first: HashMap<u64, Vec<u8>> = HashMap::new();
+        // Taken, so that the reader ends when the sink fails.
+        let sunk = answers.into_iter().try_for_each(|answer: Receiver<Seen>| {
+            let Seen { paths, mut found, notes: more } = answer.recv().context("packing stopped")?;
+            notes.add(more);
+            found.iter_mut().try_for_each(|(path, found)| {
+                let path = &paths[path.clone()];
+                if found.kind == Kind::File && found.stat.st_nlink > 1 {
+                    match first.get(&found.stat.st_ino) {
+                        Some(first) => *found = look.found(Kind::Hardlink, found.stat, first.clone()),
+                        None => _ = first.insert(found.stat.st_ino, path.into()),
+                    }
+                }
+                sink(path, found)
+            })
+        });
+        let read = parallel::join(reader);
+        sunk?;
+        notes.add(read?);
+        Ok(notes)
+    })
+}
+
+/// Reads the directories.
+struct Reader<'a> {
+    tree: &'a Tree,
+    /// Of the root: what is on another device is another file system.
+    root: Stat,
+    batches: SyncSender<(Batch, SyncSender<Seen>)>,
+    in_order: SyncSender<Receiver<Seen>>,
+    /// The next batch, and how many directories it holds open.
+    next: Batch,
+    dirs: usize,
+    notes: Notes,
+}
+
+impl Reader<'_> {
+    fn all(&mut self, root: OwnedFd, rules: &Rules) -> Result<()> {
+        let dir = Arc::new(root);
+        self.add(&dir, b"", 0, Some(self.root))?;
+        self.directory(&dir, &mut Vec::new(), rules.root())?;
+        self.flush()
+    }
+
+    fn directory(&mut self, dir: &Arc<OwnedFd>, path: &mut Vec<u8>, at: At<'_>) -> Result<()> {
+        if crate::cancel::requested() {
+            bail!("cancelled");
+        }
+        let mut entries = Entries::default();
+        match entries.read(dir, path.is_empty()) {
+            Ok(()) => {}
+            // Else it would pass for an empty one.
+            Err(error) if path.is_empty() => {
+                return Err(error).with_context(|| format!("cannot read {}", self.tree.root.display()));
+            }
+            Err(error) => {
+                self.notes.fail(path, error);
+                return Ok(());
+            }
+        }
+        entries.sort();
+        let guarded = path.is_empty() || at.is_named();
+        for (name, kind) in entries.iter() {
+            let at = at.child(name.to_bytes());
+            let taken = at.rule.is_some_and(|rule| self.tree.rules[rule].take);
+            if !taken && !at.takes_below() {
+                continue;
+            }
+            let above = path.len();
+            if above > 0 {
+                path.push(b'/');
+            }
+            let at_name = path.len();
+            path.extend(name.to_bytes());
+            let is_secret = || guarded && self.tree.secrets.iter().any(|secret| fits(secret, name.to_bytes()));
+            if is_directory(dir, name, kind) {
+                self.enter(dir, path, at_name, at)?;
+            } else if taken && is_secret() {
+                self.notes.secrets.push(String::from_utf8_lossy(path).into_owned());
+            } else if taken {
+                self.add(dir, path, at_name, None)?;
+            }
+            path.truncate(above);
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, above: &Arc<OwnedFd>, path: &mut Vec<u8>, name: usize, at: At<'_>) -> Result<()> {
+        let opened = openat(above, &path[name..], DIRECTORY, Mode::empty()).and_then(|fd| Ok((fstat(&fd)?, fd)));
+        match opened {
+            Ok((stat, _)) if stat.st_dev != self.root.st_dev => self.notes.skip(path, "it is another file system"),
+            Ok((stat, fd)) => {
+                self.add(above, path, name, Some(stat))?;
+                self.dirs += 1;
+                self.directory(&Arc::new(fd), path, at)?;
+            }
+            Err(error) => self.notes.fail(path, error),
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, dir: &Arc<OwnedFd>, path: &[u8], name: usize, stat: Option<Stat>) -> Result<()> {
+        let Batch { paths, entries } = &mut self.next;
+        let start = paths.len();
+        paths.extend(path);
+        entries.push(Entry { dir: dir.clone(), path: start..paths.len(), name: start + name, stat });
+        if entries.len() >= BATCH || self.dirs >= BATCH_DIRS { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let (answer, seen) = sync_channel(1);
+        self.dirs = 0;
+        self.batches.send((std::mem::take(&mut self.next), answer)).ok().context("packing stopped")?;
+        self.in_order.send(seen).ok().context("packing stopped")
+    }
+}
+
+/// Tells what something is that a directory was read to have.
+fn is_directory(dir: &OwnedFd, name: &std::ffi::CStr, kind: FileType) -> bool {
+    match kind {
+        FileType::Unknown => statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory),
+        _ => kind == FileType::Directory,
+    }
+}
+
+/// Looks at what directories have.
+struct Look<'a> {
+    /// As in [`Tree`].
+    base: &'a str,
+    /// What changed after this moment may change again without its times telling.
+    racy: i128,
+}
+
+impl Look<'_> {
+    fn at_all(&self, queue: &Mutex<Receiver<(Batch, SyncSender<Seen>)>>) {
+        loop {
+            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let Ok((batch, answer)) = next else { return };
+            let Batch { paths, entries } = batch;
+            let (mut found, mut notes) = (Vec::with_capacity(entries.len()), Notes::default());
+            for entry in entries {
+                if let Some(seen) = self.at(&entry, &paths, &mut notes) {
+                    found.push((entry.path, seen));
+                }
+            }
+            // Nobody waits any more when the sink has failed.
+            let _ = answer.send(Seen { paths, found, notes });
+        }
+    }
+
+    fn at(&self, entry: &Entry, paths: &[u8], notes: &mut Notes) -> Option<Found> {
+        if let Some(stat) = entry.stat {
+            return Some(self.found(Kind::Dir, stat, Vec::new()));
+        }
+        let (path, name) = (&paths[entry.path.clone()], &paths[entry.name..entry.path.end]);
+        let stat = match statat(&entry.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(error) => {
+                notes.fail(path, error);
+                return None;
+            }
+        };
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => return Some(self.found(Kind::File, stat, Vec::new())),
+            FileType::Symlink => match readlinkat(&entry.dir, name, Vec::new()).map(|target| target.into_bytes()) {
+                Ok(target) if leads_in(path, &target, self.base) => {
+                    return Some(self.found(Kind::Symlink, stat, target));
+                }
+                Ok(target) => {
+                    let target = String::from_utf8_lossy(&target).into_owned();
+                    notes.skip(path, &format!("it is a link that leads out, to {target}"));
+                }
+                Err(error) => notes.fail(path, error),
+            },
+            FileType::Directory => notes.skip(path, "it changed while it was read"),
+            _ => notes.skip(path, "it is no file, directory or link"),
+        }
+        None
+    }
+
+    fn found(&self, kind: Kind, stat: Stat, link: Vec<u8>) -> Found {
+        let print = if changed(&stat) >= self.racy { 0 } else { print(kind, &stat, &link) };
+        Found { kind, stat, link, print }
+    }
+}
+
+/// Returns true if a name is what a pattern says, `*` at one of its ends standing for anything.
+fn fits(pattern: &str, name: &[u8]) -> bool {
+    match (pattern.strip_prefix('*'), pattern.strip_suffix('*')) {
+        (Some(end), _) => name.ends_with(end.as_bytes()),
+        (_, Some(start)) => name.starts_with(start.as_bytes()),
+        _ => name == pattern.as_bytes(),
+    }
+}
+
+/// Returns when an inode changed, in nanoseconds since 1970.
+pub fn changed(stat: &Stat) -> i128 {
+    i128::from(stat.st_ctime) * 1_000_000_000 + i128::from(stat.st_ctime_nsec)
+}
+
+/// Returns a number that changes with a file: with its content, owner, mode, times and attributes, by what stat tells.
+fn print(kind: Kind, stat: &Stat, link: &[u8]) -> u64 {
+    let mut hash = Sha256::new();
+    let size = if kind == Kind::Dir { 0 } else { stat.st_size };
+    let numbers = [
+        i128::from(kind.letter()),
+        stat.st_mode.into(),
+        stat.st_uid.into(),
+        stat.st_gid.into(),
+        size.into(),
+        i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec),
+        changed(stat),
+        stat.st_ino.into(),
+    ];
+    numbers.iter().for_each(|number| hash.update(number.to_le_bytes()));
+    hash.update(link);
+    let digest = hash.finalize();
+    // Zero means "cannot be told".
+    u64::from_le_bytes(digest[..8].try_into().unwrap_or_default()).max(1)
+}
