@@ -366,6 +366,8 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
         };
         let at = plan.builders.len();
         plan.builders.push(reference);
+        // Further records of mounts that are planned, by namespace and id.
+        let mut copies: BTreeMap<(String, String), usize> = BTreeMap::new();
         let mounts: Vec<(MountName, &CacheRecord)> =
             model::mounts(&records).into_iter().map(|(record, mount)| (mount, record)).collect();
         for (mount, record) in &mounts {
@@ -412,7 +414,10 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
                     ..TreeConfig::default()
                 };
                 match seen.get(&config.ref_name()) {
-                    Some(first) if *first == at => continue,
+                    Some(first) if *first == at => {
+                        let key = (carried.namespace.clone(), shown.clone());
+                        *copies.entry(key).or_default() += usize::from(sure);
+                    }
                     Some(_) => plan
                         .left_out
                         .push(format!("mount {shown} of builder {}: another builder has it too", builder.name)),
@@ -425,6 +430,14 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
                 }
             }
         }
+        let left = copies.into_iter().filter(|(_, others)| *others > 0).map(|((_, id), others)| {
+            format!(
+                "mount {id}: {others} of its {} copies, which builds made side by side, as `sharing=private` lets them; the \
+                 builder gives out the one that the next build would get, and no other",
+                others + 1
+            )
+        });
+        plan.left_out.extend(left);
     }
     if let Some(id) = selection.mount.iter().find(|id| !named.contains(&id.as_str())) {
         let names: Vec<&str> = selected.iter().map(|builder| builder.name.as_str()).collect();

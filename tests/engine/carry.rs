@@ -134,6 +134,52 @@ for_each_engine!(mounts_come_back_under_their_ids, [v26, v28, v28_containerd], |
     assert!(run.stderr.contains("0:86400"), "{run}");
 });
 
+/// Two stages that use mounts of these ids at the same time, each with a copy of its own.
+fn side_by_side(ids: &[&str]) -> String {
+    let mount = |id: &&str| format!("--mount=type=cache,id={id},target=/of-{id},sharing=private ");
+    let mounts: String = ids.iter().map(mount).collect();
+    let stage = |own: &str, other: &str| {
+        let write: String = ids.iter().map(|id| format!("echo {own} > /of-{id}/who; ")).collect();
+        format!(
+            "FROM base AS {own}\nRUN {mounts}--mount=type=cache,id=meet,target=/meet {write} \
+             touch /meet/{own}; until [ -e /meet/{other} ]; do sleep 0.1; done; touch /{own}\n"
+        )
+    };
+    format!(
+        "FROM scratch AS base\nCOPY busybox /bin/busybox\nSHELL [\"/bin/busybox\", \"sh\", \"-c\"]\nENV PATH=/bin\n{}{}\
+         FROM base\nCOPY --from=one /one /\nCOPY --from=two /two /",
+        stage("one", "two"),
+        stage("two", "one")
+    )
+}
+
+for_each_engine!(of_copies_the_one_that_builds_get_is_carried_and_the_others_are_named, [v26, v28], |engine| {
+    // By chance another copy would be carried once in sixteen times.
+    let ids = ["a", "b", "c", "d"];
+    engine.build(&side_by_side(&ids), &[]);
+    assert_eq!(engine.mounts().len(), 2 * ids.len() + 1);
+    let bundle = engine.folder().join("bundle");
+    let select: Vec<&str> = ids.iter().flat_map(|id| ["--mount", id]).collect();
+    for dry_run in [&["--dry-run"][..], &[]] {
+        let exported = json(engine, &[&["export", "--dest", &text(&bundle)], &select[..], dry_run].concat());
+        assert_eq!(exported["entries"].as_array().unwrap().len(), ids.len(), "{exported}");
+        for id in ids {
+            let told = exported["left_out"].to_string();
+            assert!(told.contains(&format!("mount {id}: 1 of its 2 copies")), "{exported}");
+        }
+    }
+    for id in ids {
+        let copy = format!("copy-of-{id}");
+        engine.cache(&["import", "--src", &text(&bundle), "--mount", id, "--to-mount", &copy]).ok();
+        engine.build(
+            &format!(
+                "RUN --mount=type=cache,id={id},target=/a --mount=type=cache,id={copy},target=/b cmp /a/who /b/who"
+            ),
+            &[],
+        );
+    }
+});
+
 fn ids(records: &[Value]) -> Vec<String> {
     let mut ids: Vec<String> = records.iter().map(|record| record["ID"].to_string()).collect();
     ids.sort();
