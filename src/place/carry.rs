@@ -92,6 +92,9 @@ pub enum Sharing {
     Shared,
     /// It waits for them, and what begins meanwhile does not get the mount.
     Locked,
+    /// Shared if no build uses any mount as it begins, else locked. If one locks a mount just then, this gets a new, empty
+    /// one.
+    SharedIfIdle,
 }
 
 /// How far something is.
@@ -165,8 +168,20 @@ pub fn pack(place: &Site, trees: Vec<(usize, pack::Tree)>, out: &Path, progress:
     match place {
         Site::Mounts(builder, mounts) => {
             let job = |dir: &Path| Job::Pack(Pack { out: dir.join("out"), trees: within(dir) });
-            let answer = build(builder, mounts, Sharing::Locked, &formers, job, false, Some(out), &telling)?;
-            lines(&answer[..], &mut each)?;
+            let run = |sharing| {
+                let answer = build(builder, mounts, sharing, &formers, job, false, Some(out), &telling)?;
+                let mut packed = None;
+                lines(&answer[..], &mut |line| {
+                    if let Line::Packed(found) = line {
+                        packed = Some(found);
+                    }
+                })?;
+                packed.context("the helper gave no answer")
+            };
+            let packed: Vec<Packed> = run(Sharing::SharedIfIdle)?;
+            // What is empty may be a new mount, made because a build had locked the one that was meant.
+            let is_whole = packed.iter().all(|packed| packed.files > 0);
+            return if is_whole { Ok(packed) } else { run(Sharing::Locked) };
         }
         Site::Volumes(Place::Here(_)) => {
             put(&formers, out)?;
@@ -307,7 +322,14 @@ pub(super) fn build(
     let binary = helper::binary(&builder.architecture)?;
     let job = job(Path::new(&format!("/{name}")));
     let namespace = mounts.first().map(|mount| mount.namespace.as_str()).unwrap_or_default();
-    let before = builder.records()?.into_iter().map(|record| record.id).collect();
+    let records = builder.records()?;
+    let sharing = match sharing {
+        Sharing::SharedIfIdle if records.iter().any(|record| record.in_use && record.mount().is_some()) => {
+            Sharing::Locked
+        }
+        other => other,
+    };
+    let before = records.into_iter().map(|record| record.id).collect();
     let _cleaner = Cleaner { builder, name: &name, before, imports };
     let size = |path: &Path| path.metadata().map_or(0, |meta| meta.len());
     let (of, so_far) = (files.iter().map(|(_, path)| size(path)).sum(), AtomicU64::new(0));
@@ -436,7 +458,7 @@ pub(super) fn dockerfile(
     imports: bool,
 ) -> String {
     let sharing = match sharing {
-        Sharing::Shared => "shared",
+        Sharing::Shared | Sharing::SharedIfIdle => "shared",
         Sharing::Locked => "locked",
     };
     let mount = |(at, mount): (usize, &Mount)| {

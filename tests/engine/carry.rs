@@ -180,6 +180,68 @@ for_each_engine!(of_copies_the_one_that_builds_get_is_carried_and_the_others_are
     }
 });
 
+/// Starts an export of a mount and stops the helper while it has the mount. Returns the export and its helper.
+fn stopped_export(engine: &Engine, bundle: &Path) -> (std::process::Child, rustix::process::Pid) {
+    let mut command = engine.cache_command(&["export", "--dest", &text(bundle), "--mount", "pip"]);
+    let mut export = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let group = format!("/{}/", engine.folder().file_name().unwrap().display());
+    let helper = |process: fs::DirEntry| {
+        let read = |name: &str| fs::read_to_string(process.path().join(name)).unwrap_or_default();
+        let is_helper = read("cmdline").starts_with("/docker-cache-helper-") && read("cgroup").contains(&group);
+        is_helper.then(|| process.file_name().to_str()?.parse().ok()).flatten()
+    };
+    loop {
+        if let Some(pid) = fs::read_dir("/proc").unwrap().flatten().find_map(helper) {
+            let helper = rustix::process::Pid::from_raw(pid).unwrap();
+            rustix::process::kill_process(helper, rustix::process::Signal::STOP).unwrap();
+            return (export, helper);
+        }
+        assert!(export.try_wait().unwrap().is_none(), "the helper was not seen");
+    }
+}
+
+for_each_engine!(a_build_that_begins_during_an_export_has_the_mount, [v26, v28_containerd], |engine| {
+    // Enough to be seen at work.
+    let many = "for i in $(seq 5000); do echo $i > /c/$i; done";
+    engine.build(&format!("RUN --mount=type=cache,id=pip,target=/c {many}"), &[]);
+    let bundle = engine.folder().join("bundle");
+    let (mut export, helper) = stopped_export(engine, &bundle);
+    engine.build("RUN --mount=type=cache,id=pip,target=/c test -e /c/5000 && echo mine > /c/mine", &[]);
+    rustix::process::kill_process(helper, rustix::process::Signal::CONT).unwrap();
+    assert!(export.wait().unwrap().success());
+    assert_eq!(engine.mounts().len(), 1);
+    engine.build("RUN --mount=type=cache,id=pip,target=/c test -e /c/5000 && test -e /c/mine", &[]);
+    let entries = json(engine, &["verify", &text(&bundle)])["entries"].clone();
+    assert!(entries[0]["files"].as_u64() >= Some(5000), "{entries}");
+});
+
+for_each_engine!(an_export_waits_for_a_build_that_has_locked_the_mount, [v26, v28_containerd], |engine| {
+    let context = engine.context(
+        "RUN --mount=type=cache,id=pip,target=/c,sharing=locked --mount=type=cache,id=meet,target=/meet \
+         echo early > /c/early; echo has locked; until [ -e /meet/go ]; do sleep 0.1; done; echo late > /c/late",
+    );
+    let mut build = engine.command(engine.docker_program());
+    build.env("DOCKER_BUILDKIT", "1").args(["build", "--progress", "plain"]).arg(context.path());
+    let mut build = build.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut lines =
+        std::io::BufRead::lines(std::io::BufReader::new(build.stderr.take().unwrap())).map_while(Result::ok);
+    assert!(lines.any(|line| line.ends_with(" has locked")));
+    let bundle = engine.folder().join("bundle");
+    let mut export = engine.cache_command(&["export", "--dest", &text(&bundle), "--mount", "pip"]).spawn().unwrap();
+    // Its helper build is there, and waits for the mount.
+    while !engine.api("/system/df?type=build-cache").to_string().contains("docker-cache-helper-") {
+        assert!(export.try_wait().unwrap().is_none());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    engine.build("RUN --mount=type=cache,id=meet,target=/meet touch /meet/go", &[]);
+    let rest: Vec<String> = lines.collect();
+    assert!(build.wait().unwrap().success(), "{rest:?}");
+    assert!(export.wait().unwrap().success());
+    assert_eq!(engine.mounts().len(), 2);
+    let entries = json(engine, &["verify", &text(&bundle)])["entries"].clone();
+    assert_eq!(entries[0]["files"], 2, "{entries}");
+});
+
 fn ids(records: &[Value]) -> Vec<String> {
     let mut ids: Vec<String> = records.iter().map(|record| record["ID"].to_string()).collect();
     ids.sort();
