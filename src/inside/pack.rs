@@ -1,5 +1,5 @@
 //! Packs trees into archives of bounded size, on all cores. What a former export has, by the prints in its table, is
-//! neither read nor written again; an archive that has become mostly rubbish is packed anew.
+//! neither read nor written again; archives are packed anew once much of them is rubbish.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
@@ -113,8 +113,6 @@ impl Packed {
 /// Bytes and files that make one archive.
 const MAX_BYTES: u64 = 32 << 20;
 const MAX_FILES: usize = 4096;
-/// Archives below this size are packed anew for any rubbish; greater ones for a tenth.
-const SMALL: u64 = 1 << 20;
 /// How many archives that are far from full are left alone.
 const MAX_PARTIAL: usize = 8;
 /// Files up to this size are read before they are written, and read again if they change meanwhile.
@@ -171,7 +169,7 @@ fn pack(
         if worth_it == kept {
             return Ok(packed);
         }
-        // Once more, with the archives that are mostly rubbish packed anew.
+        // Once more, with those packed anew.
         let blobs = |packed: &Packed| -> Vec<Blob> {
             packed.layers.iter().map(|layer| &layer.blob).chain([&packed.table]).cloned().collect()
         };
@@ -283,11 +281,20 @@ fn pack_new(
     Ok((packed, used))
 }
 
-/// Returns which of the former archives stay: all but those that have become mostly rubbish, and many small ones.
+/// Returns which of the former archives stay: all but many small ones, and, once a tenth of all is rubbish, those of which
+/// more than a tenth is. Before that they stay: to pack some anew, everything is looked at once more.
 fn worth_keeping(former: &[Layer], kept: &[bool], used: &[u64]) -> Vec<bool> {
+    let stays = |((layer, kept), used): ((&Layer, &bool), &u64)| (*kept && *used > 0).then_some((layer.cost, *used));
+    let (cost, in_use) = former
+        .iter()
+        .zip(kept)
+        .zip(used)
+        .filter_map(stays)
+        .fold((0, 0), |(cost, in_use), (more, used)| (cost + more, in_use + used));
+    let is_clean = |cost: u64, used: u64| cost.saturating_sub(used) <= cost / 10;
+    let all_clean = is_clean(cost, in_use);
     let is_worth = |((layer, kept), used): ((&Layer, &bool), &u64)| {
-        let rubbish = layer.cost.saturating_sub(*used);
-        *kept && (*used == 0 || rubbish <= if layer.cost < SMALL { 0 } else { layer.cost / 10 })
+        *kept && (*used == 0 || all_clean || is_clean(layer.cost, *used))
     };
     let mut kept: Vec<bool> = former.iter().zip(kept).zip(used).map(is_worth).collect();
     let partial = |layer: &Layer| layer.cost < MAX_BYTES / 2 && layer.entries < MAX_FILES as u64 / 2;
@@ -729,5 +736,20 @@ impl<T: Write> Write for Hashed<T> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn archives_are_packed_anew_once_a_tenth_of_all_is_rubbish() {
+        let former = [100, 100, 100].map(|cost| Layer { cost, entries: MAX_FILES as u64, ..Layer::default() });
+        let kept = |used: [u64; 3]| worth_keeping(&former, &[true; 3], &used);
+        assert_eq!(kept([75, 100, 100]), [true; 3]);
+        assert_eq!(kept([60, 95, 100]), [false, true, true]);
+        // One of which nothing is in use goes anyway, and is no rubbish.
+        assert_eq!(kept([0, 95, 100]), [true; 3]);
     }
 }
