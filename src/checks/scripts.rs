@@ -70,12 +70,13 @@ pub fn check(file: &File) -> Vec<Finding> {
     for script in &scripts {
         of_script(file, script, &mut found);
     }
-    for (line, number) in logical_lines(file) {
+    // A bake file has told all as a tree.
+    let lines = if file.kind == Kind::Bake { Vec::new() } else { logical_lines(&file.text) };
+    for (line, number) in lines {
         let content = line.trim();
         if !content.starts_with('#') && !content.starts_with("//") {
             found.extend(setting(file, content, number));
-            // A bake file is a tree.
-            found.extend((file.kind != Kind::Bake).then(|| export(file, content, number)).flatten());
+            found.extend(export(file, content, number));
         }
         // Nobody reads more, and each export looks at the whole file.
         if found.len() > MOST {
@@ -96,10 +97,10 @@ fn at(file: &File, check: &'static str, severity: Severity, line: u32, message: 
 }
 
 /// Returns lines with those that continue them, and the number of the first.
-fn logical_lines(file: &File) -> Vec<(String, u32)> {
+fn logical_lines(text: &str) -> Vec<(String, u32)> {
     let mut lines: Vec<(String, u32)> = Vec::new();
     let mut goes_on = false;
-    for (number, line) in file.text.lines().enumerate() {
+    for (number, line) in text.lines().enumerate() {
         let (kept, next) = line.strip_suffix('\\').map_or((line, false), |kept| (kept, true));
         match lines.last_mut().filter(|_| goes_on) {
             Some((joined, _)) => joined.push_str(kept),

@@ -357,9 +357,9 @@ fn of_hcl(expression: &Expression, text: &str, line: &impl Fn(usize) -> u32) -> 
         }
         Expression::Object(object) => {
             let entry = |(key, value): (&ObjectKey, &hcl_edit::expr::ObjectValue)| {
-                let node = Arc::new(of_hcl(value.expr(), text, line));
+                let begin = line(key.span().unwrap_or_default().start);
                 let key = written(key).trim_matches('"').to_owned();
-                Entry { key, line: node.line, node }
+                Entry { key, line: begin, node: Arc::new(of_hcl(value.expr(), text, line)) }
             };
             Value::Map(object.iter().map(entry).collect())
         }
