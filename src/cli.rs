@@ -292,8 +292,7 @@ pub struct Size {
     /// Make one row of each language, kind, builder or directory
     #[arg(long, value_enum, value_name = "GROUP")]
     pub by: Option<GroupBy>,
-    /// Measure cache mounts inside, by a build that uses them: docker's own sizes may be out of date. With the containerd
-    /// image store, the next build upon a base image then runs its steps once more
+    /// Measure cache mounts inside, by a build that uses them: docker's own sizes may be out of date
     #[arg(long)]
     pub exact: bool,
     /// Exit with 1 if the caches hold more than small (2GB), medium (5GB), large (10GB) or a size

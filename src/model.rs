@@ -184,6 +184,14 @@ impl Builder {
         self.status() == "running"
     }
 
+    /// Returns true if pruning any record makes its BuildKit forget the results of steps upon images: it then asks
+    /// containerd for their layers with a request that is already cancelled, and takes the refusal for a loss
+    /// (`Controller.Prune`, moby/buildkit#7177; seen with BuildKit 0.13 and 0.25). They run once more in the next build.
+    pub fn forgets_when_pruned(&self) -> bool {
+        const EXECUTOR: &str = "org.mobyproject.buildkit.worker.executor";
+        self.nodes.iter().any(|node| node.labels.get(EXECUTOR).is_some_and(|executor| executor == "containerd"))
+    }
+
     /// Returns what keeps this builder from exporting its layer cache, if anything does.
     /// The BuildKit inside an engine needs the containerd image store, which shows as the label of a snapshotter. Another
     /// driver may lead to one too; Engines 26.1 and 28.5 then have a label of their own, and 20.10 has none at all.

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::Context;
 use crate::answers::Answers;
 use crate::cli::{CacheKind, Clear, Format};
-use crate::docker::{Docker, Overview, Volume, quote};
+use crate::docker::{BuilderRef, Docker, Overview, Volume, quote};
 use crate::exit::USAGE;
 use crate::inside::remove::{Cut, Removed, Take};
 use crate::inside::{Job, Line};
@@ -73,7 +73,8 @@ pub fn run(context: Context, options: &Clear) -> Result<u8> {
         false => {
             let mut plan = Plan::new(&found, &rules(options, now), now);
             if !look(options).layers && !look(options).ages {
-                plan.steps.extend(found.builders.iter().filter_map(unused_contexts));
+                let contexts: Vec<Step> = worth_pruning(&found, &plan).filter_map(unused_contexts).collect();
+                plan.steps.extend(contexts);
             }
             plan
         }
@@ -90,7 +91,7 @@ pub fn run(context: Context, options: &Clear) -> Result<u8> {
         drop(progress);
     }
     if !options.dry_run {
-        found.builders.iter().for_each(|found| place::sweep_records(&found.builder, &found.records));
+        worth_pruning(&found, &plan).for_each(|found| place::sweep_records(&found.builder, &found.records));
     }
     if cancel::requested() {
         bail!("interrupted: what is not removed yet stays as it was");
@@ -164,6 +165,16 @@ fn rules(options: &Clear, now: Moment) -> Rules {
         by_path: !options.path.is_empty(),
         force_in_use: options.force_in_use,
     }
+}
+
+/// Returns the builders that may be pruned of what nobody chose: not those that forget others' steps by it, unless the plan
+/// prunes them anyway.
+fn worth_pruning<'a>(found: &'a Inventory, plan: &'a Plan) -> impl Iterator<Item = &'a FoundBuilder> {
+    let of = |step: &Step, builder: &str| {
+        matches!(step.act, Act::Prune(_)) && step.cache.builder.as_deref() == Some(builder)
+    };
+    let is_pruned = move |builder: &BuilderRef| plan.steps.iter().any(|step| of(step, &builder.name));
+    found.builders.iter().filter(move |found| !found.builder.forgets_when_pruned || is_pruned(&found.builder))
 }
 
 /// Plans to take the contexts that no build can use any more, most of them from killed runs; layers list them anyway.

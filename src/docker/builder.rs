@@ -1,6 +1,6 @@
 //! Calls about one builder, whichever of docker's two command families reaches it.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::{PipeReader, PipeWriter};
 use std::path::Path;
 
@@ -16,6 +16,8 @@ pub struct BuilderRef {
     pub name: String,
     /// The architecture that it builds for by default, as Go names it: `amd64`.
     pub architecture: String,
+    /// True if pruning any record makes its BuildKit forget others: see [`Builder::forgets_when_pruned`].
+    pub forgets_when_pruned: bool,
     /// The docker whose engine has this builder inside, for the driver docker.
     engine: Option<Docker>,
     has_buildx: bool,
@@ -35,6 +37,7 @@ impl BuilderRef {
             docker: docker.clone(),
             name: builder.name.clone(),
             architecture: architecture.into(),
+            forgets_when_pruned: builder.forgets_when_pruned(),
             engine,
             has_buildx,
         }
@@ -142,31 +145,28 @@ impl BuilderRef {
 
     /// `docker buildx build --network=none --output type=tar,dest=- -`: a build of the context that `send` writes as a tar
     /// archive, which cannot reach anything. `told` gets the lines that it tells, and `read` its output as a tar archive
-    /// while it comes.
+    /// while it comes. With a directory as context (`--file - DIR`), `send` writes the Dockerfile alone.
     ///
     /// # Errors
     /// When the build fails; docker's last line says why.
     pub fn carrier_build<T>(
         &self,
         send: impl FnOnce(PipeWriter) -> std::io::Result<()> + Send,
+        dir: Option<&Path>,
         namespace: &str,
         told: &mut (dyn FnMut(&str) + Send),
         read: impl FnOnce(PipeReader) -> T,
     ) -> Result<T> {
-        let call = self.confined_build("type=tar,dest=-".as_ref(), namespace);
-        call.fed(send, |call, context| call.stream_telling(Input::Pipe(context), told, read))
-    }
-
-    fn confined_build(&self, output: &OsStr, namespace: &str) -> Call<'_> {
-        let mut words = OsString::from("--output=");
-        words.push(output);
         let mut args = self.build_words();
-        args.extend(["--network=none".into(), "--progress=plain".into(), words]);
+        args.extend(["--network=none", "--progress=plain", "--output=type=tar,dest=-"].map(OsString::from));
         if !namespace.is_empty() {
             args.push(format!("--build-arg=BUILDKIT_CACHE_MOUNT_NS={namespace}").into());
         }
-        args.push("-".into());
-        self.build_call(args)
+        match dir {
+            Some(dir) => args.extend(["--file=-".into(), dir.into()]),
+            None => args.push("-".into()),
+        }
+        self.build_call(args).fed(send, |call, context| call.stream_telling(Input::Pipe(context), told, read))
     }
 
     /// Returns the words that begin a build of this builder.

@@ -151,9 +151,9 @@ pub fn main(options: &crate::cli::Inside) -> anyhow::Result<()> {
 /// # Errors
 /// When the job is not known, fails, or the answer cannot be written.
 pub fn serve(input: impl BufRead, mut out: impl Write + Send, mut told: impl Write + Send) -> anyhow::Result<()> {
-    let mut line = String::new();
-    input.take(MAX_JOB).read_line(&mut line)?;
-    let job = serde_json::from_str(&line).context("the job is not one that this version knows")?;
+    // Its end is that of the value: the input may stay open.
+    let mut job = serde_json::Deserializer::from_reader(input.take(MAX_JOB));
+    let job = Job::deserialize(&mut job).context("the job is not one that this version knows")?;
     let mut written = Ok(());
     perform(&job, &mut |line| {
         if written.is_ok() {

@@ -50,8 +50,8 @@ pub fn carry(
         Ok(builder.records()?.into_iter().map(|record| record.id).collect())
     };
     let _cleaners = (
-        Cleaner { builder: from, name: &packer, before: ids(from)?, imports: false },
-        Cleaner { builder: to, name: &unpacker, before: ids(to)?, imports: true },
+        Cleaner { builder: from, name: &packer, before: ids(from)?, imports: false, leaves: false },
+        Cleaner { builder: to, name: &unpacker, before: ids(to)?, imports: true, leaves: false },
     );
     let trees = vec![pack::Tree { root: source.root(0), ..tree }];
     let job = Job::Pack(Pack { out: format!("/{packer}/out").into(), trees });
@@ -77,10 +77,10 @@ pub fn carry(
         made: &made,
     };
     let (mut packed, mut there) = (None, Ok(Ok(Vec::new())));
-    let here = from.carrier_build(send, &mount.namespace, &mut |line| telling.hear(line, &made), |stream| {
+    let here = from.carrier_build(send, None, &mount.namespace, &mut |line| telling.hear(line, &made), |stream| {
         let forward = |pipe| unpacking.forward(stream, pipe).map(|found| packed = Some(found));
         let hear = &mut |line: &str| telling.hear(line, &AtomicU64::new(0));
-        there = to.carrier_build(forward, &mount.namespace, hear, |output| receive(output, None, &|_| ()));
+        there = to.carrier_build(forward, None, &mount.namespace, hear, |output| receive(output, None, &|_| ()));
     });
     // Each build fails when the other does; what failed first says why.
     let cut_off = cut_off.into_inner();

@@ -321,6 +321,8 @@ pub(super) fn build(
     let name = unique_name();
     let binary = helper::binary(&builder.architecture)?;
     let job = job(Path::new(&format!("/{name}")));
+    let looks = files.is_empty() && output.is_none() && !imports;
+    let beside = if looks && builder.forgets_when_pruned { directory_of(&binary) } else { None };
     let namespace = mounts.first().map(|mount| mount.namespace.as_str()).unwrap_or_default();
     let records = builder.records()?;
     let sharing = match sharing {
@@ -330,7 +332,7 @@ pub(super) fn build(
         other => other,
     };
     let before = records.into_iter().map(|record| record.id).collect();
-    let _cleaner = Cleaner { builder, name: &name, before, imports };
+    let _cleaner = Cleaner { builder, name: &name, before, imports, leaves: beside.is_some() };
     let size = |path: &Path| path.metadata().map_or(0, |meta| meta.len());
     let (of, so_far) = (files.iter().map(|(_, path)| size(path)).sum(), AtomicU64::new(0));
     let sent = |bytes| {
@@ -338,7 +340,10 @@ pub(super) fn build(
             telling.tell(Told::Travelled { bytes, of })
         }
     };
-    let send = |pipe: PipeWriter| -> io::Result<()> {
+    let send = |mut pipe: PipeWriter| -> io::Result<()> {
+        if let Some((_, file)) = &beside {
+            return pipe.write_all(look_dockerfile(mounts, sharing, &name, file, &job)?.as_bytes());
+        }
         let mut context = tar::Builder::new(io::BufWriter::with_capacity(1 << 17, pipe));
         for (name, path) in files {
             let file = File::open(path)?;
@@ -351,7 +356,8 @@ pub(super) fn build(
     let made = AtomicU64::new(0);
     let received = |bytes| telling.tell(Told::Travelled { bytes, of: made.load(Relaxed) });
     let mut answer = None;
-    let built = builder.carrier_build(send, namespace, &mut |line| telling.hear(line, &made), |stream| {
+    let dir = beside.as_ref().map(|(dir, _)| dir.as_path());
+    let built = builder.carrier_build(send, dir, namespace, &mut |line| telling.hear(line, &made), |stream| {
         answer = Some(receive(stream, output, &received));
     });
     match (built, answer) {
@@ -457,20 +463,11 @@ pub(super) fn dockerfile(
     files: &[(String, PathBuf)],
     imports: bool,
 ) -> String {
-    let sharing = match sharing {
-        Sharing::Shared | Sharing::SharedIfIdle => "shared",
-        Sharing::Locked => "locked",
-    };
-    let mount = |(at, mount): (usize, &Mount)| {
-        let Mount { id, options, .. } = mount;
-        let options = if options.is_empty() { String::new() } else { format!(",{options}") };
-        format!("--mount=type=cache,target={},\"id={id}\",sharing={sharing}{options} ", mount.root(at).display())
-    };
+    let flags = flags(mounts, sharing);
     let has_options = mounts.iter().any(|mount| !mount.options.is_empty());
-    let mounts: String = mounts.iter().enumerate().map(mount).collect();
     let last = match imports && has_options {
         true => format!(
-            "RUN {mounts}--mount=type=bind,from={name},source=/{name}/{name},target={LAST_STEP} [\"{LAST_STEP}\", \
+            "RUN {flags}--mount=type=bind,from={name},source=/{name}/{name},target={LAST_STEP} [\"{LAST_STEP}\", \
              \"--version\"]\n"
         ),
         false => String::new(),
@@ -482,10 +479,47 @@ pub(super) fn dockerfile(
     }
     format!(
         "FROM scratch AS {name}\n{copies}WORKDIR /{name}/out\n\
-         RUN {mounts}[\"/{name}/{name}\", \"{command}\", \"/{name}/job\", \"/{name}/out/answer\"]\n\
+         RUN {flags}[\"/{name}/{name}\", \"{command}\", \"/{name}/job\", \"/{name}/out/answer\"]\n\
          FROM scratch\n{last}COPY --from={name} /{name}/out/ /\n",
         command = inside::COMMAND
     )
+}
+
+/// Returns the flags by which a step has these mounts, and a space behind each.
+fn flags(mounts: &[Mount], sharing: Sharing) -> String {
+    let sharing = match sharing {
+        Sharing::Shared | Sharing::SharedIfIdle => "shared",
+        Sharing::Locked => "locked",
+    };
+    let mount = |(at, mount): (usize, &Mount)| {
+        let Mount { id, options, .. } = mount;
+        let options = if options.is_empty() { String::new() } else { format!(",{options}") };
+        format!("--mount=type=cache,target={},\"id={id}\",sharing={sharing}{options} ", mount.root(at).display())
+    };
+    mounts.iter().enumerate().map(mount).collect()
+}
+
+/// Returns the directory of the program and its name there, if that can be a word of a Dockerfile.
+fn directory_of(binary: &Path) -> Option<(PathBuf, String)> {
+    let path = binary.canonicalize().ok()?;
+    let name = path.file_name()?.to_str()?.to_owned();
+    let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+    plain.then(|| Some((path.parent()?.into(), name)))?
+}
+
+/// The same as [`dockerfile`] for a job whose steps may stay: the program is bound in from the context, its directory,
+/// which BuildKit sends once and has again each time, and the job is in the Dockerfile. What stays is a few kB.
+fn look_dockerfile(mounts: &[Mount], sharing: Sharing, name: &str, file: &str, job: &Job) -> io::Result<String> {
+    // In lines, as a Dockerfile has none of over 64 KiB.
+    let job = serde_json::to_string_pretty(job)?;
+    Ok(format!(
+        "FROM scratch AS {name}\nCOPY <<'JOB' /{name}/job\n{job}\nJOB\nWORKDIR /{name}/out\n\
+         RUN {flags}--mount=type=bind,source={file},target=/{name}/{name} \
+         [\"/{name}/{name}\", \"{command}\", \"/{name}/job\", \"/{name}/out/answer\"]\n\
+         FROM scratch\nCOPY --from={name} /{name}/out/ /\n",
+        flags = flags(mounts, sharing),
+        command = inside::COMMAND
+    ))
 }
 
 /// What the last step of an import runs: the program, by a name that no helper has.
@@ -499,6 +533,8 @@ pub(super) struct Cleaner<'a> {
     pub(super) before: HashSet<String>,
     /// Mounts that the build itself made are then what it was for.
     pub(super) imports: bool,
+    /// Its steps may stay, and their builder is better not pruned.
+    pub(super) leaves: bool,
 }
 
 impl Drop for Cleaner<'_> {
@@ -518,7 +554,12 @@ impl Cleaner<'_> {
             None if record.description == "fileop target" => true,
             None => record.description.contains(self.name) || is_context(record),
         };
-        let own = records.iter().filter(is_own).map(|record| record.id.clone());
+        let own = records.iter().filter(is_own);
+        // A mount that the build itself made would be one more of its id.
+        if self.leaves && !own.clone().any(|record| record.mount().is_some()) {
+            return Vec::new();
+        }
+        let own = own.map(|record| record.id.clone());
         own.chain(left(records)).collect::<BTreeSet<String>>().into_iter().collect()
     }
 }

@@ -177,7 +177,8 @@ fn archive(root: &[(&str, &str)], directory: &str, files: &[(String, Vec<u8>)]) 
     Ok(archive.into_inner()?)
 }
 
-/// Prunes what the build leaves beside the mounts: its steps, and the context that it alone had.
+/// Prunes what the build leaves beside the mounts: its steps, and the context that it alone had. They are small, and stay
+/// where the builder would forget the steps that the mounts were warmed for.
 struct BuildCleaner<'a> {
     builder: &'a BuilderRef,
     name: &'a str,
@@ -188,6 +189,9 @@ struct BuildCleaner<'a> {
 
 impl Drop for BuildCleaner<'_> {
     fn drop(&mut self) {
+        if self.builder.forgets_when_pruned {
+            return;
+        }
         let is_context = |told: &str| told.contains("buildkit-session") || told == "copy /context /";
         prune_all(self.builder, |records| {
             let new = records.iter().filter(|record| !self.before.contains(&record.id) && record.mount().is_none());

@@ -17,6 +17,7 @@ mod doctor_containers;
 mod doctor_project;
 mod explain;
 mod hooks;
+mod layers;
 mod limits;
 mod owner;
 mod platform;
