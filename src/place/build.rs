@@ -1,5 +1,6 @@
 //! Cache mounts reached by a helper build: the only way in that every builder offers. The build has no network and no
-//! base image; its own records are pruned afterwards where that harms no others. It must never pass `--no-cache`: that empties cache mounts.
+//! base image; its own records are pruned afterwards where that harms no others. It must never pass `--no-cache`: that
+//! empties cache mounts.
 
 use std::path::{Path, PathBuf};
 use std::thread;
