@@ -167,14 +167,17 @@ fn rules(options: &Clear, now: Moment) -> Rules {
     }
 }
 
+/// Returns true if the plan prunes records of this builder.
+fn is_pruned(builder: &BuilderRef, plan: &Plan) -> bool {
+    let of = |step: &Step| step.cache.builder.as_ref() == Some(&builder.name);
+    plan.steps.iter().any(|step| of(step) && matches!(step.act, Act::Prune(_)))
+}
+
 /// Returns the builders that may be pruned of what nobody chose: not those that forget others' steps by it, unless the plan
 /// prunes them anyway.
 fn worth_pruning<'a>(found: &'a Inventory, plan: &'a Plan) -> impl Iterator<Item = &'a FoundBuilder> {
-    let of = |step: &Step, builder: &str| {
-        matches!(step.act, Act::Prune(_)) && step.cache.builder.as_deref() == Some(builder)
-    };
-    let is_pruned = move |builder: &BuilderRef| plan.steps.iter().any(|step| of(step, &builder.name));
-    found.builders.iter().filter(move |found| !found.builder.forgets_when_pruned || is_pruned(&found.builder))
+    let is_worth = |found: &&FoundBuilder| !found.builder.forgets_when_pruned || is_pruned(&found.builder, plan);
+    found.builders.iter().filter(is_worth)
 }
 
 /// Plans to take the contexts that no build can use any more, most of them from killed runs; layers list them anyway.
@@ -257,6 +260,15 @@ fn show(plan: &Plan, found: &Inventory, options: &Clear, now: Moment) -> Result<
     found.gaps.iter().for_each(|gap| report::warning(gap));
     if options.output.format == Format::Json {
         return Ok(());
+    }
+    let without_layers = plan.steps.iter().all(|step| step.cache.kind != Kind::Layer);
+    let forgets = |builder: &BuilderRef| without_layers && builder.forgets_when_pruned && is_pruned(builder, plan);
+    for FoundBuilder { builder, .. } in found.builders.iter().filter(|found| forgets(&found.builder)) {
+        report::note(&format!(
+            "with the containerd image store, BuildKit forgets steps upon images when anything is pruned: the next build of {} \
+             may run them once more",
+            builder.name
+        ));
     }
     let several = found.builders.len() > 1;
     let start = |cache: &Cache| {

@@ -143,16 +143,16 @@ impl BuilderRef {
         super::warm::build(self.build_call(args.into_iter().map(OsString::from).collect()), archive, each)
     }
 
-    /// `docker buildx build --network=none --output type=tar,dest=- -`: a build of the context that `send` writes as a tar
-    /// archive, which cannot reach anything. `told` gets the lines that it tells, and `read` its output as a tar archive
-    /// while it comes. With a directory as context (`--file - DIR`), `send` writes the Dockerfile alone.
+    /// `docker buildx build --network=none --output type=tar,dest=- CONTEXT`: a build that cannot reach anything. The words
+    /// of the context are `-` if `send` writes it as a tar archive, and `--file=- DIR` if it writes the Dockerfile alone.
+    /// `told` gets the lines that the build tells, and `read` its output as a tar archive while it comes.
     ///
     /// # Errors
     /// When the build fails; docker's last line says why.
     pub fn carrier_build<T>(
         &self,
         send: impl FnOnce(PipeWriter) -> std::io::Result<()> + Send,
-        dir: Option<&Path>,
+        context: &[OsString],
         namespace: &str,
         told: &mut (dyn FnMut(&str) + Send),
         read: impl FnOnce(PipeReader) -> T,
@@ -162,11 +162,8 @@ impl BuilderRef {
         if !namespace.is_empty() {
             args.push(format!("--build-arg=BUILDKIT_CACHE_MOUNT_NS={namespace}").into());
         }
-        match dir {
-            Some(dir) => args.extend(["--file=-".into(), dir.into()]),
-            None => args.push("-".into()),
-        }
-        self.build_call(args).fed(send, |call, context| call.stream_telling(Input::Pipe(context), told, read))
+        args.extend_from_slice(context);
+        self.build_call(args).fed(send, |call, input| call.stream_telling(Input::Pipe(input), told, read))
     }
 
     /// Returns the words that begin a build of this builder.

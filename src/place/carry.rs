@@ -321,8 +321,7 @@ pub(super) fn build(
     let name = unique_name();
     let binary = helper::binary(&builder.architecture)?;
     let job = job(Path::new(&format!("/{name}")));
-    let looks = files.is_empty() && output.is_none() && !imports;
-    let beside = if looks && builder.forgets_when_pruned { directory_of(&binary) } else { None };
+    let beside = if builder.forgets_when_pruned && !imports { Beside::new(&binary, files) } else { None };
     let namespace = mounts.first().map(|mount| mount.namespace.as_str()).unwrap_or_default();
     let records = builder.records()?;
     let sharing = match sharing {
@@ -341,8 +340,8 @@ pub(super) fn build(
         }
     };
     let send = |mut pipe: PipeWriter| -> io::Result<()> {
-        if let Some((_, file)) = &beside {
-            return pipe.write_all(look_dockerfile(mounts, sharing, &name, file, &job)?.as_bytes());
+        if let Some(beside) = &beside {
+            return pipe.write_all(beside.dockerfile(mounts, sharing, &name, files, &job)?.as_bytes());
         }
         let mut context = tar::Builder::new(io::BufWriter::with_capacity(1 << 17, pipe));
         for (name, path) in files {
@@ -356,8 +355,8 @@ pub(super) fn build(
     let made = AtomicU64::new(0);
     let received = |bytes| telling.tell(Told::Travelled { bytes, of: made.load(Relaxed) });
     let mut answer = None;
-    let dir = beside.as_ref().map(|(dir, _)| dir.as_path());
-    let built = builder.carrier_build(send, dir, namespace, &mut |line| telling.hear(line, &made), |stream| {
+    let context = beside.as_ref().map_or(vec!["-".into()], Beside::words);
+    let built = builder.carrier_build(send, &context, namespace, &mut |line| telling.hear(line, &made), |stream| {
         answer = Some(receive(stream, output, &received));
     });
     match (built, answer) {
@@ -499,31 +498,74 @@ fn flags(mounts: &[Mount], sharing: Sharing) -> String {
     mounts.iter().enumerate().map(mount).collect()
 }
 
-/// Returns the directory of the program and its name there, if that can be a word of a Dockerfile.
-fn directory_of(binary: &Path) -> Option<(PathBuf, String)> {
-    let path = binary.canonicalize().ok()?;
-    let name = path.file_name()?.to_str()?.to_owned();
-    let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
-    plain.then(|| Some((path.parent()?.into(), name)))?
+/// Directories that a helper build takes its files from where they are, so that what it leaves is small and may stay:
+/// BuildKit keeps one copy of what it has of a directory, and is sent only what changed.
+struct Beside {
+    /// The directory of the program, and its name there.
+    program: (PathBuf, String),
+    /// Where the files beside it are, if there are any.
+    files: Option<PathBuf>,
 }
 
-/// The same as [`dockerfile`] for a job whose steps may stay: the program is bound in from the context, its directory,
-/// which BuildKit sends once and has again each time, and the job is in the Dockerfile. What stays is a few kB.
-fn look_dockerfile(mounts: &[Mount], sharing: Sharing, name: &str, file: &str, job: &Job) -> io::Result<String> {
-    // In lines, as a Dockerfile has none of over 64 KiB.
-    let job = serde_json::to_string_pretty(job)?;
-    Ok(format!(
-        "FROM scratch AS {name}\nCOPY <<'JOB' /{name}/job\n{job}\nJOB\nWORKDIR /{name}/out\n\
-         RUN {flags}--mount=type=bind,source={file},target=/{name}/{name} \
-         [\"/{name}/{name}\", \"{command}\", \"/{name}/job\", \"/{name}/out/answer\"]\n\
-         FROM scratch\nCOPY --from={name} /{name}/out/ /\n",
-        flags = flags(mounts, sharing),
-        command = inside::COMMAND
-    ))
+impl Beside {
+    /// Returns None if the files are not in one directory, or a name cannot be a word of a Dockerfile.
+    fn new(binary: &Path, files: &[(String, PathBuf)]) -> Option<Beside> {
+        let split = |path: &Path| {
+            let name = path.file_name()?.to_str()?.to_owned();
+            let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+            plain.then(|| Some((path.parent()?.to_owned(), name)))?
+        };
+        let mut dirs = BTreeSet::new();
+        for (_, path) in files {
+            dirs.insert(split(&std::path::absolute(path).ok()?)?.0);
+        }
+        let program = split(&binary.canonicalize().ok()?)?;
+        (dirs.len() < 2).then(|| Beside { program, files: dirs.pop_first() })
+    }
+
+    /// Returns the words that name the context of the build.
+    fn words(&self) -> Vec<OsString> {
+        let mut files = OsString::from("--build-context=files=");
+        let named = self.files.as_ref().map(|dir| {
+            files.push(dir);
+            files
+        });
+        named.into_iter().chain(["--file=-".into(), self.program.0.clone().into()]).collect()
+    }
+
+    /// The same as [`dockerfile`] for a job that has this and its files bound in.
+    fn dockerfile(
+        &self,
+        mounts: &[Mount],
+        sharing: Sharing,
+        name: &str,
+        files: &[(String, PathBuf)],
+        job: &Job,
+    ) -> io::Result<String> {
+        // In lines, as a Dockerfile has none of over 64 KiB.
+        let job = serde_json::to_string_pretty(job)?;
+        let bind = |(as_file, path): &(String, PathBuf)| {
+            let source = path.file_name().unwrap_or_default().display();
+            format!("--mount=type=bind,from=files,source={source},target=/{name}/{as_file} ")
+        };
+        Ok(format!(
+            "FROM scratch AS {name}\nCOPY <<'JOB' /{name}/job\n{job}\nJOB\nWORKDIR /{name}/out\n\
+             RUN {flags}{files}--mount=type=bind,source={program},target=/{name}/{name} \
+             [\"/{name}/{name}\", \"{command}\", \"/{name}/job\", \"/{name}/out/answer\"]\n\
+             FROM scratch\nCOPY --from={name} /{name}/out/ /\n",
+            flags = flags(mounts, sharing),
+            files = files.iter().map(bind).collect::<String>(),
+            program = self.program.1,
+            command = inside::COMMAND
+        ))
+    }
 }
 
 /// What the last step of an import runs: the program, by a name that no helper has.
 const LAST_STEP: &str = "/docker-cache";
+
+/// How many bytes of its steps a helper build leaves at most where their builder is better not pruned.
+const MOST_LEFT: u64 = 64_000_000;
 
 /// Prunes what a helper build leaves: its steps by its name, and the context that it alone had; and what a killed run
 /// left.
@@ -533,7 +575,7 @@ pub(super) struct Cleaner<'a> {
     pub(super) before: HashSet<String>,
     /// Mounts that the build itself made are then what it was for.
     pub(super) imports: bool,
-    /// Its steps may stay, and their builder is better not pruned.
+    /// Its steps may stay if they are small: their builder is better not pruned.
     pub(super) leaves: bool,
 }
 
@@ -556,7 +598,8 @@ impl Cleaner<'_> {
         };
         let own = records.iter().filter(is_own);
         // A mount that the build itself made would be one more of its id.
-        if self.leaves && !own.clone().any(|record| record.mount().is_some()) {
+        let may_stay = |record: &CacheRecord| record.mount().is_none();
+        if self.leaves && own.clone().all(may_stay) && own.clone().map(|record| record.bytes).sum::<u64>() < MOST_LEFT {
             return Vec::new();
         }
         let own = own.map(|record| record.id.clone());

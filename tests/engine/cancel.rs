@@ -54,21 +54,8 @@ fn holds(engine: &Engine, records: bool) -> [Vec<String>; 4] {
         list(engine.api("/images/json?all=1"), "RepoTags"),
         list(engine.api("/volumes")["Volumes"].clone(), "Name"),
         // To tell them the engine measures all volumes.
-        list(if records { lasting(engine).into() } else { serde_json::Value::Null }, "Description"),
+        list(if records { engine.lasting_records().into() } else { serde_json::Value::Null }, "Description"),
     ]
-}
-
-/// Returns the engine's records without the small ones that a look may leave where the builder is better not pruned.
-fn lasting(engine: &Engine) -> Vec<serde_json::Value> {
-    let mut records = engine.records();
-    if engine.generation().containerd_store() {
-        let may_stay = ["docker-cache-helper-", "local source for ", "[internal] preparing inline document"];
-        records.retain(|record| {
-            record["Type"] == "exec.cachemount"
-                || !may_stay.iter().any(|word| record["Description"].as_str().unwrap_or_default().contains(word))
-        });
-    }
-    records
 }
 
 /// Runs the plugin, stops it at this moment, and fails the test if the engine holds anything more than before. Returns

@@ -116,11 +116,11 @@ const READ: &str = "RUN --mount=type=cache,id=pip,target=/root/.cache/pip --moun
 
 for_each_engine!(mounts_come_back_under_their_ids, [v26, v28, v28_containerd], |engine| {
     engine.build(FILL, &[]);
-    let before = engine.records();
+    let before = engine.lasting_records();
     let bundle = engine.folder().join("bundle");
     let exported = json(engine, &["export", "--dest", &text(&bundle)]);
     assert_eq!(exported["entries"].as_array().unwrap().len(), 2, "{exported}");
-    assert_eq!(ids(&engine.records()), ids(&before), "{:?}", engine.records());
+    assert_eq!(ids(&engine.lasting_records()), ids(&before), "{:?}", engine.records());
     engine.cache(&["verify", &text(&bundle)]).ok();
 
     let other = Engine::start(engine.generation());
@@ -265,13 +265,13 @@ fn crosses(from: Generation, to: Generation) {
     from.build(&fill_all, &[]);
     fill(&from.volume("project-cache", &[]));
     let before = Tree::read(&from.mountpoint("project-cache")).only(is_cache);
-    let records = ids(&from.records());
+    let records = ids(&from.lasting_records());
     let bundle = from.folder().join("bundle");
     let file = text(&from.context(&fill_all).keep().join("Dockerfile"));
     let exported = json(&from, &["export", "--dest", &text(&bundle), "-f", &file]);
     let mounts = exported["entries"].as_array().unwrap().iter().filter(|entry| entry["kind"] == "mount");
     assert_eq!(mounts.count(), 3, "{exported}");
-    assert_eq!(ids(&from.records()), records, "{:?}", from.records());
+    assert_eq!(ids(&from.lasting_records()), records, "{:?}", from.records());
     json(&to, &["import", "--src", &text(&bundle)]);
     assert_same(&before, &Tree::read(&to.mountpoint("project-cache")));
     let run = to.build(&format!("{READ}{READ_VARIANT}"), &[]);

@@ -57,7 +57,7 @@ for_each_engine!(
         for name in ["one", "two"] {
             engine.docker(&["run", "--name", name, "--volume", "team-cache:/cache", "box", "/bin/busybox", "true"]);
         }
-        let records = engine.records().len();
+        let records = engine.lasting_records().len();
         let plain = engine.cache(&["doctor"]);
         assert!(plain.stdout.contains("team-cache") && !plain.stdout.contains("/root/.m2"), "{plain}");
 
@@ -76,7 +76,7 @@ for_each_engine!(
         cure(engine, &found[0], " --force");
         assert!(!volume.join("cargo/credentials.toml").exists() && !volume.join("pip/.netrc").exists());
         assert!(volume.join("npm/_cacache/index").exists());
-        assert_eq!(engine.records().len(), records, "what the look needed is gone");
+        assert_eq!(engine.lasting_records().len(), records, "what the look needed is gone");
 
         if engine.generation() != Generation::V20 {
             assert_eq!(found.len(), 2, "{found:?}");

@@ -50,7 +50,14 @@ for_each_engine!(steps_upon_an_image_stay_cached, [v26, v26_containerd, v28, v28
     let run = Run::of(doctor.current_dir(context.path()));
     assert!(run.code <= 1, "{run}");
     assert_eq!(cached(engine, context.path()), 2, "after doctor");
-    for line in [&["size", "--exact"][..], &["size", "--exact"], &["clear", "--lang", "python", "--force"]] {
+    let bundle = engine.folder().join("bundle").display().to_string();
+    for line in [
+        &["size", "--exact"][..],
+        &["export", "--dest", &bundle],
+        &["clear", "--lang", "python", "--force"],
+        &["export", "--dest", &bundle],
+        &["verify", &bundle],
+    ] {
         let run = engine.cache(line).ok();
         assert_eq!(cached(engine, context.path()), 2, "after {line:?}: {run}");
     }

@@ -334,6 +334,21 @@ impl Engine {
         panic!("the engine's records do not come to rest: {last:#?}")
     }
 
+    /// Returns [`Engine::records`] without the small ones that helper builds leave on the containerd image store, where a
+    /// prune would make BuildKit forget the steps of others.
+    pub fn lasting_records(&self) -> Vec<Value> {
+        let may_stay = ["docker-cache-helper-", "local source for ", "[internal] preparing inline document"];
+        let stays = |record: &Value| {
+            let told = record["Description"].as_str().unwrap_or_default();
+            record["Type"] == "exec.cachemount" || !may_stay.iter().any(|word| told.contains(word))
+        };
+        let mut records = self.records();
+        if self.generation.containerd_store() {
+            records.retain(stays);
+        }
+        records
+    }
+
     /// Returns the records of cache mounts among [`Engine::records`].
     pub fn mounts(&self) -> Vec<Value> {
         self.records().into_iter().filter(|record| record["Type"] == "exec.cachemount").collect()
