@@ -379,12 +379,13 @@ Examples:
   docker cache export --dest type=registry,ref=ghcr.io/team/cache:main .
   docker cache export --dest /tmp/cache --volume tools --include-installs
   docker cache export --dest /tmp/cache . -- --build-arg VERSION=3
-  docker cache export --builder default --to-builder big --mount pip")]
+  docker cache export --builder default --to-builder big .")]
 pub struct Export {
     /// Directory of the bundle, or type=registry,ref=HOST/NAME:TAG[,registry.insecure=true]; only what changed is written
     #[arg(long, value_name = "DEST", required_unless_present = "to_builder")]
     pub dest: Option<Location>,
-    /// Copy cache mounts to this builder instead, straight from the other one, without a bundle; layers stay
+    /// Copy to this builder instead, without a bundle: cache mounts straight from the other one, layers through a temporary
+    /// directory
     #[arg(long, value_name = "NAME", conflicts_with_all = ["dest", "volume", "all_builders"])]
     pub to_builder: Option<String>,
     #[command(flatten)]

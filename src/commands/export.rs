@@ -144,14 +144,7 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
     let mut failed = matches!(&layers, Layers::Without(_)) && options.build.directory.is_some();
     if options.dry_run {
         let layer = match &layers {
-            Layers::Of(export) => Some(AnswerEntry {
-                kind: Kind::Layer,
-                name: export.name.clone(),
-                language: None,
-                digest: None,
-                bytes: 0,
-                files: None,
-            }),
+            Layers::Of(export) => Some(export.planned()),
             _ => None,
         };
         let entries = plan.items.iter().map(|item| AnswerEntry {

@@ -30,7 +30,7 @@ pub enum Layers {
 
 /// An export of the layers of one Dockerfile.
 pub struct LayersExport {
-    builder: BuilderRef,
+    pub builder: BuilderRef,
     /// The entry's name: one of each context, Dockerfile, target and platform.
     pub name: String,
     args: Vec<OsString>,
@@ -189,6 +189,23 @@ impl LayersExport {
         Ok(self.entry(descriptor, bytes))
     }
 
+    /// Builds, and builds again in another builder with the layers of the first, through a temporary directory: BuildKit
+    /// hands layers to directories and registries alone. Returns false if the second build failed.
+    ///
+    /// # Errors
+    /// When the first build fails, or the directory cannot be had.
+    pub fn hand_over(&self, to: &BuilderRef, answer: &mut Answer) -> Result<bool> {
+        let dir = super::bundles::stage()?;
+        let stage = Layout { dir: dir.path().into() };
+        self.builder.export_layers(&stage.dir, &self.args).map_err(|error| self.explained(error))?;
+        let layers = stage.index()?.manifests;
+        let digests: Vec<String> = layers.iter().map(|layer| layer.digest.clone()).collect();
+        let blobs = std::fs::read_dir(stage.blobs())?.flatten().filter_map(|blob| blob.metadata().ok());
+        let bytes = blobs.map(|blob| blob.len()).sum();
+        answer.entries.extend(layers.into_iter().map(|layer| self.entry(layer, bytes)));
+        bring(to, &stage.dir, &digests, &self.args, answer)
+    }
+
     /// Turns what the BuildKit inside an engine says of an exporter that it does not have into why, and what can be done.
     fn explained(&self, error: DockerError) -> anyhow::Error {
         match &error.cause {
@@ -200,14 +217,13 @@ impl LayersExport {
     }
 
     fn entry(&self, descriptor: Descriptor, bytes: u64) -> AnswerEntry {
-        AnswerEntry {
-            kind: Kind::Layer,
-            name: self.name.clone(),
-            language: None,
-            digest: Some(descriptor.digest),
-            bytes,
-            files: None,
-        }
+        AnswerEntry { digest: Some(descriptor.digest), bytes, ..self.planned() }
+    }
+
+    /// Returns the entry of an export that is still to come.
+    pub fn planned(&self) -> AnswerEntry {
+        let name = self.name.clone();
+        AnswerEntry { kind: Kind::Layer, name, language: None, digest: None, bytes: 0, files: None }
     }
 }
 
@@ -242,22 +258,9 @@ pub fn import(builders: &Builders, layout: &Layout, options: &Import, answer: &m
             // `latest` is one of the others by a second name.
             let newest = layers.iter().rev().filter(|layer| seen.insert(layer.digest.clone()));
             let digests: Vec<String> = newest.map(|layer| layer.digest.clone()).collect();
-            let mut told = String::new();
-            let done = builders.reference(builder).import_layers(
-                &layout.dir,
-                &digests,
-                &args(&options.build, &directory),
-                &mut |line| {
-                    told.push_str(line);
-                    told.push('\n');
-                },
-            );
-            let steps = steps(&told);
-            if let Err(error) = &done {
-                ensure!(!cancel::requested(), "cancelled");
-                answer.left_out.push(format!("layers: the build that imports them failed: {error}"));
-            }
-            if done.is_err() && steps == Steps::default() {
+            let args = args(&options.build, &directory);
+            let done = bring(&builders.reference(builder), &layout.dir, &digests, &args, answer)?;
+            if !done && answer.steps.is_none() {
                 return Ok(false);
             }
             for layer in layers.iter().filter(|layer| layer.ref_name() != "latest") {
@@ -270,12 +273,33 @@ pub fn import(builders: &Builders, layout: &Layout, options: &Import, answer: &m
                     files: None,
                 });
             }
-            answer.left_out.extend(steps.ran.iter().map(|step| format!("layers: not CACHED: {step}")));
-            answer.steps = Some(steps);
-            return Ok(done.is_ok());
+            return Ok(done);
         }
     }
     Ok(true)
+}
+
+/// Builds with layers from a directory, and adds what came of it to the answer. Returns false if the build failed.
+fn bring(
+    builder: &BuilderRef,
+    from: &Path,
+    digests: &[String],
+    args: &[OsString],
+    answer: &mut Answer,
+) -> Result<bool> {
+    let mut told = String::new();
+    let done = builder.import_layers(from, digests, args, &mut |line| {
+        told.push_str(line);
+        told.push('\n');
+    });
+    if let Err(error) = &done {
+        ensure!(!cancel::requested(), "cancelled");
+        answer.left_out.push(format!("layers: the build that imports them failed: {error}"));
+    }
+    let steps = steps(&told);
+    answer.left_out.extend(steps.ran.iter().map(|step| format!("layers: not CACHED: {step}")));
+    answer.steps = (done.is_ok() || steps != Steps::default()).then_some(steps);
+    Ok(done.is_ok())
 }
 
 /// Tells which steps of a build were in the cache.

@@ -3,18 +3,18 @@
 use anyhow::{Context as _, Result, bail};
 
 use super::super::bundles::Carrying;
+use super::super::layers::{self, Layers};
 use super::{Answer, AnswerEntry, From, Item, Plan, SECRETS, plan_mounts, show, wants};
 use crate::builders::Builders;
 use crate::cli::Export;
-use crate::docker::quote;
 use crate::exit;
 use crate::inside::pack;
 use crate::inside::unpack::Target;
 use crate::inventory::Kind;
 use crate::place::between;
 
-/// Copies cache mounts. Layers have no way from builder to builder but a registry or a directory, which is said, and volumes
-/// belong to none.
+/// Copies cache mounts, and then layers, which a prune of what the mounts needed could make the other builder forget. Volumes
+/// belong to no builder.
 pub fn to_builder(builders: &Builders, options: &Export) -> Result<u8> {
     let name = options.to_builder.as_deref().unwrap_or_default();
     let to = builders.selected(Some(name), false)?.into_iter().next().context("there is no builder")?;
@@ -24,14 +24,15 @@ pub fn to_builder(builders: &Builders, options: &Export) -> Result<u8> {
     if plan.builders.iter().all(|from| from.name == to.name) {
         bail!("{name} is where the mounts are\nhint: name the builder to copy from by `--builder`");
     }
-    let from = plan.builders.iter().find(|from| from.name != to.name).map(|from| quote(&from.name));
-    if let Some(from) = from.filter(|_| wants(&options.selection, Kind::Layer)) {
-        plan.left_out.push(format!(
-            "layers: BuildKit hands them to registries and directories alone, so they stay\n\
-             hint: `docker cache export --builder {from} --dest DIR CONTEXT`, then \
-             `docker cache import --builder {} --src DIR CONTEXT`",
-            quote(name)
-        ));
+    let layers = match wants(&options.selection, Kind::Layer) {
+        true => layers::plan_export(builders, options)?,
+        false => Layers::None,
+    };
+    let mut whole = true;
+    if let Layers::Without(why) = &layers {
+        plan.left_out.push(why.clone());
+        // Who names a directory means layers.
+        whole = options.build.directory.is_none();
     }
     let mut answer = Answer { version: 1, left_out: std::mem::take(&mut plan.left_out), ..Answer::default() };
     // Packed here and unpacked there.
@@ -83,7 +84,14 @@ pub fn to_builder(builders: &Builders, options: &Export) -> Result<u8> {
         answer.entries.push(AnswerEntry { kind: Kind::Mount, name, language, digest: None, bytes, files });
     }
     drop(progress);
+    match &layers {
+        Layers::Of(export) if export.builder.name == to.name => {
+            answer.left_out.push(format!("layers: {} is the builder that they would come from", to.name));
+        }
+        Layers::Of(export) if options.dry_run => answer.entries.push(export.planned()),
+        Layers::Of(export) => whole = export.hand_over(&to, &mut answer)?,
+        Layers::None | Layers::Without(_) => {}
+    }
     show(&answer, options.output.format, options.output.quiet)?;
-    // Who names a directory means layers.
-    Ok(if options.build.directory.is_some() { exit::FAILED } else { 0 })
+    Ok(if whole { 0 } else { exit::FAILED })
 }
