@@ -3,11 +3,13 @@
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+
+use serde_json::Value;
 
 use crate::for_each_engine;
 use crate::support::Engine;
@@ -69,10 +71,10 @@ fn stop(engine: &Engine, arguments: &[&str], how: Stop, when: Moment) -> bool {
     // The plugin itself: docker would keep the socket to itself.
     let mut command: Command = engine.command(engine.config().join("cli-plugins/docker-cache"));
     command.arg("cache").args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.env("DOCKER_CLI_PLUGIN_SOCKET", format!("@{name}")).spawn().unwrap();
+    let mut child = command.env("DOCKER_CLI_PLUGIN_SOCKET", format!("@{name}")).spawn().unwrap();
     let (connection, _) = listener.accept().unwrap();
     let pid = Pid::from_child(&child);
-    wait_for(engine, when, &before);
+    wait_for(engine, &mut child, when, &before);
     match how {
         Stop::Interrupt => kill_process(pid, Signal::INT).unwrap(),
         Stop::Terminate => kill_process(pid, Signal::TERM).unwrap(),
@@ -88,14 +90,16 @@ fn stop(engine: &Engine, arguments: &[&str], how: Stop, when: Moment) -> bool {
         return false;
     }
     assert_eq!((run.code, run.stdout.as_str()), (how.code(), ""), "{how:?} {when:?}: {run}");
-    assert!(spent < Duration::from_secs(15), "{how:?} {when:?}: it took {spent:?} to stop");
+    // Less than a call that only asks may take.
+    assert!(spent < Duration::from_secs(25), "{how:?} {when:?}: it took {spent:?} to stop");
     let left = std::fs::read_dir(engine.folder().join("tmp")).unwrap().flatten();
     let left: Vec<_> = left.filter(|entry| entry.file_name().to_string_lossy().starts_with("docker-cache-")).collect();
     assert!(left.is_empty(), "{how:?} {when:?}: {left:?}");
     true
 }
 
-fn wait_for(engine: &Engine, when: Moment, before: &[Vec<String>; 4]) {
+/// Waits for a moment, or until the plugin is done.
+fn wait_for(engine: &Engine, child: &mut Child, when: Moment, before: &[Vec<String>; 4]) {
     let begin = Instant::now();
     let there = |path: &str, count: usize| engine.api(path).as_array().map_or(0, Vec::len) > count;
     let reached = || match when {
@@ -104,7 +108,7 @@ fn wait_for(engine: &Engine, when: Moment, before: &[Vec<String>; 4]) {
         Moment::ContainerIsThere => there("/containers/json?all=1", before[0].len()),
         Moment::ContainerRuns => there("/containers/json", 0),
     };
-    while !reached() {
+    while !reached() && child.try_wait().unwrap().is_none() {
         assert!(begin.elapsed() < Duration::from_secs(60), "{when:?} never comes");
         thread::sleep(Duration::from_millis(2));
     }
@@ -167,7 +171,7 @@ for_each_engine!(a_clear_takes_away_what_a_killed_one_left, [v20, v28], |engine|
     let mut command = engine.command(engine.config().join("cli-plugins/docker-cache"));
     command.args(["cache", "clear", "--volume", "big-cache", "--force"]).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
-    wait_for(engine, Moment::ContainerIsThere, &before);
+    wait_for(engine, &mut child, Moment::ContainerIsThere, &before);
     child.kill().unwrap();
     child.wait().unwrap();
     assert_ne!(holds(engine, false), before);
@@ -189,7 +193,11 @@ for_each_engine!(a_stopped_clear_can_be_done_again, [v20, v28], |engine| {
     let held = holds(engine, false);
     let line = ["cache", "clear", "--lang", "python", "--force"];
     let (mut stopped, mut halfway) = (0, 0);
-    for round in 0..12 {
+    for round in 0.. {
+        if round >= 12 && stopped >= 3 && halfway >= 1 {
+            break;
+        }
+        assert!(round < 60, "{stopped} of {round} were stopped, {halfway} of them halfway");
         big_tree(&root.join("pip"), 6000, 60_000);
         let all = files(&root.join("pip"));
         let mut command = engine.command(engine.config().join("cli-plugins/docker-cache"));
@@ -197,7 +205,7 @@ for_each_engine!(a_stopped_clear_can_be_done_again, [v20, v28], |engine| {
         // Once the removal has begun, at another moment each time.
         let begin = Instant::now();
         while files(&root.join("pip")) == all && begin.elapsed() < Duration::from_secs(20) {}
-        thread::sleep(Duration::from_millis(round * 4));
+        thread::sleep(Duration::from_millis(round % 12 * 4));
         kill_process(Pid::from_child(&child), if round % 2 == 0 { Signal::INT } else { Signal::TERM }).unwrap();
         let run = Run::from_output(line.join(" "), child.wait_with_output().unwrap());
         assert!(run.code == 0 || run.code == if round % 2 == 0 { 130 } else { 143 }, "{run}");
@@ -208,7 +216,6 @@ for_each_engine!(a_stopped_clear_can_be_done_again, [v20, v28], |engine| {
         engine.cache(&line[1..]).ok();
         assert_same(&Tree::read(&root).timeless(), &before);
     }
-    assert!(stopped >= 3 && halfway >= 1, "{stopped} were stopped, {halfway} of them halfway");
 });
 
 /// Fills a mount of many tools and one of pip alone.
@@ -234,21 +241,31 @@ fn in_mounts(engine: &Engine, round: &str) -> Vec<String> {
     files
 }
 
-/// Returns the records that only a helper build of ours leaves.
-fn helper_records(engine: &Engine) -> Vec<String> {
-    let told = engine.records().into_iter().map(|record| record["Description"].to_string());
+/// Returns those of these records that only a helper build of ours leaves.
+fn of_helpers(records: Vec<Value>) -> Vec<Value> {
     let of_ours = ["docker-cache-helper-", "buildkit-session", "copy /context /"];
-    let mut told: Vec<String> = told.filter(|told| of_ours.iter().any(|word| told.contains(word))).collect();
-    told.sort();
-    told
+    records.into_iter().filter(|record| of_ours.iter().any(|word| record.to_string().contains(word))).collect()
+}
+
+/// Returns the ids and descriptions of the records that helper builds left and that nothing uses. What a build uses that
+/// goes on cannot be taken away; nor what BuildKit takes to be in use until the engine ends: all that some builds used
+/// whose client was killed (seen for minutes after the last build had ended, in one of ten kills on Engine 28.5).
+fn left(engine: &Engine) -> Vec<String> {
+    let idle = of_helpers(engine.records()).into_iter().filter(|record| record["InUse"] == false);
+    let mut left: Vec<String> = idle.map(|record| format!("{} {}", record["ID"], record["Description"])).collect();
+    left.sort();
+    left
 }
 
 /// Starts the plugin itself and kills it a while after its build has begun. Returns false if it was done before.
 fn kill(engine: &Engine, line: &str, after: Duration) -> bool {
     engine.cache_command(&[]);
+    let count =
+        || of_helpers(engine.api("/system/df?type=build-cache")["BuildCache"].as_array().unwrap().clone()).len();
+    let before = count();
     let mut command = engine.command(engine.config().join("cli-plugins/docker-cache"));
     let mut child = command.args(line.split(' ')).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    while helper_records(engine).is_empty() && child.try_wait().unwrap().is_none() {}
+    while count() <= before && child.try_wait().unwrap().is_none() {}
     thread::sleep(after);
     child.kill().unwrap();
     let killed = !child.wait().unwrap().success();
@@ -260,51 +277,51 @@ fn kill(engine: &Engine, line: &str, after: Duration) -> bool {
 for_each_engine!(a_killed_clear_of_mounts_takes_nothing_else_and_the_next_ends_it, [v26, v28], |engine| {
     let kept = ["root/.cache/go-build/file", "root/.cache/own/file"];
     let (mut killed, mut rubbish) = (0, 0);
-    for round in 0..4 {
+    for round in 0.. {
+        if round >= 4 && killed >= 2 && rubbish > 0 {
+            break;
+        }
+        assert!(round < 20, "{killed} of {round} were killed and left {rubbish} records");
         fill_mounts(engine, round);
         killed += u32::from(kill(engine, "cache clear --lang python --force", Duration::from_millis(150 * round)));
-        rubbish += helper_records(engine).len();
-        let left = in_mounts(engine, &format!("killed {round}"));
+        rubbish += left(engine).len();
+        let files = in_mounts(engine, &format!("killed {round}"));
         let pip = |file: &String| file.starts_with("root/.cache/pip/http/") || file.starts_with("m/http/");
-        assert_eq!(left.iter().filter(|file| !pip(file)).collect::<Vec<_>>(), kept, "round {round}");
-        // What a build uses that goes on cannot be taken away before it ends.
+        assert_eq!(files.iter().filter(|file| !pip(file)).collect::<Vec<_>>(), kept, "round {round}");
+        // A build that went on may end meanwhile, and leave its records only now.
         let begin = Instant::now();
         loop {
-            engine.cache(&["clear", "--lang", "python", "--force"]).ok();
-            let left = helper_records(engine);
+            let run = engine.cache(&["clear", "--lang", "python", "--force"]).ok();
+            let left = left(engine);
             if left.is_empty() {
                 break;
             }
-            assert!(begin.elapsed() < Duration::from_secs(60), "round {round}: {left:?} of {:#?}", engine.records());
+            let late = begin.elapsed() > Duration::from_secs(60);
+            assert!(!late, "round {round}: {left:#?} of {:#?} after {run}", engine.records());
         }
         assert_eq!(in_mounts(engine, &format!("cleared {round}")), kept, "round {round}");
     }
-    assert!(killed >= 2 && rubbish > 0, "{killed} of 4 were killed and left {rubbish} records");
 });
 
-for_each_engine!(
-    what_a_killed_look_into_mounts_left_goes_with_the_next_clear_or_look,
-    [v26, v28_containerd],
-    |engine| {
-        for next in [&["size", "--exact"][..], &["clear", "--mount", "pip", "--force"]] {
-            let left = (0..5u64).find(|round| {
-                fill_mounts(engine, *round);
-                kill(engine, "cache size --exact", Duration::from_millis(50 * round));
-                !helper_records(engine).is_empty()
-            });
-            assert!(left.is_some(), "no kill left a record");
-            engine.cache(next).ok();
-            // What a look leaves there, a look does not take away.
-            if next[0] == "size" && engine.generation().containerd_store() {
-                continue;
+for_each_engine!(what_a_killed_look_into_mounts_left_goes_with_the_next_clear_or_look, [v26, v28], |engine| {
+    for next in [&["size", "--exact"][..], &["clear", "--mount", "pip", "--force"]] {
+        // A look takes only what surely is ours.
+        let goes = |told: &String| next[0] == "clear" || told.contains("docker-cache-helper-");
+        let mut before = Vec::new();
+        for round in 0..20 {
+            fill_mounts(engine, round);
+            kill(engine, "cache size --exact", Duration::from_millis(50 * round));
+            before = left(engine).into_iter().filter(goes).collect();
+            if !before.is_empty() {
+                break;
             }
-            let mut left = helper_records(engine);
-            // A look takes only what surely is ours.
-            left.retain(|told| next[0] == "clear" || told.contains("docker-cache-helper-"));
-            assert_eq!(left, Vec::<String>::new(), "{next:?}");
         }
+        assert!(!before.is_empty(), "no kill left a record that can go: {:#?}", engine.records());
+        let run = engine.cache(next).ok();
+        let still: Vec<String> = left(engine).into_iter().filter(|told| before.contains(told)).collect();
+        assert!(still.is_empty(), "{still:#?} of {before:#?} stay: {:#?} after {run}", engine.records());
     }
-);
+});
 
 for_each_engine!(contexts_that_no_build_can_use_are_listed_before_they_go, [v26, v28], |engine| {
     // What a run on another machine left long ago, and the context of a build of the user's own.
@@ -316,22 +333,22 @@ for_each_engine!(contexts_that_no_build_can_use_are_listed_before_they_go, [v26,
     let mut build = engine.command(engine.docker_program());
     build.env("DOCKER_BUILDKIT", "1").args(["build", "-"]).stdin(std::fs::File::open(archive).unwrap());
     Run::of(&mut build).ok();
-    let before = helper_records(engine);
+    let before = left(engine);
     assert!(before.iter().any(|told| told.contains("buildkit-session")), "{before:#?}");
     assert!(before.iter().any(|told| told.contains(name)), "{before:#?}");
 
     engine.cache(&["clear", "--lang", "python", "--older-than", "30d", "--force"]).ok();
     let named = |told: &String| told.contains(name);
     let contexts: Vec<String> = before.into_iter().filter(|told| !named(told)).collect();
-    assert_eq!(helper_records(engine), contexts);
+    assert_eq!(left(engine), contexts);
     let clear = ["clear", "--lang", "python", "--format", "json"];
     let plan = |more| -> serde_json::Value {
         serde_json::from_str(&engine.cache(&[&clear[..], &[more]].concat()).ok().stdout).unwrap()
     };
     let planned = plan("--dry-run");
     assert_eq!(planned["plan"][0]["name"], "unused context", "{planned}");
-    assert_eq!(helper_records(engine), contexts);
+    assert_eq!(left(engine), contexts);
     let done = plan("--force");
     assert_eq!((&done["plan"], &done["freed_bytes"]), (&planned["plan"], &planned["total_bytes"]));
-    assert_eq!(helper_records(engine), Vec::<String>::new());
+    assert_eq!(left(engine), Vec::<String>::new());
 });

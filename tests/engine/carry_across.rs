@@ -132,7 +132,7 @@ with open("/out/listing", "w") as out:
     let output = context.path().join("output");
     let mut build = engine.command(engine.docker_program());
     build.env("DOCKER_BUILDKIT", "1").args(["build", "--network=none", "--output"]).arg(&output).arg(context.path());
-    Run::of(&mut build).ok();
+    Run::of_docker(&mut build).ok();
     fs::read_to_string(output.join("listing")).unwrap()
 }
 
@@ -157,7 +157,7 @@ fn carries(from: Generation, to: Generation, port: u16) {
     let build = |engine: &Engine, words: &[String]| {
         let mut build = engine.command(engine.docker_program());
         build.env("DOCKER_BUILDKIT", "1").args(["build", "--progress=plain"]).args(words).arg(&directory);
-        Run::of(&mut build).ok()
+        Run::of_docker(&mut build).ok()
     };
     build(&engine, &further[1..]);
     let bundle = text(&engine.folder().join("bundle"));

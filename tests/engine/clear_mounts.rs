@@ -98,7 +98,7 @@ fn fill(engine: &Engine, mounts: &[Mount]) {
     }
     let mut build = engine.command(engine.docker_program());
     build.env("DOCKER_BUILDKIT", "1").args(["build", "--progress=plain"]).arg(context.path());
-    Run::of(&mut build).ok();
+    Run::of_docker(&mut build).ok();
 }
 
 /// The name of every file that [`fill`] makes.
@@ -172,7 +172,7 @@ fn clear_while_pip_installs(engine: &Engine, target: &str, clears: &[&str]) -> V
     let mut build = engine.command(engine.docker_program());
     build.env("DOCKER_BUILDKIT", "1").args(["build", "--progress=plain", "--network=host"]);
     build.args(proxies().map(|proxy| format!("--build-arg={proxy}"))).arg(context.path());
-    let build = thread::spawn(move || Run::of(&mut build));
+    let build = thread::spawn(move || Run::of_docker(&mut build));
     let said = clears.iter().map(|clear| {
         let mut asked = accept(&listener, &build);
         asked.write_all(b"again").unwrap();

@@ -136,7 +136,7 @@ fn caches_are_found_in_images_that_any_generation_saved() {
             fs::write(context.path().join(name), noise(1, bytes)).unwrap();
         }
         let mut build = engine.command(engine.docker_program());
-        Run::of(build.env("DOCKER_BUILDKIT", "1").args(["build", "--tag", "box:1"]).arg(context.path())).ok();
+        Run::of_docker(build.env("DOCKER_BUILDKIT", "1").args(["build", "--tag", "box:1"]).arg(context.path())).ok();
         let saved = engine.folder().join("tmp/box.tar").display().to_string();
         engine.docker(&["save", "--output", &saved, "box:1"]);
         let other = Engine::start(to);

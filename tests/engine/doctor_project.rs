@@ -58,7 +58,7 @@ impl Project {
         for name in ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"] {
             build.arg(format!("--build-arg={name}={}", self.meter.address));
         }
-        let told = Run::of(build.arg(self.context.path())).ok().stderr;
+        let told = Run::of_docker(build.arg(self.context.path())).ok().stderr;
         Build { told, bytes: self.meter.taken() }
     }
 

@@ -262,7 +262,7 @@ impl Engine {
 
     /// Runs `docker …` and returns its outcome, whatever it is.
     pub fn try_docker(&self, arguments: &[&str]) -> Run {
-        Run::of(self.command(self.docker_program()).args(arguments))
+        Run::of_docker(self.command(self.docker_program()).args(arguments))
     }
 
     /// Returns the path of this generation's docker CLI.
@@ -377,7 +377,7 @@ impl Engine {
         let context = self.context(dockerfile);
         let mut build = self.command(self.docker_program());
         build.env("DOCKER_BUILDKIT", "1").args(["build", "--progress", "plain"]).args(arguments).arg(context.path());
-        Run::of(&mut build)
+        Run::of_docker(&mut build)
     }
 
     /// Makes a build context of a Dockerfile and busybox. A Dockerfile that has no `FROM` gets one without any image:

@@ -24,6 +24,25 @@ impl Run {
         Run::from_output(call, output)
     }
 
+    /// Runs a docker command to its end. With the containerd image store, an engine may lose a snapshot to its own garbage
+    /// collector while it unpacks the image that it has just built (moby/buildkit#6521, seen in one of 30 builds that take
+    /// a tag from an older image, Engine 28.5). Such a build runs again, and the outcome tells of each.
+    pub fn of_docker(command: &mut Command) -> Run {
+        let lost = |run: &Run| {
+            let words = ["failed to prepare extraction snapshot", "parent snapshot", "does not exist: not found"];
+            run.code != 0 && run.stderr.lines().any(|line| words.iter().all(|word| line.contains(word)))
+        };
+        let (mut run, mut told) = (Run::of(command), String::new());
+        for _ in 0..4 {
+            if !lost(&run) {
+                break;
+            }
+            told += &run.stderr;
+            run = Run::of(command);
+        }
+        Run { stderr: told + &run.stderr, ..run }
+    }
+
     /// Returns the same of an output that is already there.
     pub fn from_output(call: String, output: Output) -> Run {
         Run {
