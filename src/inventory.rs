@@ -602,14 +602,9 @@ pub fn of_volumes(
     look: Look,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Inventory> {
-    let Overview { info, containers, volumes, silent } = overview;
-    let unknown = wanted.selection.volume.iter().find(|name| !volumes.iter().any(|volume| volume.name == **name));
-    if let Some(name) = unknown.filter(|_| !silent.is_empty()) {
-        bail!("no volume {name:?}, unless it is of the driver {}, which does not answer", silent.join(", "));
-    }
-    let found = cache_volumes(volumes, containers, &wanted.selection.volume)?;
+    let found = cache_volumes(overview, &wanted.selection.volume)?;
     let found = found.into_iter().filter_map(|cache| {
-        let volume = volumes.iter().find(|volume| volume.name == cache.name)?.clone();
+        let volume = overview.volumes.iter().find(|volume| volume.name == cache.name)?.clone();
         let known = catalogue::known_below(&cache.mounted_at);
         Some(FoundVolume { cache, volume, known })
     });
@@ -625,11 +620,16 @@ pub fn of_volumes(
         }
     }
     let named = !wanted.selection.volume.is_empty();
-    let mut inventory = measure_volumes(docker, info.clone(), found, named, look, progress)?;
+    let mut inventory = measure_volumes(docker, overview.info.clone(), found, named, look, progress)?;
     inventory.caches.retain(|cache| is_at(cache, wanted.paths));
-    let left_out = |driver| format!("volumes of the driver {driver} are left out: it does not answer");
-    inventory.gaps.extend(silent.iter().map(left_out));
+    inventory.gaps.extend(left_out(overview));
     Ok(inventory)
+}
+
+/// Returns a sentence for each driver whose volumes nobody knows.
+pub fn left_out(overview: &Overview) -> impl Iterator<Item = String> {
+    let silent = overview.silent.iter();
+    silent.map(|driver| format!("volumes of the driver {driver} are left out: it does not answer"))
 }
 
 /// Returns the volumes that hold caches: those mounted at a cache path by any container, those that compose or their
@@ -637,9 +637,13 @@ pub fn of_volumes(
 ///
 /// # Errors
 /// When there is no volume of a given name.
-pub fn cache_volumes(volumes: &[Volume], containers: &[Container], named: &[String]) -> Result<Vec<CacheVolume>> {
+pub fn cache_volumes(overview: &Overview, named: &[String]) -> Result<Vec<CacheVolume>> {
+    let Overview { containers, volumes, silent, .. } = overview;
     for name in named {
         if !volumes.iter().any(|volume| volume.name == *name) {
+            if !silent.is_empty() {
+                bail!("no volume {name:?}, unless it is of the driver {}, which does not answer", silent.join(", "));
+            }
             bail!("no volume {name:?}\nhint: `docker volume ls` lists all volumes");
         }
     }

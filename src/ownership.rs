@@ -20,7 +20,7 @@ use crate::{cancel, catalogue, parallel};
 pub fn ask(docker: &Docker, overview: &Overview, named: &[String]) -> Result<Vec<(FoundVolume, OwnedVolume)>> {
     let Overview { info, containers, volumes, .. } = overview;
     let mut found: Vec<(FoundVolume, OwnedVolume)> = Vec::new();
-    for cache in inventory::cache_volumes(volumes, containers, named)? {
+    for cache in inventory::cache_volumes(overview, named)? {
         let Some(volume) = volumes.iter().find(|volume| volume.name == cache.name).cloned() else { continue };
         let mounts = |container: &&Container| {
             container.mounts.iter().any(|mount| mount.r#type == "volume" && mount.name == cache.name)

@@ -20,6 +20,8 @@ pub struct Facts {
     pub builders: Fact<Option<Builders>>,
     /// Names of all volumes.
     pub volumes: Fact<Vec<String>>,
+    /// Drivers that do not tell their volumes.
+    pub silent_drivers: Fact<Vec<String>>,
     /// Names of all containers; not asked for, and empty, if no volume is a builder's.
     pub containers: Fact<Vec<String>>,
     /// The file system of the engine's directory.
@@ -117,6 +119,9 @@ impl Disk {
     }
 }
 
+/// The check's name: what it finds, others leave out.
+pub const VOLUME_DRIVER_SILENT: &str = "volume-driver-silent";
+
 pub const CHECKS: &[Check] = &[
     Check { name: "engine-unreachable", promise: "the engine answers", run: engine_unreachable },
     Check { name: "disk-low", promise: "the engine's disk has room for caches", run: disk_low },
@@ -138,6 +143,7 @@ pub const CHECKS: &[Check] = &[
         promise: "no volume is left of a removed builder",
         run: orphan_builder_state,
     },
+    Check { name: VOLUME_DRIVER_SILENT, promise: "all volume drivers answer", run: volume_driver_silent },
     Check { name: "gc-policy", promise: "garbage collection works, and spares idle cache mounts", run: gc_policy },
 ];
 
@@ -524,6 +530,21 @@ fn orphan_builder_state(facts: &AllFacts) -> Findings {
     Ok(vec![Finding::new(Severity::Warning, message).command(format!("docker volume rm {}", orphans.join(" ")))])
 }
 
+/// The engine asks every driver that it has used, and waits up to a minute for one that is gone or hangs.
+fn volume_driver_silent(facts: &AllFacts) -> Findings {
+    let facts = &facts.engine;
+    facts.engine()?;
+    let silent = facts.silent_drivers.as_ref().map_err(Clone::clone)?;
+    let found = silent.iter().map(|driver| {
+        let message = format!(
+            "the volume driver {driver} does not answer: its volumes are left out here, and `docker volume ls` waits for it \
+             every time; start its plugin again"
+        );
+        Finding::new(Severity::Warning, message)
+    });
+    Ok(found.collect())
+}
+
 fn gc_policy(facts: &AllFacts) -> Findings {
     let facts = &facts.engine;
     let engine = facts.engine()?;
@@ -677,6 +698,7 @@ mod tests {
                 of_buildx: "default".into(),
             })),
             volumes: Ok(vec!["project-cache".into()]),
+            silent_drivers: Ok(Vec::new()),
             containers: Ok(Vec::new()),
             disk: Ok(Disk { path: "/var/lib/docker".into(), total: 100_000_000_000, free: 50_000_000_000 }),
             daemon_json: None,
@@ -915,6 +937,17 @@ mod tests {
         let command = "docker volume rm buildx_buildkit_gone0_state 'buildx_buildkit_gone too1_state'";
         assert_eq!(orphans, one(Warning, command));
         assert_skipped("orphan-builder-state", |facts| facts.builders = Ok(None));
+    }
+
+    #[test]
+    fn each_driver_that_is_silent_is_named() {
+        let silent = |drivers: &[&str]| drivers.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            found("volume-driver-silent", |facts| facts.silent_drivers = Ok(silent(&["nfs"]))),
+            one(Warning, "")
+        );
+        assert_eq!(found("volume-driver-silent", |_| ()), []);
+        assert_skipped("volume-driver-silent", |facts| facts.engine = Err(NoEngine::Hangs("x".into())));
     }
 
     #[test]

@@ -326,16 +326,13 @@ impl Asked {
     }
 
     fn volumes(&self) -> Vec<Candidate> {
-        let volumes = self.docker.volumes().unwrap_or_default();
+        let volumes = self.docker.overview_of_local().map(|overview| overview.volumes).unwrap_or_default();
         volumes.into_iter().map(|volume| (volume.name, "volume".into())).collect()
     }
 
     fn cache_volumes(&self) -> Vec<Candidate> {
-        let (volumes, containers) = thread::scope(|scope| {
-            let containers = scope.spawn(|| self.docker.containers().unwrap_or_default());
-            (self.docker.volumes().unwrap_or_default(), parallel::join(containers))
-        });
-        let found = cache_volumes(&volumes, &containers, &[]).unwrap_or_default();
+        let overview = self.docker.overview_of_local().ok();
+        let found = overview.and_then(|overview| cache_volumes(&overview, &[]).ok()).unwrap_or_default();
         found.into_iter().map(|volume| (volume.name, "cache volume".into())).collect()
     }
 

@@ -110,7 +110,8 @@ impl Plan {
         let place = Place::of_volumes(docker, info, &volumes, Access::Read);
         if let Place::Container { volumes, .. } = &place {
             // Docker would make one anew.
-            let there = docker.volumes()?;
+            let of_driver = |driver: &str| self.volumes.iter().any(|found| found.volume.driver == driver);
+            let there = docker.overview_of(of_driver)?.volumes;
             let gone = volumes.iter().find(|name| !there.iter().any(|volume| volume.name == **name));
             ensure!(gone.is_none(), "volume {:?} is gone", gone.map_or("", String::as_str));
         }

@@ -14,7 +14,7 @@ use crate::bundle::verify::{self, Verified};
 use crate::bundle::{Entry, Layout, TreeConfig};
 use crate::catalogue;
 use crate::cli::{Import, Selection};
-use crate::docker::{Docker, Volume, endpoint};
+use crate::docker::{Docker, Overview, Volume, endpoint};
 use crate::exit;
 use crate::inside::unpack::Target;
 use crate::inventory::{self, Kind, Names};
@@ -219,8 +219,8 @@ fn act(
         }
     }
     if !volumes.is_empty() {
-        let info = docker.info()?;
-        let there = docker.volumes()?;
+        let Overview { info, volumes: mut there, .. } = docker.overview()?;
+        let mut made = Vec::new();
         for (name, steps) in volumes.iter().filter(|(name, _)| !there.iter().any(|volume| volume.name == **name)) {
             let config = &steps[0].entry.config;
             let same = config.kind == Kind::Volume && config.name == *name;
@@ -231,8 +231,11 @@ fn act(
                 labels: same.then(|| config.labels.clone()),
                 ..Volume::default()
             })?;
+            made.push(driver);
         }
-        let there = docker.volumes()?;
+        if !made.is_empty() {
+            there.extend(docker.overview_of(|driver| made.contains(&driver))?.volumes);
+        }
         let places = volumes.keys().map(|name| there.iter().find(|volume| volume.name == *name));
         let places = places.collect::<Option<Vec<_>>>().context("a volume is gone")?;
         let site = Site::Volumes(Place::of_volumes(docker, &info, &places, Access::Write));

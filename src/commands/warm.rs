@@ -12,7 +12,7 @@ use crate::builders::Builders;
 use crate::catalogue::{self, Row};
 use crate::checks::steps::{Facts, Run};
 use crate::cli::{Format, Warm};
-use crate::docker::{BuilderRef, Docker, Overview, endpoint};
+use crate::docker::{BuilderRef, Docker, endpoint};
 use crate::dockerfile::Dockerfile;
 use crate::dockerfile::mount::Mount;
 use crate::dockerfile::stage::{Base, Scope};
@@ -214,13 +214,13 @@ impl Target {
             let chosen = builders.selected(options.builder.as_deref(), false)?;
             return Ok(Target::Builders(chosen.into_iter().map(|builder| builders.reference(builder)).collect()));
         }
-        let Overview { containers, volumes, .. } = docker.overview()?;
-        let found = inventory::cache_volumes(&volumes, &containers, &options.volume)?;
+        let overview = docker.overview()?;
+        let found = inventory::cache_volumes(&overview, &options.volume)?;
         let found = found.into_iter().map(|volume| {
             let mounts = |container: &&crate::docker::Container| {
                 container.mounts.iter().any(|mount| mount.r#type == "volume" && mount.name == volume.name)
             };
-            let told = match containers.iter().find(mounts) {
+            let told = match overview.containers.iter().find(mounts) {
                 Some(user) => {
                     let config = docker.container_config(&user.id)?;
                     Some(Told { image: config.image, user: some(config.user), env: variables(config.env) })

@@ -160,27 +160,11 @@ impl From<ApiRecord> for CacheRecord {
 }
 
 impl Docker {
-    /// `GET /info`: the engine itself.
-    ///
-    /// # Errors
-    /// As all of these: when docker cannot be started, no engine answers, or its answer makes no sense.
-    pub fn info(&self) -> Result<Info> {
-        self.get("/info")
-    }
-
-    /// `GET /containers/json?all=1`: all containers, with what they mount.
-    ///
-    /// # Errors
-    /// See [`Docker::info`].
-    pub fn containers(&self) -> Result<Vec<Container>> {
-        self.get("/containers/json?all=1")
-    }
-
     /// `GET /containers/json?all=1` and `GET /images/json`: the names of helpers that a killed run of this program left.
     /// One that still runs is left alone: it ends by itself.
     ///
     /// # Errors
-    /// See [`Docker::info`].
+    /// See [`Docker::overview`].
     pub fn abandoned_helpers(&self) -> Result<Vec<String>> {
         #[derive(Deserialize)]
         struct Image {
@@ -204,19 +188,11 @@ impl Docker {
         Ok(names)
     }
 
-    /// `GET /volumes`: all volumes, without their sizes (docker would have to walk them).
-    ///
-    /// # Errors
-    /// See [`Docker::info`].
-    pub fn volumes(&self) -> Result<Vec<Volume>> {
-        Ok(self.get::<Volumes>("/volumes")?.volumes.unwrap_or_default())
-    }
-
     /// `GET /system/df?type=build-cache`: the cache of the engine's own builder, in exact bytes.
     /// Engines before 23.0 do not know `type` and measure all volumes first.
     ///
     /// # Errors
-    /// See [`Docker::info`].
+    /// See [`Docker::overview`].
     pub fn build_cache(&self) -> Result<Vec<CacheRecord>> {
         let usage: DiskUsage = super::settled(|| self.get("/system/df?type=build-cache"))?;
         Ok(usage.build_cache.unwrap_or_default().into_iter().map(Into::into).collect())
@@ -225,7 +201,7 @@ impl Docker {
     /// `GET /_ping`: the builder that the daemon advises, 1 for the legacy one and 2 for BuildKit; None if it is silent.
     ///
     /// # Errors
-    /// See [`Docker::info`].
+    /// See [`Docker::overview`].
     pub fn advised_builder(&self) -> Result<Option<u8>> {
         let answer = self.request("/_ping")?;
         let mut fields = answer.head.lines().filter_map(|line| line.split_once(':'));
@@ -236,11 +212,19 @@ impl Docker {
     /// What commands about volumes need: [`Docker::overview_of_local`], and then the volumes of other drivers.
     ///
     /// # Errors
-    /// See [`Docker::info`].
+    /// As all of these: when docker cannot be started, no engine answers, or its answer makes no sense.
     pub fn overview(&self) -> Result<Overview> {
+        self.overview_of(|_| true)
+    }
+
+    /// [`Docker::overview`] without the volumes of drivers that are not `wanted`.
+    ///
+    /// # Errors
+    /// See [`Docker::overview`].
+    pub fn overview_of(&self, wanted: impl Fn(&str) -> bool) -> Result<Overview> {
         let mut overview = self.overview_of_local()?;
         let drivers = overview.info.plugins.volume.clone().unwrap_or_default();
-        let others: Vec<String> = drivers.into_iter().filter(|driver| driver != "local").collect();
+        let others: Vec<String> = drivers.into_iter().filter(|driver| driver != "local" && wanted(driver)).collect();
         let asking = self.within(DRIVER_LIMIT);
         let answers = parallel::each(&others, |driver| asking.get::<Volumes>(&volumes_of(driver)));
         for (driver, answer) in others.into_iter().zip(answers) {
@@ -258,7 +242,7 @@ impl Docker {
     /// `GET /info`, `/containers/json?all=1` and `/volumes` of the driver `local` over one connection.
     ///
     /// # Errors
-    /// See [`Docker::info`].
+    /// See [`Docker::overview`].
     pub fn overview_of_local(&self) -> Result<Overview> {
         let local = volumes_of("local");
         let paths = ["/info", "/containers/json?all=1", &local];
@@ -272,7 +256,7 @@ impl Docker {
     /// `GET /containers/ID/json`: how a container was made. The id is docker's own, so it is plain in a path.
     ///
     /// # Errors
-    /// See [`Docker::info`].
+    /// See [`Docker::overview`].
     pub fn container_config(&self, id: &str) -> Result<ContainerConfig> {
         #[derive(Deserialize)]
         struct Made {
@@ -285,7 +269,7 @@ impl Docker {
     /// `GET /images/REFERENCE/json`: what an image gives to its containers; `None` if the engine has no such image.
     ///
     /// # Errors
-    /// See [`Docker::info`].
+    /// See [`Docker::overview`].
     pub fn image_config(&self, reference: &str) -> Result<Option<ContainerConfig>> {
         #[derive(Deserialize)]
         struct Made {
@@ -298,7 +282,7 @@ impl Docker {
     /// `GET /images/REFERENCE/json`: the digest that an image goes by; `None` if the engine has no such image.
     ///
     /// # Errors
-    /// See [`Docker::info`].
+    /// See [`Docker::overview`].
     pub fn image_id(&self, reference: &str) -> Result<Option<String>> {
         #[derive(Deserialize)]
         struct Made {
@@ -324,7 +308,7 @@ impl Docker {
     /// `GET /containers/ID/changes`: the paths that a container has added to its image or changed.
     ///
     /// # Errors
-    /// See [`Docker::info`].
+    /// See [`Docker::overview`].
     pub fn container_changes(&self, id: &str) -> Result<Vec<String>> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
@@ -341,7 +325,7 @@ impl Docker {
     /// `GET /containers/ID/archive?path=/etc/passwd`: the users that a container knows, running or not.
     ///
     /// # Errors
-    /// See [`Docker::info`]; also when it has no such file.
+    /// See [`Docker::overview`]; also when it has no such file.
     pub fn container_passwd(&self, id: &str) -> Result<String> {
         let path = format!("/containers/{id}/archive?path=/etc/passwd");
         let answer = self.request(&path)?;

@@ -108,7 +108,8 @@ impl Docker {
                 let mode = if packs { "" } else { ",readonly" };
                 format!("--mount=type=bind,{},target={BLOBS}{mode}", field("source", &dir.to_string_lossy()))
             }
-            None => format!("--mount=type=volume,target={BLOBS}"),
+            // Without a driver the engine first asks all of them.
+            None => format!("--mount=type=volume,target={BLOBS},volume-driver=local"),
         });
         args.extend([name.into(), "/docker-cache".into(), inside::COMMAND.into()]);
         self.call(args).whole()?.run().map(drop)

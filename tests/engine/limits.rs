@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
+use crate::support::plugin::VolumePlugin;
 use crate::support::process::Run;
 use crate::support::world::{Tree, assert_same, noise, write_files};
 use crate::support::{Engine, Generation};
@@ -136,4 +139,48 @@ fn config(bundle: &Path) -> serde_json::Value {
     };
     let index: serde_json::Value = serde_json::from_slice(&fs::read(bundle.join("index.json")).unwrap()).unwrap();
     json(&json(&index["manifests"][0]["digest"])["config"]["digest"])
+}
+
+/// Asks where a driver of volumes takes every question and answers none: the engine itself waits 60 s for it each time,
+/// which is longer than a question to docker may take.
+fn a_driver_that_hangs_is_named_and_the_rest_is_read(generation: Generation) {
+    let engine = &Engine::with_plugins(generation);
+    let plugin = VolumePlugin::start(engine, "lost-cache");
+    let root = engine.volume("project-cache", &[("pip/wheel", "1"), ("pip/.netrc", "secret")]);
+    let bundle = text(&engine.folder().join("bundle"));
+    plugin.hang();
+
+    let doctor = |check: &str| engine.cache(&["doctor", "--check", check, "--format", "json"]);
+    let answer: Value = serde_json::from_str(&doctor("volume-driver-silent,secret-in-cache").stdout).unwrap();
+    let findings: Vec<&str> =
+        answer["findings"].as_array().unwrap().iter().map(|finding| finding["message"].as_str().unwrap()).collect();
+    let told = |words: &[&str]| findings.iter().any(|message| words.iter().all(|word| message.contains(word)));
+    assert!(findings.len() == 2 && told(&["driver fake"]) && told(&["project-cache", "/pip/.netrc"]), "{answer}");
+    let alone = doctor("volume-owner").ok();
+    assert!(alone.stderr.contains("volumes of the driver fake are left out"), "{alone}");
+    let unknown = engine.cache(&["doctor", "--check", "secret-in-cache", "--volume", "lost-cache"]);
+    assert!(unknown.code == 1 && unknown.stdout.contains("of the driver fake, which does not answer"), "{unknown}");
+
+    let mut complete = engine.command(engine.config().join("cli-plugins/docker-cache"));
+    complete.env("DOCKER_CACHE_TIMEOUT", "40s").args(["__completeNoDesc", "size", "--volume", ""]);
+    assert_eq!(Run::of(&mut complete).ok().stdout, "project-cache\n:4\n");
+
+    let exported = engine.cache(&["export", "--volume", "project-cache", "--dest", &bundle]).ok();
+    assert!(exported.stderr.contains("volumes of the driver fake are left out"), "{exported}");
+    fs::remove_file(root.join("pip/wheel")).unwrap();
+    engine.cache(&["import", "--src", &bundle]).ok();
+    assert_eq!(fs::read_to_string(root.join("pip/wheel")).unwrap(), "1");
+    engine.docker(&["volume", "rm", "project-cache"]);
+    engine.cache(&["import", "--src", &bundle]).ok();
+    assert_eq!(fs::read_to_string(engine.mountpoint("project-cache").join("pip/wheel")).unwrap(), "1");
+}
+
+#[test]
+fn a_driver_that_hangs_is_named_and_the_rest_is_read_v20() {
+    a_driver_that_hangs_is_named_and_the_rest_is_read(Generation::V20);
+}
+
+#[test]
+fn a_driver_that_hangs_is_named_and_the_rest_is_read_v28_containerd() {
+    a_driver_that_hangs_is_named_and_the_rest_is_read(Generation::V28Containerd);
 }

@@ -21,7 +21,7 @@ use crate::docker::endpoint::Source;
 use crate::docker::{BuilderRef, Cause, Container, Docker, DockerError, Info, Overview};
 use crate::inventory::{self, Look, Wanted};
 use crate::model::CacheRecord;
-use crate::report::Progress;
+use crate::report::{self, Progress};
 use crate::{image, ownership, place};
 
 /// Asks docker and this host for everything that the rules want to know of them.
@@ -64,6 +64,9 @@ fn ask(context: &Context, checks: &[&Check], options: &Doctor, mut project: Fact
         });
         let builders = scope.spawn(|| answers.builders());
         let overview = answers.overview();
+        if let Some(overview) = overview.as_ref().ok().filter(|_| !wants(engine::VOLUME_DRIVER_SILENT)) {
+            inventory::left_out(overview).for_each(|gap| report::warning(&gap));
+        }
         let of_overview = |known: fn(&Overview) -> Vec<String>| fact(overview.clone().map(known));
         // Engines before 24 do not tell the ids of mounts, and before 23 measure all volumes to tell records.
         let tells = overview.as_ref().is_ok_and(|overview| engine::major(&overview.info.server_version) >= 24);
@@ -149,6 +152,7 @@ fn ask(context: &Context, checks: &[&Check], options: &Doctor, mut project: Fact
                 })
             }),
             volumes: of_overview(|overview| overview.volumes.iter().map(|volume| volume.name.clone()).collect()),
+            silent_drivers: of_overview(|overview| overview.silent.clone()),
             containers: of_overview(|overview| overview.containers.iter().flat_map(names).collect()),
             disk: match &overview {
                 Ok(overview) => disk(docker, &overview.info),
@@ -267,6 +271,7 @@ fn without_docker(client: Client) -> engine::Facts {
         advised_builder: Err(none()),
         builders: Err(none()),
         volumes: Err(none()),
+        silent_drivers: Err(none()),
         containers: Err(none()),
         disk: Err(none()),
         daemon_json: None,

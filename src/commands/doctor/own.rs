@@ -13,13 +13,14 @@ use crate::cli::Doctor;
 use crate::docker::Docker;
 use crate::inside::own::{Gift, Given};
 use crate::inside::{Job, Line};
-use crate::inventory::{FoundVolume, paths};
+use crate::inventory::{self, FoundVolume, paths};
 use crate::ownership;
 use crate::place::{Access, Place};
 use crate::report::{self, Progress};
 
 pub fn run(docker: &Docker, options: &Doctor) -> Result<u8> {
     let overview = docker.overview()?;
+    inventory::left_out(&overview).for_each(|gap| report::warning(&gap));
     let volumes = ownership::ask(docker, &overview, &options.volume)?;
     let plan: Vec<(&FoundVolume, Vec<caches::Gift>)> =
         volumes.iter().map(|(found, owned)| (found, owned.gifts())).filter(|(_, gifts)| !gifts.is_empty()).collect();

@@ -18,8 +18,8 @@ use crate::place::{Access, MountPlace, Place};
 /// # Errors
 /// When they cannot be looked into, or one that was named does not exist.
 pub fn in_volumes(docker: &Docker, overview: &Overview, named: &[String]) -> Result<Secrets> {
-    let Overview { info, containers, volumes, .. } = overview;
-    let found = inventory::cache_volumes(volumes, containers, named)?.into_iter();
+    let Overview { info, volumes, .. } = overview;
+    let found = inventory::cache_volumes(overview, named)?.into_iter();
     let found = found.filter_map(|cache| Some((volumes.iter().find(|volume| volume.name == cache.name)?, cache)));
     let (raw, caches): (Vec<&Volume>, Vec<_>) = found.unzip();
     if raw.is_empty() {

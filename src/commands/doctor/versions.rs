@@ -21,8 +21,8 @@ use crate::place::{Access, MountPlace, Place};
 /// Returns the versions that the project uses, and what cache volumes have of versions.
 pub fn ask(docker: &Docker, overview: &Overview, options: &Doctor, project: &Project) -> Result<Named> {
     let used = used(project, &at_hand(docker, overview, options, project)?);
-    let Overview { info, containers, volumes, .. } = overview;
-    let found: Vec<(Volume, NamedPlace)> = inventory::cache_volumes(volumes, containers, &options.volume)?
+    let Overview { info, volumes, .. } = overview;
+    let found: Vec<(Volume, NamedPlace)> = inventory::cache_volumes(overview, &options.volume)?
         .into_iter()
         .filter(|cache| !searches(&cache.mounted_at, &used).is_empty())
         .filter_map(|cache| {
