@@ -271,3 +271,47 @@ for_each_engine!(a_stopped_change_of_owner_does_no_harm_and_can_be_done_again, [
     }
     assert!(stopped >= 2 && halfway >= 1, "{stopped} were stopped, {halfway} of them halfway");
 });
+
+/// Stops this engine's plugin for longer than a second, once it has begun.
+fn hold(engine: &Engine, begun: impl Fn() -> bool) {
+    let plugin = engine.config().join("cli-plugins/docker-cache");
+    let begin = Instant::now();
+    while !begun() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "nothing is given");
+    }
+    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let is_it = |pid: &i32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| path == plugin);
+    // It may be over.
+    let pids: Vec<Pid> = pids.filter(is_it).filter_map(Pid::from_raw).collect();
+    for signal in [Signal::STOP, Signal::CONT] {
+        let _ = pids.iter().try_for_each(|pid| kill_process(*pid, signal));
+        thread::sleep(Duration::from_millis(1200 * u64::from(signal == Signal::STOP)));
+    }
+}
+
+for_each_engine!(a_change_of_owner_is_counted_at_a_terminal, [v28_containerd], |engine| {
+    let root = engine.volume("project-cache", &[]);
+    big_tree(&root.join("pip"), 30_000, 30_000);
+    engine.build("RUN true", &["--tag", "box"]);
+    let create = "create --user 1234:4321 --volume project-cache:/cache box /bin/busybox true";
+    engine.docker(&create.split(' ').collect::<Vec<_>>());
+    let paths: Vec<_> = Tree::read(&root).0.into_keys().map(|path| root.join(path)).collect();
+    let given = |path: &std::path::PathBuf| path.symlink_metadata().unwrap().uid() == 1234;
+    let done = format!("\r\x1b[KEntries changed: {}\r\n", paths.len());
+    // It tells nothing in its first second, in which a fast machine may do it all.
+    let told = (0..10).any(|_| {
+        paths.iter().for_each(|path| lchown(path, Some(0), Some(0)).unwrap());
+        let run = thread::scope(|scope| {
+            scope.spawn(|| hold(engine, || paths.iter().step_by(400).any(given)));
+            engine.at_terminal("doctor --fix --check volume-owner", "[y/N] ", "y\n").ok()
+        });
+        assert!(paths.iter().all(given), "{run}");
+        let states = run.stdout.split("\r\x1b[KChanging owners  ").skip(1);
+        let counts: Vec<usize> = states.map(|state| state.split(' ').next().unwrap().parse().unwrap()).collect();
+        assert!(counts.is_sorted() && counts.iter().all(|count| *count <= paths.len()), "{run}");
+        // What was told of the way is gone at the end.
+        assert_eq!(run.stdout.ends_with(&done), !counts.is_empty(), "{run:?}");
+        !counts.is_empty()
+    });
+    assert!(told, "ten changes of {} owners took less than a second each", paths.len());
+});
