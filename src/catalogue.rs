@@ -150,6 +150,8 @@ const BUILD: Build = Build {
 pub struct Warm {
     /// Names of the files that say what to download, `*` standing for any characters. None: there is no such way.
     pub locks: &'static [&'static str],
+    /// What such a file says, if another tool's bears the same name.
+    pub says: &'static str,
     /// Names of further files that the command reads, beside the lock file and below.
     pub reads: &'static [&'static str],
     /// Names of files that it only wants to be there.
@@ -160,7 +162,7 @@ pub struct Warm {
     pub env: &'static [(&'static str, &'static str)],
 }
 
-const WARM: Warm = Warm { locks: &[], reads: &[], stubs: &[], command: &[], env: &[] };
+const WARM: Warm = Warm { locks: &[], says: "", reads: &[], stubs: &[], command: &[], env: &[] };
 
 /// What npm and its kin read.
 const NODE_READS: &[&str] = &["package.json", ".npmrc"];
@@ -521,24 +523,35 @@ pub static ROWS: &[Row] = &[
         },
         warm: Warm {
             locks: &["yarn.lock"],
-            reads: &["package.json", ".npmrc", ".yarnrc", ".yarnrc.yml"],
-            command: &["yarn", "install", "--frozen-lockfile"],
-            // yarn 1 reads the first, and berry the second
-            env: &[("YARN_IGNORE_SCRIPTS", "true"), ("YARN_ENABLE_SCRIPTS", "false")],
+            says: "# yarn lockfile v1",
+            reads: &["package.json", ".npmrc", ".yarnrc", "yarn-*.js", "yarn-*.cjs"],
+            command: &["yarn", "install", "--frozen-lockfile", "--ignore-scripts"],
             ..WARM
         },
         ..ROW
     },
-    // from the docs: yarn berry; YARN_GLOBAL_FOLDER moves only ~/.yarn/berry
+    // checked: yarn 3.5.0, which refuses variables of yarn 1 that it does not know; unasked, yarn 4 reads this cache alone
     Row {
         language: "node",
         tool: "yarn",
-        homes: &["~/.yarn"],
+        in_volume: &["yarn-berry"],
+        homes: &["~/.yarn/berry"],
+        env: &["YARN_GLOBAL_FOLDER"],
         ids: &["yarn-berry", "berry"],
-        parts: &[part("berry/cache", Cache), part("berry/metadata", Cache), part("", Install)],
+        parts: &[part("cache", Cache), part("metadata", Cache), part("", Install)],
         sharing: Shared,
+        warm: Warm {
+            locks: &["yarn.lock"],
+            says: "__metadata:",
+            reads: &["package.json", ".yarnrc.yml", "yarn-*.cjs", "plugin-*.cjs", "*.patch"],
+            command: &["yarn", "install", "--immutable"],
+            env: &[("YARN_ENABLE_SCRIPTS", "false")],
+            ..WARM
+        },
         ..ROW
     },
+    // from the docs
+    Row { language: "node", tool: "yarn", homes: &["~/.yarn"], parts: ALL_INSTALL, ..ROW },
     // from the docs
     Row { language: "node", tool: "yarn", homes: &[".yarn/cache"], parts: ALL_CACHE, sharing: Shared, ..ROW },
     // from the docs
@@ -553,7 +566,7 @@ pub static ROWS: &[Row] = &[
         sharing: Shared,
         warm: Warm {
             locks: &["pnpm-lock.yaml"],
-            reads: &["package.json", ".npmrc", "pnpm-workspace.yaml"],
+            reads: &["package.json", ".npmrc", "pnpm-workspace.yaml", "*.patch"],
             command: &["pnpm", "fetch"],
             ..WARM
         },
@@ -603,7 +616,7 @@ pub static ROWS: &[Row] = &[
         },
         warm: Warm {
             locks: &["bun.lock", "bun.lockb"],
-            reads: &["package.json", ".npmrc", "bunfig.toml"],
+            reads: &["package.json", ".npmrc", "bunfig.toml", "*.patch"],
             command: &["bun", "install", "--frozen-lockfile", "--ignore-scripts"],
             ..WARM
         },

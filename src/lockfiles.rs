@@ -47,10 +47,13 @@ pub fn find(root: &Path) -> Result<Vec<Lock>> {
             if row.warm.reads.contains(&name) && paths.iter().any(|other| is_above(&other)) {
                 continue;
             }
-            let mut files = Vec::new();
+            let mut files = vec![(name.to_owned(), content(&root.join(path))?)];
+            if !String::from_utf8_lossy(&files[0].1).contains(row.warm.says) {
+                continue;
+            }
             for (below, path) in paths.iter().filter_map(|path| Some((path.strip_prefix(directory)?, path))) {
                 let is = |names: &[&str]| names.iter().any(|pattern| matches(pattern, split(below).1));
-                if path.as_str() == directory.to_owned() + name || is(row.warm.reads) {
+                if below != name && is(row.warm.reads) {
                     files.push((below.to_owned(), content(&root.join(path))?));
                 } else if is(row.warm.stubs) {
                     files.push((below.to_owned(), Vec::new()));
@@ -85,10 +88,18 @@ fn walk(directory: &Path, prefix: &str, depth: usize, paths: &mut Vec<String>) {
         }
         if kind.is_file() {
             paths.push(format!("{prefix}{name}"));
-        } else if kind.is_dir() && depth < project::DEEPEST && !project::SKIPPED.contains(&name.as_str()) {
+        } else if kind.is_dir() && depth < project::DEEPEST && !is_skipped(prefix, &name) {
             walk(&entry.path(), &format!("{prefix}{name}/"), depth + 1, paths);
         }
     }
+}
+
+/// Of `.yarn`, yarn reads itself, its plugins and patches before it downloads anything.
+fn is_skipped(prefix: &str, name: &str) -> bool {
+    if split(prefix.trim_end_matches('/')).1 == ".yarn" {
+        return !["releases", "plugins", "patches"].contains(&name);
+    }
+    name != ".yarn" && project::SKIPPED.contains(&name)
 }
 
 fn content(path: &Path) -> Result<Vec<u8>> {
@@ -120,10 +131,14 @@ mod tests {
             "web/node_modules/x/package-lock.json",
             "java/pom.xml",
             "java/core/pom.xml",
+            "berry/yarn.lock",
+            "berry/.yarn/releases/yarn-4.9.1.cjs",
+            "berry/.yarn/patches/small.patch",
+            "berry/.yarn/unplugged/small/package.json",
             "secret.txt",
         ] {
             fs::create_dir_all(root.path().join(path).parent().unwrap()).unwrap();
-            fs::write(root.path().join(path), "text").unwrap();
+            fs::write(root.path().join(path), if path == "berry/yarn.lock" { "__metadata:" } else { "text" }).unwrap();
         }
         std::os::unix::fs::symlink("/etc/passwd", root.path().join("uv.lock")).unwrap();
         let found: Vec<String> = find(root.path())
@@ -138,9 +153,10 @@ mod tests {
             found,
             [
                 "Cargo.lock Cargo.lock:4,Cargo.toml:4,crates/a/Cargo.toml:4,crates/a/src/lib.rs:0",
-                "java/pom.xml core/pom.xml:4,pom.xml:4",
+                "berry/yarn.lock yarn.lock:11,.yarn/patches/small.patch:4,.yarn/releases/yarn-4.9.1.cjs:4",
+                "java/pom.xml pom.xml:4,core/pom.xml:4",
                 "requirements-dev.txt requirements-dev.txt:4,requirements.txt:4",
-                "requirements.txt requirements-dev.txt:4,requirements.txt:4",
+                "requirements.txt requirements.txt:4,requirements-dev.txt:4",
                 "web/package-lock.json package-lock.json:4,package.json:4",
             ]
         );

