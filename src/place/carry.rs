@@ -331,7 +331,7 @@ pub(super) fn build(
         other => other,
     };
     let before = records.into_iter().map(|record| record.id).collect();
-    let _cleaner = Cleaner { builder, name: &name, before, imports, leaves: beside.is_some() };
+    let mut cleaner = Cleaner { builder, name: &name, before, imports, leaves: beside.is_some() && output.is_none() };
     let size = |path: &Path| path.metadata().map_or(0, |meta| meta.len());
     let (of, so_far) = (files.iter().map(|(_, path)| size(path)).sum(), AtomicU64::new(0));
     let sent = |bytes| {
@@ -353,12 +353,17 @@ pub(super) fn build(
         context.finish()
     };
     let made = AtomicU64::new(0);
-    let received = |bytes| telling.tell(Told::Travelled { bytes, of: made.load(Relaxed) });
+    let came = AtomicU64::new(0);
+    let received = |bytes| {
+        came.store(bytes, Relaxed);
+        telling.tell(Told::Travelled { bytes, of: made.load(Relaxed) });
+    };
     let mut answer = None;
     let context = beside.as_ref().map_or(vec!["-".into()], Beside::words);
     let built = builder.carrier_build(send, &context, namespace, &mut |line| telling.hear(line, &made), |stream| {
         answer = Some(receive(stream, output, &received));
     });
+    cleaner.leaves |= beside.is_some() && built.is_ok() && came.into_inner() < MOST_LEFT;
     match (built, answer) {
         // What could not be written here is why the build ended.
         (Err(_), Some(Err(error))) if is_of_system(&error) => Err(error),
@@ -564,8 +569,9 @@ impl Beside {
 /// What the last step of an import runs: the program, by a name that no helper has.
 const LAST_STEP: &str = "/docker-cache";
 
-/// How many bytes of its steps a helper build leaves at most where their builder is better not pruned.
-const MOST_LEFT: u64 = 64_000_000;
+/// How many bytes the output of a helper build may have whose steps are left where their builder is better not pruned; they
+/// hold it twice.
+const MOST_LEFT: u64 = 32_000_000;
 
 /// Prunes what a helper build leaves: its steps by its name, and the context that it alone had; and what a killed run
 /// left.
@@ -575,7 +581,7 @@ pub(super) struct Cleaner<'a> {
     pub(super) before: HashSet<String>,
     /// Mounts that the build itself made are then what it was for.
     pub(super) imports: bool,
-    /// Its steps may stay if they are small: their builder is better not pruned.
+    /// Its steps are small and may stay, since their builder is better not pruned.
     pub(super) leaves: bool,
 }
 
@@ -598,8 +604,7 @@ impl Cleaner<'_> {
         };
         let own = records.iter().filter(is_own);
         // A mount that the build itself made would be one more of its id.
-        let may_stay = |record: &CacheRecord| record.mount().is_none();
-        if self.leaves && own.clone().all(may_stay) && own.clone().map(|record| record.bytes).sum::<u64>() < MOST_LEFT {
+        if self.leaves && own.clone().all(|record| record.mount().is_none()) {
             return Vec::new();
         }
         let own = own.map(|record| record.id.clone());

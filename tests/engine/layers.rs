@@ -72,4 +72,8 @@ for_each_engine!(steps_upon_an_image_stay_cached, [v26, v26_containerd, v28, v28
     assert!(after < before + 2_000_000, "{before} bytes grew to {after}: {:#?}", engine.records());
     engine.cache(&["clear", "--mount", "npm", "--force"]).ok();
     assert_eq!(helpers(engine).0, Vec::<String>::new());
+    // What is large does not stay.
+    engine.build("RUN --mount=type=cache,target=/m,id=npm head -c 40000000 /dev/urandom > /m/large", &[]);
+    engine.cache(&["export", "--dest", &bundle]).ok();
+    assert_eq!(helpers(engine).0, Vec::<String>::new());
 });

@@ -94,7 +94,7 @@ for_each_engine!(measuring_changes_nothing_and_leaves_nothing, [all], |engine| {
             ids.sort();
             ids
         };
-        let mut records: Vec<String> = engine.records().iter().map(|record| record["ID"].to_string()).collect();
+        let mut records: Vec<String> = engine.lasting_records().iter().map(|record| record["ID"].to_string()).collect();
         records.sort();
         (ids("/images/json?all=1", "Id"), ids("/containers/json?all=1", "Id"), engine.api("/volumes"), records)
     };
