@@ -145,7 +145,7 @@ pub fn main(options: &crate::cli::Inside) -> anyhow::Result<()> {
     }
 }
 
-/// Runs the job that `input` holds in its first line and writes the answer to `out`, progress to `told`: the other end
+/// Runs the job that `input` begins with and writes the answer to `out`, progress to `told`: the other end
 /// of a [`crate::place::Place`].
 ///
 /// # Errors

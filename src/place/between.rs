@@ -77,13 +77,13 @@ pub fn carry(
         made: &made,
     };
     let (mut packed, mut there) = (None, Ok(Ok(Vec::new())));
-    let here =
-        from.carrier_build(send, &["-".into()], &mount.namespace, &mut |line| telling.hear(line, &made), |stream| {
-            let forward = |pipe| unpacking.forward(stream, pipe).map(|found| packed = Some(found));
-            let hear = &mut |line: &str| telling.hear(line, &AtomicU64::new(0));
-            there = to
-                .carrier_build(forward, &["-".into()], &mount.namespace, hear, |output| receive(output, None, &|_| ()));
-        });
+    // Both contexts come as tar archives.
+    let context = ["-".into()];
+    let here = from.carrier_build(send, &context, &mount.namespace, &mut |line| telling.hear(line, &made), |stream| {
+        let forward = |pipe| unpacking.forward(stream, pipe).map(|found| packed = Some(found));
+        let hear = &mut |line: &str| telling.hear(line, &AtomicU64::new(0));
+        there = to.carrier_build(forward, &context, &mount.namespace, hear, |output| receive(output, None, &|_| ()));
+    });
     // Each build fails when the other does; what failed first says why.
     let cut_off = cut_off.into_inner();
     let answer = match (here, there) {

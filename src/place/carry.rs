@@ -481,6 +481,11 @@ pub(super) fn dockerfile(
         let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
         copies.push_str(&format!("COPY {} /{name}/\n", names.join(" ")));
     }
+    stages(name, &copies, &flags, &last)
+}
+
+/// Returns the Dockerfile of a helper build: what puts its files in place, the flags of its step, and what comes last.
+fn stages(name: &str, copies: &str, flags: &str, last: &str) -> String {
     format!(
         "FROM scratch AS {name}\n{copies}WORKDIR /{name}/out\n\
          RUN {flags}[\"/{name}/{name}\", \"{command}\", \"/{name}/job\", \"/{name}/out/answer\"]\n\
@@ -553,16 +558,11 @@ impl Beside {
             let source = path.file_name().unwrap_or_default().display();
             format!("--mount=type=bind,from=files,source={source},target=/{name}/{as_file} ")
         };
-        Ok(format!(
-            "FROM scratch AS {name}\nCOPY <<'JOB' /{name}/job\n{job}\nJOB\nWORKDIR /{name}/out\n\
-             RUN {flags}{files}--mount=type=bind,source={program},target=/{name}/{name} \
-             [\"/{name}/{name}\", \"{command}\", \"/{name}/job\", \"/{name}/out/answer\"]\n\
-             FROM scratch\nCOPY --from={name} /{name}/out/ /\n",
-            flags = flags(mounts, sharing),
-            files = files.iter().map(bind).collect::<String>(),
-            program = self.program.1,
-            command = inside::COMMAND
-        ))
+        let copies = format!("COPY <<'JOB' /{name}/job\n{job}\nJOB\n");
+        let mut flags = flags(mounts, sharing);
+        flags.extend(files.iter().map(bind));
+        flags.push_str(&format!("--mount=type=bind,source={},target=/{name}/{name} ", self.program.1));
+        Ok(stages(name, &copies, &flags, ""))
     }
 }
 
@@ -613,7 +613,7 @@ impl Cleaner<'_> {
 }
 
 /// Returns true for the steps by which BuildKit takes a context from standard input.
-fn is_context(record: &CacheRecord) -> bool {
+pub(super) fn is_context(record: &CacheRecord) -> bool {
     record.description.contains("buildkit-session") || record.description == "copy /context /"
 }
 

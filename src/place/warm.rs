@@ -8,6 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use super::ContainerCleaner;
 use super::build::prune_all;
+use super::carry::is_context;
 use crate::docker::{BuilderRef, Cause, Docker, DockerError, Warmer, unique_name};
 
 /// One download.
@@ -192,12 +193,11 @@ impl Drop for BuildCleaner<'_> {
         if self.builder.forgets_when_pruned {
             return;
         }
-        let is_context = |told: &str| told.contains("buildkit-session") || told == "copy /context /";
         prune_all(self.builder, |records| {
             let new = records.iter().filter(|record| !self.before.contains(&record.id) && record.mount().is_none());
             new.filter(|record| {
                 let told = record.description.as_str();
-                told.contains(self.name) || told == self.step || is_context(told)
+                told.contains(self.name) || told == self.step || is_context(record)
             })
             .map(|record| record.id.clone())
             .collect()

@@ -8,7 +8,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-
 use serde_json::Value;
 
 use crate::for_each_engine;
@@ -46,7 +45,7 @@ impl Stop {
 
 /// Returns everything that the engine holds, as far as a helper could leave something there.
 fn holds(engine: &Engine, records: bool) -> [Vec<String>; 4] {
-    let list = |value: serde_json::Value, key: &str| {
+    let list = |value: Value, key: &str| {
         let mut found: Vec<String> = value.as_array().into_iter().flatten().map(|item| item[key].to_string()).collect();
         found.sort();
         found
@@ -56,7 +55,7 @@ fn holds(engine: &Engine, records: bool) -> [Vec<String>; 4] {
         list(engine.api("/images/json?all=1"), "RepoTags"),
         list(engine.api("/volumes")["Volumes"].clone(), "Name"),
         // To tell them the engine measures all volumes.
-        list(if records { engine.lasting_records().into() } else { serde_json::Value::Null }, "Description"),
+        list(if records { engine.lasting_records().into() } else { Value::Null }, "Description"),
     ]
 }
 
@@ -160,7 +159,7 @@ for_each_engine!(stopped_helper_build_leaves_nothing, [v28, v28_containerd], |en
     }
     assert!(stopped >= 6, "only {stopped} of 12 were stopped before they were done");
     let run = engine.cache(&["size", "--mount", "pip", "--exact", "--format", "json"]).ok();
-    let size: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    let size: Value = serde_json::from_str(&run.stdout).unwrap();
     assert_eq!((&size["caches"][0]["files"], &size["caches"][0]["exact"]), (&1.into(), &true.into()), "{run}");
 });
 
@@ -342,9 +341,8 @@ for_each_engine!(contexts_that_no_build_can_use_are_listed_before_they_go, [v26,
     let contexts: Vec<String> = before.into_iter().filter(|told| !named(told)).collect();
     assert_eq!(left(engine), contexts);
     let clear = ["clear", "--lang", "python", "--format", "json"];
-    let plan = |more| -> serde_json::Value {
-        serde_json::from_str(&engine.cache(&[&clear[..], &[more]].concat()).ok().stdout).unwrap()
-    };
+    let plan =
+        |more| -> Value { serde_json::from_str(&engine.cache(&[&clear[..], &[more]].concat()).ok().stdout).unwrap() };
     let planned = plan("--dry-run");
     assert_eq!(planned["plan"][0]["name"], "unused context", "{planned}");
     assert_eq!(left(engine), contexts);

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use docker_cache::catalogue::{self, Known};
 use serde_json::Value;
 
-use crate::for_each_engine;
 use crate::support::debian::Tool;
 use crate::support::plugin::VolumePlugin;
 use crate::support::process::Run;
 use crate::support::world::{Tree, assert_same, write_files};
 use crate::support::{Engine, Generation, parts};
+use crate::{for_each_engine, for_each_generation};
 
 /// Fills a volume with two files for every path of the catalogue, and some that nobody knows.
 fn fill_with_catalogue(root: &Path) {
@@ -325,8 +325,8 @@ fn sums(engine: &Engine, targets: &[&str]) -> String {
     sums.next_back().unwrap_or_else(|| panic!("{run}"))
 }
 
-/// Caches that the tools themselves filled, in a volume and in mounts.
-fn real_tools(generation: Generation) {
+// Caches that the tools themselves filled, in a volume and in mounts.
+for_each_generation!(real_python_caches_go_and_every_other_byte_stays, [v20, v26, v28_containerd], |generation| {
     let engine = &Engine::online(generation);
     let root = engine.volume("project-cache", &[]);
     for tool in Tool::all() {
@@ -359,22 +359,7 @@ fn real_tools(generation: Generation) {
     engine.cache(&["clear", "--all", "--force"]).ok();
     assert_eq!(targets(engine), ["/var/lib/apt"]);
     assert_eq!(fs::read_dir(root.join("go/mod")).unwrap().count(), 0);
-}
-
-#[test]
-fn real_python_caches_go_and_every_other_byte_stays_v20() {
-    real_tools(Generation::V20);
-}
-
-#[test]
-fn real_python_caches_go_and_every_other_byte_stays_v26() {
-    real_tools(Generation::V26);
-}
-
-#[test]
-fn real_python_caches_go_and_every_other_byte_stays_v28_containerd() {
-    real_tools(Generation::V28Containerd);
-}
+});
 
 for_each_engine!(only_what_is_old_goes, [v20, v28_containerd], |engine| {
     let files = &[
@@ -569,39 +554,33 @@ for_each_engine!(a_volume_that_cannot_be_mounted_says_so, [v20, v28_containerd],
     assert_eq!(leftovers(engine), "");
 });
 
-/// Clears where volumes of the driver `fake` are.
-fn a_driver_that_is_gone_is_named_and_the_other_volumes_are_cleared(generation: Generation) {
-    let engine = &Engine::with_plugins(generation);
-    let plugin = VolumePlugin::start(engine, "lost-cache");
-    let (root, lost) = (engine.volume("project-cache", &[]), engine.folder().join("fake"));
-    let fill = || [&root, &lost].map(|root| write_files(root, &[("pip/file", "1"), ("npm/_cacache/file", "1")]));
-    let clear = |named: bool| {
-        fill();
-        // The engine itself waits 60 s for a plugin that hangs: longer than a question to docker may take.
-        let run = engine.cache(&["clear", "--lang", "python", "--force"]).ok();
-        assert_eq!(run.stderr.contains("volumes of the driver fake are left out"), named, "{run}");
-        assert!(!root.join("pip/file").exists() && root.join("npm/_cacache/file").exists(), "{run}");
-        assert_eq!(lost.join("pip/file").exists(), named, "{run}");
-    };
-    clear(false);
-    plugin.hang();
-    clear(true);
-    drop(plugin);
-    clear(true);
-    let run = engine.cache(&["clear", "--volume", "lost-cache", "--force"]);
-    assert!(run.code == 1 && run.stderr.contains("of the driver fake, which does not answer"), "{run}");
-    assert_eq!(leftovers(engine), "");
-}
-
-#[test]
-fn a_driver_that_is_gone_is_named_and_the_other_volumes_are_cleared_v20() {
-    a_driver_that_is_gone_is_named_and_the_other_volumes_are_cleared(Generation::V20);
-}
-
-#[test]
-fn a_driver_that_is_gone_is_named_and_the_other_volumes_are_cleared_v28_containerd() {
-    a_driver_that_is_gone_is_named_and_the_other_volumes_are_cleared(Generation::V28Containerd);
-}
+// Clears where volumes of the driver `fake` are.
+for_each_generation!(
+    a_driver_that_is_gone_is_named_and_the_other_volumes_are_cleared,
+    [v20, v28_containerd],
+    |generation| {
+        let engine = &Engine::with_plugins(generation);
+        let plugin = VolumePlugin::start(engine, "lost-cache");
+        let (root, lost) = (engine.volume("project-cache", &[]), engine.folder().join("fake"));
+        let fill = || [&root, &lost].map(|root| write_files(root, &[("pip/file", "1"), ("npm/_cacache/file", "1")]));
+        let clear = |named: bool| {
+            fill();
+            // The engine itself waits 60 s for a plugin that hangs: longer than a question to docker may take.
+            let run = engine.cache(&["clear", "--lang", "python", "--force"]).ok();
+            assert_eq!(run.stderr.contains("volumes of the driver fake are left out"), named, "{run}");
+            assert!(!root.join("pip/file").exists() && root.join("npm/_cacache/file").exists(), "{run}");
+            assert_eq!(lost.join("pip/file").exists(), named, "{run}");
+        };
+        clear(false);
+        plugin.hang();
+        clear(true);
+        drop(plugin);
+        clear(true);
+        let run = engine.cache(&["clear", "--volume", "lost-cache", "--force"]);
+        assert!(run.code == 1 && run.stderr.contains("of the driver fake, which does not answer"), "{run}");
+        assert_eq!(leftovers(engine), "");
+    }
+);
 
 for_each_engine!(no_permission_is_a_clear_error, [v28_containerd], |engine| {
     let root = engine.volume("project-cache", &[("pip/file", "1")]);

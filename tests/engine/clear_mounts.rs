@@ -11,11 +11,11 @@ use std::time::Duration;
 use docker_cache::catalogue::{self, Known, ROWS};
 use serde_json::Value;
 
-use crate::for_each_engine;
 use crate::support::debian::{Tool, proxies};
 use crate::support::process::Run;
 use crate::support::world::write_files;
 use crate::support::{Engine, Generation};
+use crate::{for_each_engine, for_each_generation};
 
 /// A cache mount, as a Dockerfile has it.
 struct Mount {
@@ -198,8 +198,8 @@ fn accept(listener: &TcpListener, build: &thread::JoinHandle<Run>) -> TcpStream 
     }
 }
 
-/// Both a mount of pip alone and one that has its cache beside others stay while a build uses them.
-fn a_build_with_pip_succeeds_while_its_cache_is_cleared(generation: Generation) {
+// Both a mount of pip alone and one that has its cache beside others stay while a build uses them.
+for_each_generation!(a_build_with_pip_succeeds_while_its_cache_is_cleared, [v20, v28_containerd], |generation| {
     let engine = &Engine::online(generation);
     let clears = ["clear --lang python --force", "clear --lang python --force --force-in-use"];
     for target in ["/root/.cache/pip", "/root/.cache"] {
@@ -213,14 +213,4 @@ fn a_build_with_pip_succeeds_while_its_cache_is_cleared(generation: Generation) 
     let run = engine.cache(&["clear", "--tool", "pip", "--force"]).ok();
     let left = engine.mounts();
     assert!(left.len() == 1 && left[0].to_string().contains("mount /root/.cache from"), "{run}\n{left:#?}");
-}
-
-#[test]
-fn a_build_with_pip_succeeds_while_its_cache_is_cleared_v20() {
-    a_build_with_pip_succeeds_while_its_cache_is_cleared(Generation::V20);
-}
-
-#[test]
-fn a_build_with_pip_succeeds_while_its_cache_is_cleared_v28_containerd() {
-    a_build_with_pip_succeeds_while_its_cache_is_cleared(Generation::V28Containerd);
-}
+});

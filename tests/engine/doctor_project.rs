@@ -10,6 +10,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha512};
 
+use crate::for_each_generation;
 use crate::support::debian::Tool;
 use crate::support::meter::Meter;
 use crate::support::process::Run;
@@ -90,27 +91,7 @@ impl Project {
     }
 }
 
-/// Makes a test of each of two generations from one body.
-macro_rules! on_each {
-    ($name:ident) => {
-        mod $name {
-            use super::*;
-
-            #[test]
-            fn v26() {
-                super::$name(Generation::V26);
-            }
-
-            #[test]
-            fn v28_containerd() {
-                super::$name(Generation::V28Containerd);
-            }
-        }
-    };
-}
-
-on_each!(a_fixed_apt_build_downloads_no_package_again);
-fn a_fixed_apt_build_downloads_no_package_again(generation: Generation) {
+for_each_generation!(a_fixed_apt_build_downloads_no_package_again, [v26, v28_containerd], |generation| {
     let project = Project::new(
         generation,
         Tool::Apt,
@@ -122,10 +103,9 @@ fn a_fixed_apt_build_downloads_no_package_again(generation: Generation) {
     assert!(second.told.contains("Need to get 0 B"), "{}", second.told);
     // apt asks whether its lists are still right; a mirror may send the signed list of them anew.
     assert!(first.bytes > 5_000_000 && second.bytes * 20 < first.bytes, "{} and {}", first.bytes, second.bytes);
-}
+});
 
-on_each!(a_fixed_pip_build_downloads_no_package_again);
-fn a_fixed_pip_build_downloads_no_package_again(generation: Generation) {
+for_each_generation!(a_fixed_pip_build_downloads_no_package_again, [v26, v28_containerd], |generation| {
     let project = Project::new(
         generation,
         Tool::Pip,
@@ -138,10 +118,9 @@ fn a_fixed_pip_build_downloads_no_package_again(generation: Generation) {
     assert!(!second.told.contains("Downloading") && !second.told.contains("Building wheel"), "{}", second.told);
     // pip asks the index which versions there are.
     assert!(first.bytes > 500_000 && second.bytes < 20_000, "{} and {}", first.bytes, second.bytes);
-}
+});
 
-on_each!(a_fixed_cargo_build_downloads_no_crate_again);
-fn a_fixed_cargo_build_downloads_no_crate_again(generation: Generation) {
+for_each_generation!(a_fixed_cargo_build_downloads_no_crate_again, [v26, v28_containerd], |generation| {
     let own = include_str!("../../Cargo.lock").split("\n\n").find(|entry| entry.contains("name = \"itoa\"")).unwrap();
     let version = own.lines().find_map(|line| line.strip_prefix("version = ")).unwrap();
     let user = "[[package]]\nname = \"user\"\nversion = \"0.1.0\"\ndependencies = [\"itoa\"]\n";
@@ -163,10 +142,9 @@ fn a_fixed_cargo_build_downloads_no_crate_again(generation: Generation) {
     let (first, second) = project.fixed(&["/src/target/debug/user"]);
     assert!(first.told.contains("Downloaded itoa") && first.bytes > 10_000, "{}: {}", first.bytes, first.told);
     assert_eq!(second.bytes, 0, "{}", second.told);
-}
+});
 
-on_each!(a_fixed_npm_build_downloads_no_package_again);
-fn a_fixed_npm_build_downloads_no_package_again(generation: Generation) {
+for_each_generation!(a_fixed_npm_build_downloads_no_package_again, [v26, v28_containerd], |generation| {
     let registry = NpmRegistry::start();
     let project = Project::new(
         generation,
@@ -181,7 +159,7 @@ fn a_fixed_npm_build_downloads_no_package_again(generation: Generation) {
     let (first, second) = project.fixed(&["cat", "node_modules/small/package.json", "node_modules/.package-lock.json"]);
     assert!(first.bytes > registry.bytes, "{}: {}", first.bytes, first.told);
     assert_eq!(second.bytes, 0, "{}", second.told);
-}
+});
 
 /// Returns what `docker compose config` makes of the compose file in a directory.
 #[track_caller]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::for_each_generation;
 use crate::support::plugin::VolumePlugin;
 use crate::support::process::Run;
 use crate::support::world::{Tree, assert_same, noise, write_files};
@@ -141,9 +142,9 @@ fn config(bundle: &Path) -> serde_json::Value {
     json(&json(&index["manifests"][0]["digest"])["config"]["digest"])
 }
 
-/// Asks where a driver of volumes takes every question and answers none: the engine itself waits 60 s for it each time,
-/// which is longer than a question to docker may take.
-fn a_driver_that_hangs_is_named_and_the_rest_is_read(generation: Generation) {
+// Asks where a driver of volumes takes every question and answers none: the engine itself waits 60 s for it each time,
+// which is longer than a question to docker may take.
+for_each_generation!(a_driver_that_hangs_is_named_and_the_rest_is_read, [v20, v28_containerd], |generation| {
     let engine = &Engine::with_plugins(generation);
     let plugin = VolumePlugin::start(engine, "lost-cache");
     let root = engine.volume("project-cache", &[("pip/wheel", "1"), ("pip/.netrc", "secret")]);
@@ -173,14 +174,4 @@ fn a_driver_that_hangs_is_named_and_the_rest_is_read(generation: Generation) {
     engine.docker(&["volume", "rm", "project-cache"]);
     engine.cache(&["import", "--src", &bundle]).ok();
     assert_eq!(fs::read_to_string(engine.mountpoint("project-cache").join("pip/wheel")).unwrap(), "1");
-}
-
-#[test]
-fn a_driver_that_hangs_is_named_and_the_rest_is_read_v20() {
-    a_driver_that_hangs_is_named_and_the_rest_is_read(Generation::V20);
-}
-
-#[test]
-fn a_driver_that_hangs_is_named_and_the_rest_is_read_v28_containerd() {
-    a_driver_that_hangs_is_named_and_the_rest_is_read(Generation::V28Containerd);
-}
+});

@@ -32,18 +32,29 @@ macro_rules! for_each_engine {
         $crate::for_each_engine!($name, [v20, v26, v26_containerd, v28, v28_containerd], $body);
     };
     ($name:ident, [$($generation:ident),+ $(,)?], $body:expr) => {
+        $crate::for_each_generation!($name, [$($generation),+], |generation| {
+            let body: fn(&$crate::support::Engine) = $body;
+            body(&$crate::support::Engine::start(generation));
+        });
+    };
+}
+
+/// The same for tests that start their engines themselves: the body is given the generation.
+#[macro_export]
+macro_rules! for_each_generation {
+    ($name:ident, [$($generation:ident),+ $(,)?], $body:expr) => {
         mod $name {
             #[allow(unused_imports)]
             use super::*;
 
-            fn body(engine: &$crate::support::Engine) {
-                let body: fn(&$crate::support::Engine) = $body;
-                body(engine);
+            fn body(generation: $crate::support::Generation) {
+                let body: fn($crate::support::Generation) = $body;
+                body(generation);
             }
 
             $(#[test]
             fn $generation() {
-                body(&$crate::support::Engine::start($crate::support::Generation::named(stringify!($generation))));
+                body($crate::support::Generation::named(stringify!($generation)));
             })+
         }
     };
