@@ -343,7 +343,10 @@ fn of_builders(answers: &Answers<'_>, wanted: Wanted<'_>, look: Look, names: &Na
                 inventory.builders.push(FoundBuilder { builder: reference.clone(), records });
             }
             Err(error) if selected.len() == 1 => return Err(error.into()),
-            Err(error) => inventory.gaps.push(format!("builder {} is not counted: {error}", builder.name)),
+            Err(error) => {
+                let hint = error.hint().map_or(String::new(), |hint| format!("; {hint}"));
+                inventory.gaps.push(format!("builder {} is not counted: {error}{hint}", builder.name));
+            }
         }
     }
     for id in mount {

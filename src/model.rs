@@ -184,6 +184,12 @@ impl Builder {
         self.status() == "running"
     }
 
+    /// Returns true if it must be started before it tells of its cache: buildx starts a container or a pod for a build
+    /// alone.
+    pub fn is_asleep(&self) -> bool {
+        !matches!(self.driver.as_str(), "" | "docker" | "remote") && matches!(self.status(), "inactive" | "stopped")
+    }
+
     /// Returns true if pruning any record makes its BuildKit forget the results of steps upon images: it then asks
     /// containerd for their layers with a request that is already cancelled, and takes the refusal for a loss
     /// (`Controller.Prune`, moby/buildkit#7177; seen with BuildKit 0.13 and 0.25). They run once more in the next build.

@@ -173,11 +173,9 @@ fn plan(
     let mut locks = lockfiles::find(root)?;
     locks.retain(|lock| names.select(Some(lock.row.language), Some(lock.row.tool)));
     if locks.is_empty() {
-        bail!(
-            "no lock files in {}\nhint: it looks for {}",
-            root.display(),
-            catalogue::ROWS.iter().flat_map(|row| row.warm.locks).copied().collect::<Vec<_>>().join(", ")
-        );
+        let mut known: Vec<&str> = catalogue::ROWS.iter().flat_map(|row| row.warm.locks).copied().collect();
+        known.dedup();
+        bail!("no lock files in {}\nhint: it looks for {}", root.display(), known.join(", "));
     }
     let files = project::read(root).files;
     let files: Vec<_> = files.iter().filter(|file| file.kind == project::Kind::Dockerfile).collect();

@@ -18,6 +18,8 @@ pub struct BuilderRef {
     pub architecture: String,
     /// True if pruning any record makes its BuildKit forget others: see [`Builder::forgets_when_pruned`].
     pub forgets_when_pruned: bool,
+    /// See [`Builder::is_asleep`].
+    asleep: bool,
     /// The docker whose engine has this builder inside, for the driver docker.
     engine: Option<Docker>,
     has_buildx: bool,
@@ -38,6 +40,7 @@ impl BuilderRef {
             name: builder.name.clone(),
             architecture: architecture.into(),
             forgets_when_pruned: builder.forgets_when_pruned(),
+            asleep: builder.is_asleep(),
             engine,
             has_buildx,
         }
@@ -59,6 +62,9 @@ impl BuilderRef {
     /// # Errors
     /// When it does not run or its answer makes no sense.
     pub fn records(&self) -> Result<Vec<CacheRecord>> {
+        if self.asleep {
+            return Err(DockerError::new("docker buildx du", Cause::Asleep(self.name.clone())));
+        }
         match &self.engine {
             Some(engine) => engine.build_cache(),
             None => self.docker.records(&self.name),

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::report::quote;
+
 /// A docker call that gave no usable answer.
 #[derive(Clone, Debug)]
 pub struct DockerError {
@@ -22,6 +24,8 @@ pub enum Cause {
     Unreachable(String),
     /// Docker said no; its own words.
     Refused(String),
+    /// The builder of this name must be started first.
+    Asleep(String),
     /// There was no answer within this time.
     TimedOut(Duration),
     /// The user cancelled.
@@ -85,6 +89,7 @@ impl DockerError {
                 "see whether the engine answers at all: `docker version`; `docker buildx ls` shows builders that hang"
                     .into()
             }
+            Cause::Asleep(name) => format!("start it: `docker buildx inspect --bootstrap {}`", quote(name)),
             Cause::Garbage(_) => "see what docker prints: run the command by hand".into(),
             Cause::Refused(_) | Cause::Interrupted => return None,
         })
@@ -100,6 +105,7 @@ impl fmt::Display for DockerError {
             Cause::Unreachable(why) => write!(f, "`{call}`: {why}"),
             Cause::Refused(why) if why.is_empty() => write!(f, "`{call}` failed without a word"),
             Cause::Refused(why) => write!(f, "`{call}` failed: {why}"),
+            Cause::Asleep(name) => write!(f, "the builder {name} does not run"),
             Cause::TimedOut(limit) => {
                 write!(f, "`{call}` did not answer within {}", humantime::format_duration(*limit))
             }

@@ -742,17 +742,37 @@ fn a_volume_with_options_is_reached_by_a_container() {
 }
 
 for_each_engine!(a_remote_builder_has_its_layers_and_mounts_carried, [v26_containerd, v28_containerd], |engine| {
-    let builder = engine.remote_builder("far");
+    let _far = engine.remote_builder("far");
+    let other = Engine::start(engine.generation());
+    let _other_far = other.remote_builder("far");
+    assert_far_is_carried(engine, &other);
+});
+
+for_each_engine!(a_container_builder_is_started_and_carried, [v26_containerd, v28_containerd], |engine| {
+    let _far = engine.container_builder("far");
+    let run = engine.cache(&["size", "--builder", "far"]);
+    assert!(run.code == 1 && run.stderr.contains("docker buildx inspect --bootstrap far"), "{run}");
+    let all = engine.cache(&["size", "--all-builders"]).ok();
+    assert!(all.stderr.contains("builder far is not counted: the builder far does not run; start it"), "{all}");
+    assert_eq!(engine.docker(&["ps", "--all", "--quiet"]).stdout, "", "nothing but the user starts it");
+    let other = Engine::start(engine.generation());
+    let _other_far = other.container_builder("far");
+    other.docker(&["buildx", "inspect", "--bootstrap", "far"]);
+    assert_far_is_carried(engine, &other);
+    let names = engine.docker(&["ps", "--all", "--format", "{{.Names}}"]).stdout;
+    assert_eq!(names, "buildx_buildkit_far0\n", "its container is no cache of anybody");
+});
+
+/// Fills the builder "far" of an engine, carries all of it to that of the other, and builds on there.
+fn assert_far_is_carried(engine: &Engine, other: &Engine) {
     let context = engine.context(&format!("RUN echo one > /one\n{FILL}\nRUN cat /one > /two"));
-    engine.docker(&["buildx", "build", "--builder", &builder.name, &text(context.path())]);
+    engine.docker(&["buildx", "build", "--builder", "far", &text(context.path())]);
     let bundle = engine.folder().join("bundle");
     let exported = json(engine, &["export", "--dest", &text(&bundle), "--builder", "far", &text(context.path())]);
     let kinds = exported["entries"].as_array().unwrap().iter().map(|entry| entry["kind"].as_str().unwrap());
     assert_eq!(kinds.collect::<Vec<_>>(), ["layer", "mount", "mount"], "{exported}");
 
-    let other = Engine::start(engine.generation());
-    let _far = other.remote_builder("far");
-    let imported = json(&other, &["import", "--src", &text(&bundle), "--builder", "far", &text(context.path())]);
+    let imported = json(other, &["import", "--src", &text(&bundle), "--builder", "far", &text(context.path())]);
     assert_eq!((&imported["steps"]["cached"], &imported["steps"]["ran"]), (&4.into(), &serde_json::json!([])));
     fs::remove_dir_all(&bundle).unwrap();
     let file = context.path().join("Dockerfile");
@@ -760,7 +780,7 @@ for_each_engine!(a_remote_builder_has_its_layers_and_mounts_carried, [v26_contai
     let run = other.docker(&["buildx", "build", "--builder", "far", "--progress", "plain", &text(context.path())]);
     assert_eq!(run.stderr.matches(" CACHED").count(), 4, "{run}");
     assert!(run.stderr.contains("found wheel pack 1000:"), "{run}");
-});
+}
 
 #[test]
 fn layers_are_exported_by_another_builder_when_asked_to_switch() {

@@ -429,6 +429,34 @@ impl Engine {
         RemoteBuilder { name: name.to_owned(), socket }
     }
 
+    /// Registers a builder of the driver `docker-container`, which is asleep until something boots it.
+    ///
+    /// Its container is all that docker starts; the `buildctl` in there leads to the engine's own BuildKit, since the image
+    /// that has one of its own is in no registry that tests can reach.
+    pub fn container_builder(&self, name: &str) -> Background {
+        let image = format!(
+            "COPY --chmod=755 <<EOF /bin/buildkitd\n#!/bin/busybox sh\nexec sleep inf\nEOF\n\
+             COPY --chmod=755 <<'EOF' /bin/buildctl\n#!/bin/busybox sh\n\
+             [ \"$1\" != dial-stdio ] || exec nc 127.0.0.1 {BUILDKIT_PORT}\nEOF\n\
+             RUN for applet in sh sleep nc; do ln -s busybox /bin/$applet; done\n\
+             ENTRYPOINT [\"/bin/buildkitd\"]"
+        );
+        self.build(&image, &["--tag", "buildkit"]);
+        let (mut call, busybox, docker) = (self.network(), parts::busybox(), self.docker_program());
+        let dial = ["buildx", "dial-stdio", "--builder", "default"];
+        call.extend([busybox.display().to_string(), "nc".into(), "-ll".into(), "-p".into(), BUILDKIT_PORT.into()]);
+        call.extend(["-e".into(), docker.display().to_string()]);
+        let call: Vec<&str> = call.iter().map(String::as_str).chain(dial).collect();
+        let buildx_config = self.folder.join(format!("{name}.buildx"));
+        let dials = Background::start(&call, |command| {
+            command.env_clear().envs(self.env()).env("BUILDX_CONFIG", buildx_config);
+            command.stdout(Stdio::null()).stderr(Stdio::null());
+        });
+        let driver = ["--driver", "docker-container", "--driver-opt", "image=buildkit,network=host"];
+        self.docker(&[&["buildx", "create", "--name", name], &driver[..]].concat());
+        dials
+    }
+
     /// Sends a signal to dockerd: STOP makes the engine hang until CONT, KILL makes it crash.
     pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_raw(self.pid() as i32).unwrap();
@@ -479,6 +507,9 @@ impl Drop for RemoteBuilder {
         let _ = fs::remove_file(&self.socket);
     }
 }
+
+/// Where the container of [`Engine::container_builder`] finds BuildKit, in the engine's own network.
+const BUILDKIT_PORT: &str = "7777";
 
 /// Where every engine looks for the sockets of plugins.
 const PLUGINS: &str = "/run/docker/plugins";
