@@ -156,16 +156,27 @@ pub struct Warm {
     pub reads: &'static [&'static str],
     /// Names of files that it only wants to be there.
     pub stubs: &'static [&'static str],
+    /// A file of ours that the command reads beside the lock file: its name and content.
+    pub adds: Option<(&'static str, &'static str)>,
     /// Program and arguments, without a shell: `{lock}` is the lock file, `{cache}` the directory of the row.
     pub command: &'static [&'static str],
     /// Variables of the command, with `{lock}` and `{cache}` too.
     pub env: &'static [(&'static str, &'static str)],
 }
 
-const WARM: Warm = Warm { locks: &[], says: "", reads: &[], stubs: &[], command: &[], env: &[] };
+const WARM: Warm = Warm { locks: &[], says: "", reads: &[], stubs: &[], adds: None, command: &[], env: &[] };
 
 /// What npm and its kin read.
 const NODE_READS: &[&str] = &["package.json", ".npmrc"];
+
+/// Gives each project of a gradle build a task that downloads what its configurations name.
+const GRADLE_RESOLVE: &str = "\
+allprojects {
+    tasks.create('dockerCacheWarm') {
+        doLast { configurations.findAll { it.canBeResolved }.each { it.resolve() } }
+    }
+}
+";
 
 impl Row {
     /// Returns the class of all that no part of the row names.
@@ -932,6 +943,33 @@ pub static ROWS: &[Row] = &[
             moved_by: &["-g", "--gradle-user-home"],
             read_later: true,
             ..BUILD
+        },
+        // gradle has no command that only downloads, so a task of ours in each project resolves what there is to resolve
+        warm: Warm {
+            locks: &["settings.gradle", "settings.gradle.kts", "build.gradle", "build.gradle.kts"],
+            reads: &[
+                "settings.gradle",
+                "settings.gradle.kts",
+                "build.gradle",
+                "build.gradle.kts",
+                "*.gradle",
+                "*.gradle.kts",
+                "gradle.properties",
+                "*.lockfile",
+                "*.versions.toml",
+                "verification-metadata.xml",
+            ],
+            adds: Some(("docker-cache.init.gradle", GRADLE_RESOLVE)),
+            command: &[
+                "gradle",
+                "--no-daemon",
+                "--console=plain",
+                "--gradle-user-home={cache}",
+                "--init-script=docker-cache.init.gradle",
+                "-Dorg.gradle.configuration-cache=false",
+                "dockerCacheWarm",
+            ],
+            ..WARM
         },
         ..ROW
     },

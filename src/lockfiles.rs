@@ -39,12 +39,14 @@ pub fn find(root: &Path) -> Result<Vec<Lock>> {
     for row in ROWS.iter().filter(|row| !row.warm.locks.is_empty()) {
         for path in paths.iter().filter(|path| row.warm.locks.iter().any(|lock| matches(lock, split(path).1))) {
             let (directory, name) = split(path);
-            // A pom.xml stands for those below it: they are its modules.
-            let is_above = |other: &&String| {
+            // A pom.xml stands for those below it, its modules; a settings.gradle also for the build.gradle beside it.
+            let rank = |name: &str| row.warm.locks.iter().position(|lock| *lock == name);
+            let stands_for_it = |other: &String| {
                 let (above, its_name) = split(other);
-                its_name == name && above.len() < directory.len() && directory.starts_with(above)
+                let beside = above == directory && rank(its_name) < rank(name);
+                rank(its_name).is_some() && directory.starts_with(above) && (beside || above != directory)
             };
-            if row.warm.reads.contains(&name) && paths.iter().any(|other| is_above(&other)) {
+            if row.warm.reads.contains(&name) && paths.iter().any(stands_for_it) {
                 continue;
             }
             let mut files = vec![(name.to_owned(), content(&root.join(path))?)];
@@ -59,6 +61,7 @@ pub fn find(root: &Path) -> Result<Vec<Lock>> {
                     files.push((below.to_owned(), Vec::new()));
                 }
             }
+            files.extend(row.warm.adds.map(|(name, text)| (name.to_owned(), text.into())));
             locks.push(Lock { row, path: path.clone(), name: name.to_owned(), files });
         }
     }
@@ -131,6 +134,9 @@ mod tests {
             "web/node_modules/x/package-lock.json",
             "java/pom.xml",
             "java/core/pom.xml",
+            "jvm/settings.gradle",
+            "jvm/build.gradle",
+            "jvm/lib/build.gradle",
             "berry/yarn.lock",
             "berry/.yarn/releases/yarn-4.9.1.cjs",
             "berry/.yarn/patches/small.patch",
@@ -155,6 +161,7 @@ mod tests {
                 "Cargo.lock Cargo.lock:4,Cargo.toml:4,crates/a/Cargo.toml:4,crates/a/src/lib.rs:0",
                 "berry/yarn.lock yarn.lock:11,.yarn/patches/small.patch:4,.yarn/releases/yarn-4.9.1.cjs:4",
                 "java/pom.xml pom.xml:4,core/pom.xml:4",
+                "jvm/settings.gradle settings.gradle:4,build.gradle:4,lib/build.gradle:4,docker-cache.init.gradle:145",
                 "requirements-dev.txt requirements-dev.txt:4,requirements.txt:4",
                 "requirements.txt requirements.txt:4,requirements-dev.txt:4",
                 "web/package-lock.json package-lock.json:4,package.json:4",

@@ -449,6 +449,13 @@ fn yarn_and_bun_need_no_network_after_a_warm_and_run_no_scripts() {
     offline_build(&engine, image, "bun", &format!("{} {install}", mount(bun)));
 }
 
+/// Starts a container "server" with what Debian builds Java programs with, which such an image has laid out as a server has it.
+fn serve_java(engine: &Engine, image: &str) {
+    let busybox = format!("--volume={}:/busybox:ro", parts::busybox().display());
+    let serve = ["/busybox", "httpd", "-f", "-p", "127.0.0.1:8099", "-h", "/usr/share/maven-repo"];
+    engine.docker(&[&["run", "--detach", "--name=server", "--network=host", &busybox, image], &serve[..]].concat());
+}
+
 #[test]
 fn maven_needs_no_network_after_a_warm() {
     let engine = Engine::start(Generation::V28);
@@ -490,10 +497,7 @@ fn maven_needs_no_network_after_a_warm() {
             ("Dockerfile", &format!("FROM {image}\n{mount} mvn package\n")),
         ],
     );
-    // The image has what Debian builds with, laid out as a server has it.
-    let busybox = format!("--volume={}:/busybox:ro", parts::busybox().display());
-    let serve = ["/busybox", "httpd", "-f", "-p", "127.0.0.1:8099", "-h", "/usr/share/maven-repo"];
-    engine.docker(&[&["run", "--detach", "--name=server", "--network=host", &busybox, &image], &serve[..]].concat());
+    serve_java(&engine, &image);
     let volume = engine.volume("project-cache", &[]);
     let run = warm(&engine, &["--volume=project-cache"]).ok();
     assert!(volume.join("maven/repository/commons-io/commons-io/2.11.0").is_dir(), "{run}");
@@ -501,6 +505,40 @@ fn maven_needs_no_network_after_a_warm() {
     engine.docker(&["rm", "--force", "server"]);
     offline(&engine, &image, "", "mvn --batch-mode -o -Dmaven.repo.local=/cache/maven/repository package");
     offline_build(&engine, &image, "", &format!("{mount} mvn --batch-mode -o package"));
+}
+
+#[test]
+fn gradle_needs_no_network_after_a_warm() {
+    let engine = Engine::start(Generation::V28);
+    let image = Image::GRADLE.import(&engine);
+    let module = |needs: &str| {
+        format!(
+            "apply plugin: 'java'\nrepositories {{ maven {{ url 'http://127.0.0.1:8099/' }} }}\n\
+             dependencies {{ compile {needs} }}\n"
+        )
+    };
+    let mount = "RUN --mount=type=cache,target=/root/.gradle,sharing=locked";
+    write_files(
+        &project(&engine),
+        &[
+            ("settings.gradle", "include 'one', 'two'\n"),
+            ("build.gradle", ""),
+            ("one/build.gradle", &module("'commons-io:commons-io:2.11.0'")),
+            ("one/src/main/java/One.java", "class One { Object it = org.apache.commons.io.IOUtils.class; }"),
+            ("two/build.gradle", &module("project(':one')")),
+            ("Dockerfile", &format!("FROM {image}\n{mount} gradle build\n")),
+        ],
+    );
+    serve_java(&engine, &image);
+    let volume = engine.volume("project-cache", &[]);
+    let run = warm(&engine, &["--volume=project-cache"]).ok();
+    assert!(volume.join("gradle/caches/modules-2/files-2.1/commons-io").is_dir(), "{run}");
+    assert_eq!(run.stderr.matches("✓ gradle").count(), 1, "{run}");
+    warm(&engine, &[]).ok();
+    engine.docker(&["rm", "--force", "server"]);
+    let build = "gradle --no-daemon --offline build && test -s one/build/libs/one.jar";
+    offline(&engine, &image, "", &format!("export GRADLE_USER_HOME=/cache/gradle; {build}"));
+    offline_build(&engine, &image, "", &format!("{mount} {build}"));
 }
 
 /// Makes an index with one wheel.

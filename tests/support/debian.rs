@@ -173,6 +173,9 @@ impl Image {
         ],
         python: &[],
     };
+    /// Gradle 4.4, and a library in `/usr/share/maven-repo`.
+    pub const GRADLE: Image =
+        Image { name: "gradle", debian: &["gradle", "default-jdk-headless", "libcommons-io-java"], python: &[] };
     /// poetry, pdm, pipenv and deno.
     pub const PYTHONS: Image = Image {
         name: "pythons",
