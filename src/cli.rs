@@ -533,7 +533,8 @@ pub struct Warm {
     /// Only caches of these tools
     #[arg(long, value_name = "TOOL", value_delimiter = ',')]
     pub tool: Vec<String>,
-    /// Set a variable for the tools; NAME alone takes its value from here
+    /// Set a variable for the tools; NAME alone takes its value from here. For cache mounts it is a build argument, which
+    /// BuildKit's history keeps: give credentials to volumes only
     #[arg(long, value_name = "NAME[=VALUE]", action = ArgAction::Append)]
     pub env: Vec<String>,
     /// Network of the containers and builds, as docker has it

@@ -35,14 +35,28 @@ pub fn json(value: &impl Serialize) -> Result<()> {
     data(&format!("{}\n", serde_json::to_string(value)?))
 }
 
-/// Writes a line that is not data to standard error.
+/// Writes lines that are not data to standard error.
 pub fn note(text: &str) {
+    painted(&lines(text));
+}
+
+/// The same for text with colours: what comes from outside is [`plain`] in it.
+fn painted(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Returns text of several lines without other control characters.
+fn lines(text: &str) -> String {
+    text.split('\n').map(plain).collect::<Vec<_>>().join("\n")
 }
 
 /// Writes a warning to standard error, in docker's manner.
 pub fn warning(text: &str) {
-    note(&format!("{} {text}", paint(Paint::Yellow, "WARNING:", stderr_colour())));
+    headed(Paint::Yellow, "WARNING:", text);
+}
+
+fn headed(colour: Paint, head: &str, text: &str) {
+    painted(&format!("{} {}", paint(colour, head, stderr_colour()), lines(text)));
 }
 
 /// Writes an error with its causes, and a hint if there is one.
@@ -53,7 +67,7 @@ pub fn error(error: &anyhow::Error) {
         .find("\nhint: ")
         .map(|start| text.split_off(start)[7..].to_string())
         .or_else(|| error.downcast_ref::<DockerError>().and_then(DockerError::hint));
-    note(&format!("{} {text}", paint(Paint::Red, "ERROR:", stderr_colour())));
+    headed(Paint::Red, "ERROR:", &text);
     if let Some(hint) = hint {
         note(&format!("hint: {hint}"));
     }
@@ -339,10 +353,11 @@ impl Downloads {
         running.retain(|(name, _)| name != what);
         let colour = stderr_colour();
         let start = if self.line { "\r\x1b[K" } else { "" };
+        let what = plain(what);
         match error {
-            Some(error) => note(&format!("{start}{} {what}: {error}", paint(Paint::Red, "✗", colour))),
+            Some(error) => painted(&format!("{start}{} {what}: {}", paint(Paint::Red, "✗", colour), lines(error))),
             None if self.quiet => {}
-            None => note(&format!("{start}{} {what}  {seconds:.1}s", paint(Paint::Green, "✓", colour))),
+            None => painted(&format!("{start}{} {what}  {seconds:.1}s", paint(Paint::Green, "✓", colour))),
         }
     }
 }

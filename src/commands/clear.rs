@@ -233,6 +233,10 @@ fn recreate(found: &Inventory, options: &Clear) -> Result<Plan> {
                 users.join(", ")
             );
         }
+        // What lies elsewhere would outlive the volume.
+        let mut settings = found.volumes[volume].volume.options.iter().flatten();
+        let is_elsewhere = settings.any(|(name, value)| name == "device" && value != "tmpfs");
+        let emptied = !users.is_empty() || is_elsewhere;
         let Some(largest) = rows().max_by_key(|row| row.bytes) else { continue };
         let whole = Cache {
             path: Some(cache.mounted_at.clone()),
@@ -244,7 +248,7 @@ fn recreate(found: &Inventory, options: &Clear) -> Result<Plan> {
             last_used: rows().filter_map(|row| row.last_used).max(),
             ..largest.clone()
         };
-        plan.steps.push(Step { cache: whole, act: Act::Recreate { volume, emptied: !users.is_empty() } });
+        plan.steps.push(Step { cache: whole, act: Act::Recreate { volume, emptied } });
     }
     Ok(plan)
 }
@@ -379,16 +383,12 @@ fn prune(FoundBuilder { builder, records }: &FoundBuilder, plan: &Plan) -> Outco
         return Outcome::default();
     }
     let names: Vec<String> = ids.keys().map(ToString::to_string).collect();
-    for names in names.chunks(RECORDS_IN_CALL) {
-        if let Err(error) = builder.remove(names) {
-            return Outcome::failure(error);
-        }
-    }
+    let pruned = names.chunks(RECORDS_IN_CALL).try_for_each(|names| builder.remove(names));
     let left = match builder.records() {
         Ok(left) => left,
-        Err(error) => return Outcome::failure(error),
+        Err(error) => return Outcome::failure(pruned.err().unwrap_or(error)),
     };
-    let mut outcome = Outcome::default();
+    let mut outcome = pruned.map_or_else(Outcome::failure, |()| Outcome::default());
     let mut stayed: Vec<String> = Vec::new();
     for (id, step) in ids {
         match left.iter().find(|record| record.id == *id) {
@@ -409,7 +409,7 @@ fn prune(FoundBuilder { builder, records }: &FoundBuilder, plan: &Plan) -> Outco
         }
     }
     stayed.dedup();
-    outcome.failed = stayed;
+    outcome.failed.extend(stayed);
     outcome
 }
 

@@ -2,6 +2,7 @@
 //! written.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -31,9 +32,26 @@ struct Step {
     below: String,
 }
 
+#[derive(PartialEq, Eq)]
 enum To {
     Volume(String),
     Mount(Mount),
+}
+
+impl Step {
+    /// Returns what it comes from, as a user would call it.
+    fn source(&self) -> String {
+        format!("{} {}", self.entry.config.kind.as_str(), self.entry.config.name)
+    }
+
+    /// Returns the directories that it replaces, below the root of where it goes.
+    fn places(&self) -> Vec<&str> {
+        let rules = self.entry.config.rules.iter().filter(|rule| rule.take).map(|rule| rule.path.as_str());
+        match (&self.to, self.entry.config.kind) {
+            (To::Volume(_), Kind::Volume) => rules.collect(),
+            _ => vec![&self.below],
+        }
+    }
 }
 
 pub fn run(context: Context, options: &Import) -> Result<u8> {
@@ -108,7 +126,29 @@ fn plan(layout: &Layout, options: &Import, names: &Names) -> Result<Vec<Step>> {
             crate::docker::quote(options.src.to_string())
         );
     }
+    if let Some((one, other)) = rivals(&steps).filter(|_| options.replace) {
+        bail!(
+            "{} and {} go to one place, and with --replace the last would be all that stays\nhint: select one of them by \
+             `--mount` or `--volume`, or leave out `--replace`",
+            one.source(),
+            other.source()
+        );
+    }
     Ok(steps)
+}
+
+/// Returns two steps of different sources that would replace each other's files.
+fn rivals(steps: &[Step]) -> Option<(&Step, &Step)> {
+    // What was packed of one volume, tool by tool, was apart there too.
+    let apart = |one: &Step, other: &Step| one.entry.config.kind == Kind::Volume && one.source() == other.source();
+    let overlap = |one: &Step, other: &Step| {
+        let others = other.places();
+        one.places().iter().any(|a| others.iter().any(|b| Path::new(a).starts_with(b) || Path::new(b).starts_with(a)))
+    };
+    steps.iter().enumerate().find_map(|(at, one)| {
+        let mut later = steps[at + 1..].iter();
+        later.find(|other| one.to == other.to && !apart(one, other) && overlap(one, other)).map(|other| (one, other))
+    })
 }
 
 /// Returns true if the selection is about this entry, and the word that names it.

@@ -1,6 +1,6 @@
 //! `docker cache size`: what every cache holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use anyhow::{Result, bail};
 use serde::Serialize;
@@ -44,7 +44,8 @@ pub fn run(context: Context, options: &Size) -> Result<u8> {
         Format::Json => report::json(&answer)?,
         Format::Table if options.output.quiet => {
             let mut names: Vec<&str> = caches.iter().map(|cache| cache.name.as_str()).collect();
-            names.dedup();
+            let mut told = HashSet::new();
+            names.retain(|name| told.insert(*name));
             report::data(&names.iter().map(|name| format!("{}\n", report::plain(name))).collect::<String>())?;
         }
         Format::Table => {

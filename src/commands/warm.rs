@@ -381,14 +381,15 @@ impl Planner<'_> {
         let row = lock.row;
         let fill = |word: &str| word.replace("{lock}", &lock.name).replace("{cache}", directory.trim_end_matches('/'));
         let command = row.warm.command.iter().map(|word| fill(word)).collect();
-        let mut env = told.env;
-        env.extend(row.warm.env.iter().map(|(name, value)| ((*name).into(), fill(value))));
+        let mut env: BTreeMap<String, Option<String>> =
+            told.env.into_iter().map(|(name, value)| (name, Some(value))).collect();
+        env.extend(row.warm.env.iter().map(|(name, value)| ((*name).into(), Some(fill(value)))));
         for pair in &self.options.env {
-            let (name, value) = match pair.split_once('=') {
-                Some((name, value)) => (name.to_owned(), value.to_owned()),
-                None => (pair.clone(), std::env::var(pair).map_err(|_| format!("the variable {pair} is not set"))?),
+            match pair.split_once('=') {
+                Some((name, value)) => env.insert(name.into(), Some(value.into())),
+                None if std::env::var_os(pair).is_none() => return Err(format!("the variable {pair} is not set")),
+                None => env.insert(pair.clone(), None),
             };
-            env.insert(name, value);
         }
         let is_name = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
         let download = Download {

@@ -128,14 +128,14 @@ impl BuilderRef {
     }
 
     /// `docker buildx build --output type=local,dest=OUT -`: a build of the context in a tar archive; hands on what it
-    /// tells, line by line.
+    /// tells, line by line. The values of build arguments are handed over in the environment, which others cannot read.
     ///
     /// # Errors
     /// When there is no buildx, or the build fails.
     pub fn warm_build(
         &self,
         archive: Vec<u8>,
-        build_args: &[String],
+        build_args: &[(String, OsString)],
         network: Option<&str>,
         out: &Path,
         each: &mut dyn FnMut(&str),
@@ -144,9 +144,11 @@ impl BuilderRef {
         args.push(format!("--output=type=local,{}", field("dest", &out.to_string_lossy())));
         args.push("--progress=plain".into());
         args.extend(network.map(|network| format!("--network={network}")));
-        args.extend(build_args.iter().map(|arg| format!("--build-arg={arg}")));
+        args.extend(build_args.iter().map(|(name, _)| format!("--build-arg={name}")));
         args.push("-".into());
-        super::warm::build(self.build_call(args.into_iter().map(OsString::from).collect()), archive, each)
+        let call = self.build_call(args.into_iter().map(OsString::from).collect());
+        let call = build_args.iter().fold(call, |call, (name, value)| call.env(name, value));
+        super::warm::build(call, archive, each)
     }
 
     /// `docker buildx build --network=none --output type=tar,dest=- CONTEXT`: a build that cannot reach anything. The words

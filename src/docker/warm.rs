@@ -11,7 +11,8 @@ pub struct Warmer<'a> {
     pub image: &'a str,
     /// None for the image's own.
     pub user: Option<&'a str>,
-    pub env: &'a [(String, String)],
+    /// A variable without a value has that of this process.
+    pub env: &'a [(String, Option<String>)],
     /// `--network`, if not docker's default.
     pub network: Option<&'a str>,
     pub volume: &'a str,
@@ -40,7 +41,10 @@ impl Docker {
         args.push("--security-opt=no-new-privileges".into());
         args.extend(user.iter().map(|user| format!("--user={user}")));
         args.extend(network.iter().map(|network| format!("--network={network}")));
-        args.extend(env.iter().map(|(name, value)| format!("--env={name}={value}")));
+        args.extend(env.iter().map(|(name, value)| match value {
+            Some(value) => format!("--env={name}={value}"),
+            None => format!("--env={name}"),
+        }));
         args.push(format!("--mount=type=volume,{},{}", field("source", volume), field("target", target)));
         args.push(format!("--workdir={workdir}"));
         // The image's own entry point would take the words for its arguments.

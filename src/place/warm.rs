@@ -3,6 +3,7 @@
 //! records are gone afterwards. Nothing of it passes through a shell.
 
 use std::collections::{BTreeSet, HashSet};
+use std::ffi::OsString;
 
 use anyhow::{Context, Result, anyhow, bail};
 
@@ -18,7 +19,8 @@ pub struct Download {
     pub image: String,
     /// None for the image's own.
     pub user: Option<String>,
-    pub env: Vec<(String, String)>,
+    /// A variable without a value has that of this process, which no list of processes shows.
+    pub env: Vec<(String, Option<String>)>,
     /// Program and arguments.
     pub command: Vec<String>,
     /// Names below the working directory, and contents.
@@ -101,8 +103,11 @@ impl Download {
         }
         let dockerfile = self.dockerfile(mounts, name)?;
         let context = archive(&[("Dockerfile", &dockerfile)], "work", &self.files)?;
-        let build_args: Vec<String> =
-            self.env.iter().enumerate().map(|(at, (_, value))| format!("DOCKER_CACHE_{at}={value}")).collect();
+        let value = |(name, value): &(String, Option<String>)| {
+            value.clone().map_or_else(|| std::env::var_os(name).unwrap_or_default(), OsString::from)
+        };
+        let build_args: Vec<(String, OsString)> =
+            self.env.iter().enumerate().map(|(at, pair)| (format!("DOCKER_CACHE_{at}"), value(pair))).collect();
         let before = builder.records()?.into_iter().map(|record| record.id).collect();
         let step = format!("mount / from exec {}", self.command.join(" "));
         let _cleaner = BuildCleaner { builder, name, step, before };
@@ -115,7 +120,7 @@ impl Download {
     /// words are [`is_plain`] or JSON. The name makes the step a new one, so that it is never taken from the cache.
     fn dockerfile(&self, mounts: &[String], name: &str) -> Result<String> {
         let Download { image, user, env, .. } = self;
-        let variable = |(at, (name, _)): (usize, &(String, String))| {
+        let variable = |(at, (name, _)): (usize, &(String, Option<String>))| {
             format!("ARG DOCKER_CACHE_{at}\nENV {name}=$DOCKER_CACHE_{at}\n")
         };
         let env: String = env.iter().enumerate().map(variable).collect();

@@ -704,6 +704,17 @@ fn mounts_and_volumes_move_into_each_other_and_owners_are_mapped() {
     engine.cache(&back).ok();
     let run = engine.build("RUN --mount=type=cache,id=other,target=/m echo found $(cat /m/http/w)", &[]);
     assert!(run.stderr.contains("found wheel"), "{run}");
+
+    // Two of one tool: beside each other, but never one in place of the other.
+    let second = "RUN --mount=type=cache,id=second,target=/root/.cache/pip mkdir /root/.cache/pip/second";
+    engine.build(second, &[]);
+    engine.cache(&["export", "--dest", &text(&bundle), "--tool", "pip"]).ok();
+    let both = ["import", "--src", &text(&bundle), "--mount", "pip", "--mount", "second", "--to-volume", "both-cache"];
+    let refused = engine.cache(&[&both[..], &["--replace"]].concat());
+    assert!(refused.code == 1 && refused.stderr.contains("mount pip and mount second go to one place"), "{refused}");
+    engine.cache(&both).ok();
+    let tree = Tree::read(&engine.mountpoint("both-cache"));
+    assert!(["pip/http/w", "pip/second"].iter().all(|path| tree.0.contains_key(Path::new(path))), "{tree:?}");
 }
 
 for_each_engine!(variants_of_a_mount_are_carried_where_the_dockerfile_tells_them, [v26, v28_containerd], |engine| {

@@ -426,6 +426,12 @@ for_each_engine!(a_volume_is_made_anew_as_it_was, [v20, v26, v28_containerd], |e
     assert_eq!(describe(), before);
     assert_ne!(engine.api("/volumes/tmp-cache")["CreatedAt"], created);
 
+    // Docker would leave what lies elsewhere.
+    let device = format!("device={}", source.display());
+    engine.docker(&["volume", "create", "--opt=type=none", "--opt=o=bind", "--opt", &device, "bind-cache"]);
+    engine.cache(&["clear", "--volume", "bind-cache", "--recreate", "--include-installs", "--force"]).ok();
+    assert_eq!(fs::read_dir(&source).unwrap().count(), 0);
+
     let root = engine.volume("project-cache", &[("pip/file", "1"), ("cargo/bin/tool", "1")]);
     let refused = engine.cache(&["clear", "--volume", "project-cache", "--recreate", "--force"]);
     assert_eq!(refused.code, 1, "{refused}");

@@ -138,7 +138,11 @@ fn npm_and_go_need_no_network_after_a_warm() {
     npm_and_go(&served, &project(&engine));
     let _server = serve(&engine, &served);
     let volume = engine.volume("project-cache", &[]);
-    let warm = |words: &[&str]| warm(&engine, &[&["--env=GOPROXY=http://127.0.0.1:8099"], words].concat());
+    let warm = |words: &[&str]| {
+        let words = [&["warm", "project", "--network=host", "--env=GOPROXY"], words].concat();
+        let mut command = engine.cache_command(&words);
+        Run::of(command.env("GOPROXY", "http://127.0.0.1:8099").current_dir(engine.folder().join("home")))
+    };
 
     let before = engine.records().len();
     let planned = warm(&["--volume=project-cache", "--dry-run"]).ok();
