@@ -5,6 +5,7 @@ pub mod archive;
 pub mod dirs;
 pub mod find;
 pub mod measure;
+mod moves;
 pub mod own;
 pub mod pack;
 pub mod remove;

@@ -15,15 +15,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{
-    AtFlags, Dir, FileType, FlockOperation, Gid, Mode, OFlags, RawMode, RenameFlags, Stat, Timespec, Timestamps, Uid,
-    XattrFlags, chownat, fchmod, fchown, fsetxattr, futimens, linkat, mkdirat, openat, renameat, renameat_with, statat,
-    symlinkat, unlinkat, utimensat,
+    AtFlags, Dir, FileType, FlockOperation, Gid, Mode, OFlags, RawMode, Stat, Timespec, Timestamps, Uid, XattrFlags,
+    chownat, fchmod, fchown, fsetxattr, futimens, linkat, mkdirat, openat, renameat, statat, symlinkat, unlinkat,
+    utimensat,
 };
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::archive::{self, Kind, Member, leads_in};
 use super::dirs::{self, DIRECTORY, Dirs};
+use super::moves::{self, Moves, Name};
 use super::pack::{Blob, Hashed, Layer, digest};
 use super::rules::{At, Rule, Rules};
 use super::table::{self, Row, Rows, decoder};
@@ -80,7 +81,8 @@ pub const MAX_ROWS: usize = 8_000_000;
 /// bytes.
 ///
 /// # Errors
-/// When a blob is not what it should be, or something cannot be written beside; the trees are then as they were.
+/// When a blob is not what it should be, or something cannot be written beside or moved in; the trees are then as they
+/// were. What could not be moved back is kept, and the error says where.
 pub fn all(job: &Unpack, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<Vec<Unpacked>> {
     let done = Counters::default();
     let mut places: Vec<Place<'_>> = Vec::new();
@@ -99,7 +101,9 @@ pub fn all(job: &Unpack, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<
     if crate::cancel::requested() {
         bail!("cancelled");
     }
-    trees.iter_mut().try_for_each(|(at, tree)| tree.move_in(&places[*at]))?;
+    if let Err(error) = trees.iter_mut().try_for_each(|(at, tree)| tree.move_in(&mut places[*at])) {
+        return Err(places.iter_mut().rev().fold(error, |error, place| place.undo(error)));
+    }
     places.iter().for_each(Place::clean);
     trees.into_iter().map(|(at, tree)| tree.told(&places[at])).collect()
 }
@@ -156,7 +160,7 @@ impl<'a> Unpacking<'a> {
     }
 
     /// Moves what is unpacked into its place.
-    fn move_in(&mut self, place: &Place<'_>) -> Result<()> {
+    fn move_in(&mut self, place: &mut Place<'_>) -> Result<()> {
         let target = self.target;
         let merged_rules = match self.is_whole() {
             true => target.rules.clone(),
@@ -166,10 +170,16 @@ impl<'a> Unpacking<'a> {
         let mut merge = Merge {
             rules: &merged_rules,
             replace: target.replace,
-            staging: &self.staging,
+            tree: self.staging.number,
+            moves: &mut place.moves,
+            path: Vec::new(),
             unpacked: &mut self.unpacked,
         };
-        merge.directory(Some(self.staging.new.as_fd()), place.root.as_fd(), rules.root(), true)
+        let moved = merge.directory(Some(self.staging.new.as_fd()), place.root.as_fd(), rules.root());
+        moved.with_context(|| match merge.path.is_empty() {
+            true => place.path.display().to_string(),
+            false => format!("{}/{}", place.path.display(), String::from_utf8_lossy(&merge.path)),
+        })
     }
 
     fn is_whole(&self) -> bool {
@@ -464,13 +474,16 @@ struct Place<'a> {
     path: &'a Path,
     root: OwnedFd,
     beside: OwnedFd,
+    moves: Moves,
     was_empty: bool,
+    /// Whether what is beside stays.
+    keeps: bool,
 }
 
-/// Where one tree is unpacked, and where what it replaces is kept until the end.
+/// Where one tree is unpacked.
 struct Staging {
+    number: usize,
     new: OwnedFd,
-    old: OwnedFd,
     /// A file without a name.
     later: File,
 }
@@ -481,18 +494,35 @@ impl Place<'_> {
             .with_context(|| format!("cannot open {}", path.display()))?;
         // Of two imports at once one waits: they would take each other's directory for what an interrupted one left.
         dirs::lock(&root, FlockOperation::NonBlockingLockExclusive, || ()).context("it cannot be locked")?;
+        if let Ok(left) = openat(&root, STAGING, DIRECTORY, Mode::empty()) {
+            moves::recover(root.as_fd(), left.as_fd())
+                .with_context(|| format!("what a killed import took out of {} cannot be put back", path.display()))?;
+        }
         remove(root.as_fd(), STAGING)?;
         let was_empty = names(root.as_fd())?.is_empty();
         let beside = make_dir(root.as_fd(), STAGING).context("nothing can be written there")?;
-        Ok(Place { path, root, beside, was_empty })
+        let moves = Moves::begin(beside.as_fd())?;
+        Ok(Place { path, root, beside, moves, was_empty, keeps: false })
     }
 
     fn staging(&self, number: usize) -> Result<Staging> {
-        let make = |what: &str| make_dir(self.beside.as_fd(), &CString::new(format!("{what}-{number}"))?);
+        let new = make_dir(self.beside.as_fd(), &CString::new(moves::new(number))?)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let later = openat(&self.beside, c"later", flags, Mode::from_raw_mode(0o600))?;
         unlinkat(&self.beside, c"later", AtFlags::empty())?;
-        Ok(Staging { new: make("new")?, old: make("old")?, later: later.into() })
+        Ok(Staging { number, new, later: later.into() })
+    }
+
+    /// Makes the tree what it was before anything was moved in, because of an error, which is returned. If it cannot,
+    /// what is beside the tree stays, under a name that no import removes.
+    fn undo(&mut self, error: anyhow::Error) -> anyhow::Error {
+        let Err(why) = self.moves.undo(&self.root) else { return error };
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let kept = CString::new(format!("docker-cache-replaced-{}", now.as_secs())).unwrap_or_default();
+        let kept = renameat(&self.root, STAGING, &self.root, &kept).map_or(STAGING, |()| &kept);
+        self.keeps = true;
+        let (kept, path) = (kept.to_string_lossy(), self.path.display());
+        error.context(format!("{why:#}; what was there is kept in {path}/{kept}"))
     }
 
     fn clean(&self) {
@@ -503,7 +533,9 @@ impl Place<'_> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.clean();
+        if !self.keeps {
+            self.clean();
+        }
     }
 }
 
@@ -516,53 +548,61 @@ fn make_dir(above: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
 struct Merge<'a> {
     rules: &'a [Rule],
     replace: bool,
-    staging: &'a Staging,
+    /// Number of the staging tree.
+    tree: usize,
+    moves: &'a mut Moves,
+    /// Where it is; where it failed after an error.
+    path: Vec<u8>,
     unpacked: &'a mut Unpacked,
 }
 
 impl Merge<'_> {
-    fn directory(&mut self, new: Option<BorrowedFd<'_>>, old: BorrowedFd<'_>, at: At<'_>, top: bool) -> Result<()> {
+    fn directory(&mut self, new: Option<BorrowedFd<'_>>, old: BorrowedFd<'_>, at: At<'_>) -> Result<()> {
         let arriving = new.map_or(Ok(Vec::new()), names)?;
         for name in &arriving {
-            self.entry(new.unwrap_or(old), old, name, at.child(name.to_bytes()))?;
+            self.below(name, |this| this.entry(new.unwrap_or(old), old, name, at.child(name.to_bytes())))?;
         }
         if !self.replace {
             return Ok(());
         }
         let arrived: HashSet<&CString> = arriving.iter().collect();
         for name in names(old)?.iter().filter(|name| !arrived.contains(name)) {
-            let at = at.child(name.to_bytes());
-            if top && name.as_c_str() == STAGING {
-                continue;
-            }
-            if self.taken(at) && at.is_whole() {
-                self.unpacked.removed += 1;
-                renameat(old, name, &self.staging.old, self.unpacked.removed.to_string())?;
-            } else if is_dir(&statat(old, name, AtFlags::SYMLINK_NOFOLLOW)?) && (self.taken(at) || at.takes_below()) {
-                let below = openat(old, name, DIRECTORY, Mode::empty())?;
-                self.directory(None, below.as_fd(), at, false)?;
+            if !(self.path.is_empty() && name.as_c_str() == STAGING) {
+                self.below(name, |this| this.leaving(old, name, at.child(name.to_bytes())))?;
             }
         }
         Ok(())
     }
 
+    /// Does something with a name of the directory that it is in.
+    fn below(&mut self, name: &CStr, act: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let above = self.path.len();
+        if above > 0 {
+            self.path.push(b'/');
+        }
+        self.path.extend(name.to_bytes());
+        act(self)?;
+        self.path.truncate(above);
+        Ok(())
+    }
+
     fn entry(&mut self, new: BorrowedFd<'_>, old: BorrowedFd<'_>, name: &CStr, at: At<'_>) -> Result<()> {
+        let arriving = statat(new, name, AtFlags::SYMLINK_NOFOLLOW)?;
         let there = match statat(old, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
-            Err(Errno::NOENT) => return Ok(renameat(new, name, old, name)?),
+            Err(Errno::NOENT) => return self.bring(new, &arriving, old, name, false),
             Err(error) => return Err(error.into()),
         };
-        let arriving = statat(new, name, AtFlags::SYMLINK_NOFOLLOW)?;
         if self.replace && self.taken(at) && at.is_whole() {
-            return self.exchange(new, old, name);
+            return self.bring(new, &arriving, old, name, true);
         }
         match (is_dir(&arriving), is_dir(&there)) {
             (true, true) => {
                 let new = openat(new, name, DIRECTORY, Mode::empty())?;
                 let old = openat(old, name, DIRECTORY, Mode::empty())?;
-                self.directory(Some(new.as_fd()), old.as_fd(), at, false)
+                self.directory(Some(new.as_fd()), old.as_fd(), at)
             }
-            (false, false) if modified(&arriving) > modified(&there) => Ok(renameat(new, name, old, name)?),
+            (false, false) if modified(&arriving) > modified(&there) => self.bring(new, &arriving, old, name, true),
             _ => {
                 self.unpacked.kept += 1;
                 Ok(())
@@ -570,17 +610,29 @@ impl Merge<'_> {
         }
     }
 
-    /// Puts the new in the place of the old in one step; the old is removed with the staging tree.
-    fn exchange(&mut self, new: BorrowedFd<'_>, old: BorrowedFd<'_>, name: &CStr) -> Result<()> {
-        match renameat_with(new, name, old, name, RenameFlags::EXCHANGE) {
-            // A file system that cannot: two steps.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
-                self.unpacked.removed += 1;
-                renameat(old, name, &self.staging.old, self.unpacked.removed.to_string())?;
-                Ok(renameat(new, name, old, name)?)
-            }
-            done => Ok(done?),
+    /// Takes away, of what does not arrive, what the rules take.
+    fn leaving(&mut self, old: BorrowedFd<'_>, name: &CStr, at: At<'_>) -> Result<()> {
+        if self.taken(at) && at.is_whole() {
+            self.unpacked.removed += 1;
+            self.moves.take_away(Name { dir: old, name, path: &self.path })
+        } else if is_dir(&statat(old, name, AtFlags::SYMLINK_NOFOLLOW)?) && (self.taken(at) || at.takes_below()) {
+            let below = openat(old, name, DIRECTORY, Mode::empty())?;
+            self.directory(None, below.as_fd(), at)
+        } else {
+            Ok(())
         }
+    }
+
+    fn bring(
+        &mut self,
+        new: BorrowedFd<'_>,
+        arriving: &Stat,
+        old: BorrowedFd<'_>,
+        name: &CStr,
+        replaces: bool,
+    ) -> Result<()> {
+        let to = Name { dir: old, name, path: &self.path };
+        self.moves.bring(self.tree, new, arriving.st_ino, to, replaces)
     }
 
     fn taken(&self, at: At<'_>) -> bool {
@@ -845,6 +897,70 @@ mod tests {
         }
         // Its time changed, for the staging directory was there.
         assert_eq!(listing(&back)[1..], before[1..]);
+    }
+
+    /// Makes a file that not even root can move, and tells whether this user may.
+    #[cfg(target_os = "linux")]
+    fn nail(path: &Path, down: bool) -> bool {
+        let flags = if down { rustix::fs::IFlags::IMMUTABLE } else { rustix::fs::IFlags::empty() };
+        rustix::fs::ioctl_setflags(File::open(path).unwrap(), flags).is_ok()
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_was_moved_is_moved_back_when_something_cannot_be() {
+        let (dir, tree, out, back) = dirs();
+        let other = dir.path().join("other");
+        for (path, text) in [("a/f", "new"), ("b/both", "new"), ("b/more", "new"), ("z", "new")] {
+            fs::create_dir_all(tree.join(path).parent().unwrap()).unwrap();
+            fs::write(tree.join(path), text).unwrap();
+        }
+        let packed = pack(&tree, &out, ALL, None);
+        for path in ["a/mine", "b/both", "b/mine", "z"] {
+            for root in [&other, &back] {
+                fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();
+                fs::write(root.join(path), "old").unwrap();
+                File::open(root.join(path)).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+            }
+        }
+        if !nail(&back.join("z"), true) {
+            return;
+        }
+        // Directories have another time now.
+        let files =
+            |root: &Path| -> Vec<String> { listing(root).into_iter().filter(|line| !line.ends_with(' ')).collect() };
+        let before = [&other, &back].map(|root| files(root));
+        let whole = rules(&[("", false), ("a", true), ("b", true), ("z", true)]);
+        for (replace, rules) in [(true, whole), (true, rules(ALL)), (false, rules(ALL))] {
+            let target = |root| Target { replace, rules: rules.clone(), ..target(&packed, root) };
+            let trees = vec![target(&other), target(&back)];
+            let error = all(&Unpack { blobs: out.clone(), trees }, &mut |_, _| ()).unwrap_err();
+            assert!(format!("{error:#}").contains(&back.join("z").display().to_string()), "{error:#}");
+            assert_eq!([&other, &back].map(|root| files(root)), before, "{replace}");
+            assert_eq!(names(File::open(&back).unwrap().as_fd()).unwrap(), [c"a", c"b", c"z"].map(CString::from));
+        }
+        nail(&back.join("z"), false);
+    }
+
+    #[test]
+    fn what_a_killed_run_took_away_is_back_with_the_next() {
+        let (_dir, tree, out, back) = dirs();
+        fs::write(tree.join("new"), "").unwrap();
+        let packed = pack(&tree, &out, ALL, None);
+        for name in ["alone", "replaced"] {
+            fs::write(back.join(name), "old").unwrap();
+        }
+        let mut place = Place::make(&back).unwrap();
+        for name in [c"alone", c"replaced"] {
+            place.moves.take_away(Name { dir: place.root.as_fd(), name, path: name.to_bytes() }).unwrap();
+        }
+        fs::write(back.join("replaced"), "new").unwrap();
+        place.keeps = true;
+        drop(place);
+        unpack(target(&packed, &back), &out).unwrap();
+        let texts = ["alone", "replaced", "new"].map(|name| fs::read_to_string(back.join(name)).unwrap());
+        assert_eq!(texts, ["old", "new", ""]);
+        assert_eq!(fs::read_dir(&back).unwrap().count(), 3);
     }
 
     proptest! {
