@@ -388,8 +388,6 @@ pub struct Export {
     /// directory
     #[arg(long, value_name = "NAME", conflicts_with_all = ["dest", "volume", "all_builders"])]
     pub to_builder: Option<String>,
-    #[command(flatten)]
-    pub build: Build,
     /// Also take programs and libraries that lie in cache volumes
     #[arg(long)]
     pub include_installs: bool,
@@ -403,6 +401,8 @@ pub struct Export {
     pub selection: Selection,
     #[command(flatten)]
     pub output: Output,
+    #[command(flatten)]
+    pub build: Build,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -425,8 +425,6 @@ pub struct Import {
     /// Directory of the bundle, or type=registry,ref=HOST/NAME:TAG
     #[arg(long, value_name = "SRC")]
     pub src: Location,
-    #[command(flatten)]
-    pub build: Build,
     /// Make mounts and volumes equal to the bundle, instead of adding to them
     #[arg(long)]
     pub replace: bool,
@@ -446,14 +444,16 @@ pub struct Import {
     pub selection: Selection,
     #[command(flatten)]
     pub output: Output,
+    #[command(flatten)]
+    pub build: Build,
 }
 
-/// A build whose layers are meant: docker's own flags.
+/// A build whose layers are meant: docker's own flags. Flattened last, since its heading holds for all that follows.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Build Options")]
 pub struct Build {
     /// Directory with the Dockerfile whose layers are meant [default: .]
-    #[arg(value_name = "CONTEXT")]
+    #[arg(value_name = "CONTEXT", help_heading = None)]
     pub directory: Option<PathBuf>,
     /// Name of the Dockerfile
     #[arg(long, short, value_name = "FILE")]
@@ -474,7 +474,7 @@ pub struct Build {
     #[arg(long, value_name = "SSH", action = ArgAction::Append)]
     pub ssh: Vec<String>,
     /// Further flags of 'docker buildx build'
-    #[arg(last = true, value_name = "BUILD ARGS")]
+    #[arg(last = true, value_name = "BUILD ARGS", help_heading = None)]
     pub further: Vec<OsString>,
 }
 
@@ -511,7 +511,7 @@ Examples:
   docker cache warm --volume tools --image myproject:dev --user dev
   docker cache warm --lang python --env PIP_INDEX_URL
 
-Not tried: pnpm, bun, yarn 2 and later, nuget, hex, pub. Not done: gradle, conda.")]
+Not tried: pnpm, yarn 4, nuget, hex, pub. Not done: conda.")]
 pub struct Warm {
     /// Directory with lock files, in itself or below [default: .]
     pub path: Option<PathBuf>,

@@ -152,6 +152,18 @@ fn every_command_explains_itself() {
 }
 
 #[test]
+fn docker_builds_flags_alone_are_told_as_such() {
+    let grammar = docker_cache::cli::grammar();
+    for name in ["export", "import"] {
+        let command = grammar.find_subcommand(name).unwrap();
+        let of_build = command.get_arguments().filter(|arg| arg.get_help_heading().is_some());
+        let of_build: Vec<&str> = of_build.filter_map(clap::Arg::get_long).collect();
+        assert_eq!(of_build, ["file", "target", "build-arg", "platform", "secret", "ssh"], "{name}");
+        assert!(command.get_positionals().all(|arg| arg.get_help_heading().is_none()), "{name}");
+    }
+}
+
+#[test]
 fn wrong_words_are_refused_as_docker_refuses_them() {
     let world = World::new(REFUSES);
     let size =
