@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use docker_cache::checks::Severity;
 use docker_cache::checks::dockerfile::{Found, check, fix};
+use docker_cache::checks::edits;
 use docker_cache::checks::steps::{Around, Facts};
 use docker_cache::dockerfile::{Dockerfile, Instruction, stage};
 use proptest::prelude::*;
@@ -80,6 +81,18 @@ fn a_fixed_file_has_none_of_the_fixed_findings_and_stays_as_it_is() {
         assert_eq!(fixed(&once), once, "{name}");
         let errors = |text: &str| found(text).iter().filter(|f| f.finding.severity == Severity::Error).count();
         assert!(errors(&once) <= errors(&text), "{name}\n{once}");
+    }
+}
+
+#[test]
+fn a_mount_that_is_added_is_not_defeated() {
+    let defeated =
+        |text: &str| found(text).iter().filter(|found| found.finding.check == "defeated-cache-mount").count();
+    for (name, text) in corpus() {
+        for missing in found(&text).into_iter().filter(|found| found.finding.check == "missing-cache-mount") {
+            let after = edits::apply(&text, &[missing.edits]);
+            assert!(defeated(&after) <= defeated(&text), "{name}\n{after}");
+        }
     }
 }
 

@@ -62,6 +62,19 @@ fn findings_carry_file_line_and_a_diff_that_patch_takes() {
 }
 
 #[test]
+fn diffs_of_steps_in_a_row_are_patched_in_one_after_the_other() {
+    let file = "FROM node:20-bookworm\nCOPY package.json .\nRUN npm ci && npm cache clean --force\n\
+                RUN apt-get update && apt-get install -y git && rm -rf /var/lib/apt/lists/*\nCMD [\"node\"]\n";
+    let world = World::new(&[("Dockerfile", file)]);
+    let checks = "--check missing-cache-mount,defeated-cache-mount .";
+    fs::write(world.at("fix.diff"), world.doctor(checks).stdout).unwrap();
+    let patched = Command::new("patch").args(["-p1", "-i", "fix.diff"]).current_dir(world.0.path()).output().unwrap();
+    assert!(patched.status.success(), "{}", text(&patched.stdout));
+    let after = world.doctor(checks);
+    assert!(after.status.success(), "{}\n{}", world.read("Dockerfile"), text(&after.stdout));
+}
+
+#[test]
 fn a_fix_is_shown_then_made_and_the_second_changes_nothing() {
     let world = World::new(&[("Dockerfile", BAD)]);
     fs::set_permissions(world.at("Dockerfile"), fs::Permissions::from_mode(0o640)).unwrap();

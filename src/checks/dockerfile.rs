@@ -126,6 +126,14 @@ fn missing_cache_mount(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
                 let signs = row.build.defeated_by.iter();
                 let flags = signs.flat_map(|sign| uses.iter().filter_map(|used| without_flag(used, sign)?.1));
                 missing.edits.extend(flags);
+                // What would empty the new mount goes too.
+                let mounts: Vec<&str> = places.iter().map(String::as_str).collect();
+                let emptying = emptying(facts, run, row, &mounts);
+                missing.edits.extend(emptying.into_iter().filter_map(|(.., edits)| edits).flatten());
+                if row.language == "system" {
+                    let by_the_image = emptied_by_the_image(facts, run, &facts.uses(run), places);
+                    missing.edits.extend(by_the_image.into_iter().flat_map(|found| found.edits));
+                }
             }
         }
         found.push(missing);
@@ -368,7 +376,6 @@ fn append(facts: &Facts<'_>, mount: &Mount, text: &str) -> Option<Edit> {
 fn defeated_cache_mount(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
     const CHECK: &str = "defeated-cache-mount";
     let uses = facts.uses(run);
-    let commands = facts.commands(run);
     let scope = facts.scope(run);
     let mut found = Vec::new();
     let mut say = |command: &Command, message: String, edits: Option<Vec<Edit>>| {
@@ -397,40 +404,52 @@ fn defeated_cache_mount(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
             }
         }
     }
-    let tools = by_tool(&uses);
-    for (index, command) in commands.iter().enumerate() {
-        for (row, _) in &tools {
-            let mine: Vec<&Use<'_>> = uses.iter().filter(|used| used.row.tool == row.tool).collect();
-            let mounts: Vec<&str> = caches(run)
-                .filter(|(mount, _)| mine.iter().any(|used| used.meets(mount)))
-                .map(|(_, target)| target)
-                .collect();
-            if mounts.is_empty() {
-                continue;
-            }
-            if let Some(pattern) = row.build.cleaned_by.iter().find(|pattern| calls(command, pattern)) {
-                let message = format!("`{pattern}` empties the cache mount of this step");
-                say(command, message, edits::remove_command(commands, index).map(|edit| vec![edit]));
-            }
-            if command.program() == "rm" {
-                let doomed = removed(command, scope, &mounts, row);
-                if !doomed.is_empty() {
-                    let word = command.words[doomed[0]].text.clone();
-                    let message = format!("`rm` of `{}` empties the cache mount of this step", word.replace('`', ""));
-                    let paths = (1..command.words.len()).filter(|at| !command.words[*at].text.starts_with('-'));
-                    let edit = if paths.count() == doomed.len() {
-                        edits::remove_command(commands, index).map(|edit| vec![edit])
-                    } else if command.nested {
-                        None
-                    } else {
-                        doomed.iter().map(|at| edits::remove_word(command, *at)).collect()
-                    };
-                    say(command, message, edit);
-                }
-            }
+    for (row, mine) in by_tool(&uses) {
+        let mounts: Vec<&str> = caches(run)
+            .filter(|(mount, _)| mine.iter().any(|used| used.meets(mount)))
+            .map(|(_, target)| target)
+            .collect();
+        emptying(facts, run, row, &mounts)
+            .into_iter()
+            .for_each(|(command, message, edits)| say(command, message, edits));
+    }
+    found.extend(emptied_by_the_image(facts, run, &uses, &[]));
+    found
+}
+
+/// Returns the commands of a step that empty a tool's cache mounts, with what to say of each, and the edits that take it
+/// out, where that can be done.
+fn emptying<'a>(
+    facts: &'a Facts<'_>,
+    run: &Run,
+    row: &Row,
+    mounts: &[&str],
+) -> Vec<(&'a Command, String, Option<Vec<Edit>>)> {
+    let commands = facts.commands(run);
+    let mut found = Vec::new();
+    for (index, command) in commands.iter().enumerate().filter(|_| !mounts.is_empty()) {
+        if let Some(pattern) = row.build.cleaned_by.iter().find(|pattern| calls(command, pattern)) {
+            let message = format!("`{pattern}` empties the cache mount of this step");
+            found.push((command, message, edits::remove_command(commands, index).map(|edit| vec![edit])));
+        }
+        let doomed = match command.program() {
+            "rm" => removed(command, facts.scope(run), mounts, row),
+            _ => Vec::new(),
+        };
+        if let Some(first) = doomed.first() {
+            let word = command.words[*first].text.replace('`', "");
+            let message = format!("`rm` of `{word}` empties the cache mount of this step");
+            let paths = (1..command.words.len()).filter(|at| !command.words[*at].text.starts_with('-'));
+            let edits = if paths.count() == doomed.len() {
+                edits::remove_command(commands, index).map(|edit| vec![edit])
+            } else if command.nested {
+                None
+            } else {
+                doomed.iter().map(|at| edits::remove_word(command, *at)).collect()
+            };
+            found.push((command, message, edits));
         }
     }
-    found.extend(emptied_by_the_image(facts, run, &uses));
     found
 }
 
@@ -486,14 +505,16 @@ fn removed(command: &Command, scope: &Scope, mounts: &[&str], row: &Row) -> Vec<
     words.filter(|(_, word)| empties(&word.text)).map(|(at, _)| at).collect()
 }
 
-/// What base images bring against caches of system tools: docker-clean, keepcache, a hook of pacman.
-fn emptied_by_the_image(facts: &Facts<'_>, run: &Run, uses: &[Use<'_>]) -> Option<Found> {
+/// What base images bring against caches of system tools: docker-clean, keepcache, a hook of pacman. `added` are places
+/// that are to have mounts too.
+fn emptied_by_the_image(facts: &Facts<'_>, run: &Run, uses: &[Use<'_>], added: &[String]) -> Option<Found> {
     let scope = facts.scope(run);
     let family = scope.os.as_ref()?.family;
     let of = |tool: &str, directory: &str| {
-        uses.iter()
-            .find(|used| used.row.tool == tool && !used.command.sudo)
-            .filter(|_| caches(run).any(|(_, target)| within(target, directory) || within(directory, target)))
+        uses.iter().find(|used| used.row.tool == tool && !used.command.sudo).filter(|_| {
+            let mut mounts = caches(run).map(|(_, target)| target).chain(added.iter().map(String::as_str));
+            mounts.any(|target| within(target, directory) || within(directory, target))
+        })
     };
     let instruction = facts.instruction(run);
     let (used, message, edit) = if let Some(used) = of("apt", "/var/cache/apt/archives") {
@@ -521,7 +542,8 @@ fn emptied_by_the_image(facts: &Facts<'_>, run: &Run, uses: &[Use<'_>]) -> Optio
     } else {
         let used = uses.iter().find(|used| used.row.tool == "dnf" && !used.command.sudo)?;
         let place = used.places?.first()?;
-        caches(run).find(|(mount, _)| mount.meets(place))?;
+        let is_mounted = added.contains(place) || caches(run).any(|(mount, _)| mount.meets(place));
+        is_mounted.then_some(())?;
         if facts.mentioned(run, "keepcache") || facts.mentioned(run, "dnf.conf") || facts.mentioned(run, "yum.conf") {
             return None;
         }

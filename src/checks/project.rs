@@ -1,11 +1,13 @@
 //! Doctor's checks of a project's files, by name. Each tells what the rules for its kind of file found.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
 use super::dockerfile::{self, Found, UsedId};
+use super::edits::Edit;
 use super::exports::{self, CACHE_EXPORT_GROWS};
 use super::mounts::OwnedMount;
 use super::secrets::{self, SECRET_IN_CACHE};
@@ -64,8 +66,24 @@ fn of_file(file: &project::File) -> (Vec<Finding>, Vec<UsedId>) {
     let steps = Steps::new(&file.path, &read, &file.around);
     // A file that does not parse is not changed.
     let sound = Some(file).filter(|_| read.problems.is_empty());
-    let found = dockerfile::check(&steps).into_iter().map(|found| with_diff(sound, found));
-    (found.collect(), dockerfile::used_ids(&steps))
+    let mut found = dockerfile::check(&steps);
+    let used = dockerfile::used_ids(&steps);
+    if let Some(file) = sound {
+        let touched: Vec<Vec<Range<usize>>> = found.iter().map(|found| lines(&read, &found.edits)).collect();
+        for (at, found) in found.iter_mut().enumerate().filter(|(_, found)| !found.edits.is_empty()) {
+            let others = touched.iter().enumerate().filter(|(other, _)| *other != at).flat_map(|(_, lines)| lines);
+            let text = edits::apply(&file.text, &[std::mem::take(&mut found.edits)]);
+            let diff = diff_beside(&file.path, &file.text, &text, &others.cloned().collect::<Vec<_>>());
+            found.finding.fix = Some(Fix::Diff { file: file.path.clone(), diff });
+        }
+    }
+    (found.into_iter().map(|found| found.finding).collect(), used)
+}
+
+/// Returns the lines that edits touch, counted from 0.
+fn lines(file: &Dockerfile, edits: &[Edit]) -> Vec<Range<usize>> {
+    let line = |at| file.line_of(at) as usize;
+    edits.iter().map(|edit| line(edit.range.start) - 1..line(edit.range.end)).collect()
 }
 
 /// Returns what is wrong in the Dockerfiles that are written right in compose files, each once.
@@ -97,13 +115,33 @@ pub(super) fn with_diff(file: Option<&project::File>, found: Found) -> Finding {
 
 /// Returns a unified diff as `patch` and `git apply` take it.
 pub fn diff(path: &str, before: &str, after: &str) -> String {
+    diff_beside(path, before, after, &[])
+}
+
+/// The same with so little context that none of it is in `others`, lines that other diffs of the file change: `patch`
+/// takes one after the other.
+fn diff_beside(path: &str, before: &str, after: &str, others: &[Range<usize>]) -> String {
     // As git quotes names that would break the line.
     let name = |side: &str| match path.contains(|c: char| c.is_control() || c == '"') {
         true => format!("{:?}", format!("{side}/{path}")),
         false => format!("{side}/{path}"),
     };
     let changes = similar::TextDiff::from_lines(before, after);
-    changes.unified_diff().context_radius(3).header(&name("a"), &name("b")).to_string()
+    // Without any context, only the old text of a hunk tells its place.
+    let is_apart = |op: &similar::DiffOp| match op.tag() {
+        similar::DiffTag::Equal => {
+            let own = op.old_range();
+            !others.iter().any(|other| own.start < other.end && other.start < own.end)
+        }
+        _ => true,
+    };
+    let is_placed = |op: &similar::DiffOp| op.tag() != similar::DiffTag::Insert;
+    let fits = |context: &usize| {
+        let hunks = changes.grouped_ops(*context);
+        hunks.iter().flatten().all(|op| is_apart(op) && (*context > 0 || is_placed(op)))
+    };
+    let context = (0..=3).rev().find(fits).unwrap_or(3);
+    changes.unified_diff().context_radius(context).header(&name("a"), &name("b")).to_string()
 }
 
 macro_rules! checks {
