@@ -5,14 +5,16 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use base64::Engine;
 use serde::Deserialize;
-use ureq::http::{self, Response, StatusCode, header};
+use ureq::config::RedirectAuthHeaders;
+use ureq::http::header::HeaderName;
+use ureq::http::{self, Response, StatusCode, Uri, header};
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
-use ureq::{Agent, Body, SendBody};
+use ureq::{Agent, Body, ResponseExt, SendBody};
 
 use super::location::Reference;
 use super::remote::gone;
@@ -30,9 +32,12 @@ const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vn
 /// How long a registry may be silent. Some check a blob only when all of it is there.
 const SILENCE: Duration = Duration::from_secs(120);
 const CONNECT: Duration = Duration::from_secs(20);
-/// How often a call is made again that failed for a reason that may pass, and the first pause before it.
+/// How often a call is made that fails for a reason that may pass, and the first pause.
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(400);
+/// How often it is made if the registry itself tells how long to wait, and how long that may be.
+const TOLD_TRIES: u32 = 6;
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// A repository that calls are made to, as one user.
 #[derive(Debug)]
@@ -52,6 +57,14 @@ enum Sent<'a> {
     Nothing,
     Bytes(&'a [u8]),
     Blob(&'a Path, u64, Progress<'a>),
+}
+
+/// What a manifest says of itself.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct MediaType {
+    #[serde(default)]
+    media_type: String,
 }
 
 /// Is told of bytes that went over the line.
@@ -84,6 +97,7 @@ impl Registry {
             .timeout_resolve(Some(CONNECT))
             .timeout_per_read(Some(SILENCE))
             .timeout_per_write(Some(SILENCE))
+            .redirect_auth_headers(RedirectAuthHeaders::SameHost)
             .user_agent(concat!("docker-cache/", env!("CARGO_PKG_VERSION")));
         let config = if local { config.proxy(None) } else { config };
         let mut registry = Registry {
@@ -100,6 +114,17 @@ impl Registry {
             registry.base = format!("http://{host}");
         }
         Ok(registry)
+    }
+
+    /// Finds out early whether this user may write: begins an upload, and gives it up.
+    ///
+    /// # Errors
+    /// When the registry does not answer or refuses.
+    pub fn may_push(&self) -> Result<()> {
+        let place = patiently(|| self.begin_upload("cannot write"))?;
+        // A registry that does not know how to give up forgets it by itself.
+        let _ = self.as_user("DELETE", &place, &[], &Sent::Nothing);
+        Ok(())
     }
 
     fn url(&self, kind: &str, rest: &str) -> String {
@@ -130,14 +155,34 @@ impl Registry {
             StatusCode::NOT_FOUND => return Ok(None),
             _ => return Err(self.refused(&format!("cannot read {tag}"), answer)),
         }
-        let kind = answer.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-        let media_type = kind.split(';').next().unwrap_or_default().to_string();
+        let kind = header_of(&answer, header::CONTENT_TYPE).unwrap_or_default();
+        let mut media_type = kind.split(';').next().unwrap_or_default().to_string();
         let mut bytes = Vec::new();
-        answer.into_body().into_reader().take(MAX_JSON + 1).read_to_end(&mut bytes)?;
+        let read = answer.into_body().into_reader().take(MAX_JSON + 1).read_to_end(&mut bytes);
+        read.map_err(|error| unreachable(&self.reference, &error))?;
+        if !MANIFESTS.contains(&media_type) || media_type.is_empty() {
+            // Storage behind a registry may call it just JSON.
+            let own = serde_json::from_slice::<MediaType>(&bytes).unwrap_or_default();
+            media_type = own.media_type;
+        }
         ensure!(bytes.len() as u64 <= MAX_JSON, "the manifest {tag} is too large");
         let Blob { digest, size } = digest(&mut &bytes[..])?;
         ensure!(!tag.starts_with("sha256:") || tag == digest, "the manifest {tag} is damaged");
         Ok(Some((Descriptor { media_type, digest, size, ..Descriptor::default() }, bytes)))
+    }
+
+    /// Returns the digest of the manifest of a tag, if there is one. Where pulls are counted, this is none.
+    ///
+    /// # Errors
+    /// When the registry does not answer or refuses.
+    pub fn digest(&self, tag: &str) -> Result<Option<String>> {
+        const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+        let answer = self.call("HEAD", &self.url("manifests", tag), &[("accept", MANIFESTS)], &Sent::Nothing)?;
+        match (answer.status(), header_of(&answer, DIGEST)) {
+            (StatusCode::NOT_FOUND, _) => Ok(None),
+            (StatusCode::OK, Some(digest)) => Ok(Some(digest.to_owned())),
+            _ => Ok(self.manifest(tag)?.map(|(descriptor, _)| descriptor.digest)),
+        }
     }
 
     /// Writes a manifest under a tag or its digest. All that it refers to must be there.
@@ -167,22 +212,34 @@ impl Registry {
     }
 
     fn upload_once(&self, blob: &Blob, path: &Path, progress: Progress<'_>) -> Result<()> {
-        let what = || format!("cannot write {}", blob.digest);
-        let answer = self.as_user("POST", &self.url("blobs", "uploads/"), &[], &Sent::Bytes(&[]))?;
-        if answer.status() != StatusCode::ACCEPTED {
-            return Err(self.refused(&what(), answer));
-        }
-        let place = answer.headers().get(header::LOCATION).and_then(|place| place.to_str().ok());
-        let place = place.with_context(|| format!("{} does not say where blobs go", self.reference.host))?;
-        let base = if place.starts_with('/') { self.base.as_str() } else { "" };
+        let what = format!("cannot write {}", blob.digest);
+        let place = self.begin_upload(&what)?;
         let joint = if place.contains('?') { '&' } else { '?' };
-        let url = format!("{base}{place}{joint}digest={}", blob.digest.replace(':', "%3A"));
+        let url = format!("{place}{joint}digest={}", blob.digest.replace(':', "%3A"));
         let headers = [("content-type", "application/octet-stream")];
         let answer = self.as_user("PUT", &url, &headers, &Sent::Blob(path, blob.size, progress))?;
         match answer.status().is_success() {
             true => Ok(()),
-            false => Err(self.refused(&what(), answer)),
+            false => Err(self.refused(&what, answer)),
         }
+    }
+
+    /// Returns the address that a blob is to be sent to.
+    fn begin_upload(&self, what: &str) -> Result<String> {
+        let url = self.url("blobs", "uploads/");
+        let answer = self.as_user("POST", &url, &[], &Sent::Bytes(&[]))?;
+        if answer.status() != StatusCode::ACCEPTED {
+            return Err(self.refused(what, answer));
+        }
+        let place = header_of(&answer, header::LOCATION);
+        let place = place.with_context(|| format!("{} does not say where blobs go", self.reference.host))?;
+        Ok(resolve(&url, place))
+    }
+
+    /// Returns true for addresses of the registry itself: blobs may lie on other hosts, which the login is not for.
+    fn is_own(&self, uri: &Uri) -> bool {
+        let base: Option<Uri> = self.base.parse().ok();
+        base.is_some_and(|base| origin(&base) == origin(uri))
     }
 
     /// Writes a blob of the repository to a file, once it is proved.
@@ -216,6 +273,9 @@ impl Registry {
     fn as_user(&self, method: &str, url: &str, headers: &[(&str, &str)], sent: &Sent<'_>) -> Result<Response<Body>> {
         let used = self.authorization().clone();
         let mut answer = self.once(method, url, headers, sent, used.as_deref())?;
+        if answer.status() == StatusCode::UNAUTHORIZED && !self.is_own(answer.get_uri()) {
+            bail!("{}: the storage behind it wants a login of its own", self.reference);
+        }
         if answer.status() == StatusCode::UNAUTHORIZED {
             // A token has expired, or there was none yet.
             let renewed = self.log_in(&answer, used.as_ref())?;
@@ -223,9 +283,16 @@ impl Registry {
                 answer = self.once(method, url, headers, sent, renewed.as_deref())?;
             }
         }
+        self.unless_passing(answer)
+    }
+
+    /// Returns an answer, unless the registry has too much to do now.
+    fn unless_passing(&self, answer: Response<Body>) -> Result<Response<Body>> {
         let status = answer.status();
         if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
-            bail!(Passing(format!("{} answers {status}: {}", self.reference.host, said(answer))));
+            let after = header_of(&answer, header::RETRY_AFTER).and_then(|seconds| seconds.parse().ok());
+            let why = format!("{} answers {status}: {}", self.reference.host, said(answer));
+            bail!(Passing { why, after: after.map(Duration::from_secs) });
         }
         Ok(answer)
     }
@@ -241,12 +308,13 @@ impl Registry {
         if cancel::requested() {
             bail!("cancelled");
         }
-        let mut request = http::Request::builder().method(method).uri(url);
+        let uri: Uri = url.parse().with_context(|| format!("{} sends to {url:?}", self.reference.host))?;
+        let is_own = self.is_own(&uri);
+        let mut request = http::Request::builder().method(method).uri(uri);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        // Where blobs are sent to may be another host, which the credentials are not for.
-        if let Some(value) = authorization.filter(|_| url.starts_with(&format!("{}/", self.base))) {
+        if let Some(value) = authorization.filter(|_| is_own) {
             request = request.header(header::AUTHORIZATION, value);
         }
         let answer = match sent {
@@ -289,10 +357,11 @@ impl Registry {
 
     /// Asks the server that a challenge names for a token: `realm="https://auth.docker.io/token",service="…"`.
     fn token(&self, challenge: &str) -> Result<String> {
+        // Some servers give both names, one for OAuth2.
         #[derive(Deserialize)]
         struct Told {
-            #[serde(alias = "access_token")]
-            token: String,
+            token: Option<String>,
+            access_token: Option<String>,
         }
         if !self.credentials.token.is_empty() {
             return Ok(self.credentials.token.clone());
@@ -322,22 +391,28 @@ impl Registry {
                 ("refresh_token", &self.credentials.identity),
             ])
         };
-        let answer = answer.map_err(|error| unreachable(&self.reference, &error))?;
+        let answer = self.unless_passing(answer.map_err(|error| unreachable(&self.reference, &error))?)?;
         if !answer.status().is_success() {
             return Err(self.refused("no token", answer));
         }
         let mut text = Vec::new();
         answer.into_body().into_reader().take(MAX_JSON).read_to_end(&mut text)?;
         // The answer is a secret: what is wrong with it is not shown.
-        let told: Told = serde_json::from_slice(&text).ok().with_context(|| format!("{realm} gave no token"))?;
-        Ok(told.token)
+        let told: Option<Told> = serde_json::from_slice(&text).ok();
+        let tokens = told.map(|told| [told.token, told.access_token]).into_iter().flatten().flatten();
+        tokens.into_iter().find(|token| !token.is_empty()).with_context(|| format!("{realm} gave no token"))
     }
 
     /// Returns what a refusal means and what can be done about it.
     fn refused(&self, what: &str, answer: Response<Body>) -> anyhow::Error {
         let Reference { host, .. } = &self.reference;
         let login = if host == "docker.io" { "docker login".into() } else { format!("docker login {host}") };
-        let status = answer.status();
+        let mut status = answer.status();
+        // A token that is good, but not for this.
+        let challenge = header_of(&answer, header::WWW_AUTHENTICATE).unwrap_or_default();
+        if status == StatusCode::UNAUTHORIZED && challenge.contains("insufficient_scope") {
+            status = StatusCode::FORBIDDEN;
+        }
         let said = said(answer);
         let known = self.credentials != Credentials::default();
         match status {
@@ -359,11 +434,15 @@ impl Registry {
 
 /// An error that may pass.
 #[derive(Debug)]
-struct Passing(String);
+struct Passing {
+    why: String,
+    /// How long to wait, if the registry told it.
+    after: Option<Duration>,
+}
 
 impl std::fmt::Display for Passing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.why)
     }
 }
 
@@ -372,14 +451,46 @@ impl std::error::Error for Passing {}
 /// Runs something again that failed for a reason that may pass.
 fn patiently<T>(mut run: impl FnMut() -> Result<T>) -> Result<T> {
     let mut pause = PAUSE;
-    for _ in 1..TRIES {
-        match run() {
-            Err(error) if error.is::<Passing>() && !cancel::requested() => thread::sleep(pause),
-            done => return done,
+    let mut tries = 1;
+    loop {
+        let done = run();
+        let passing = done.as_ref().err().and_then(|error| error.downcast_ref::<Passing>());
+        let Some(Passing { after, .. }) = passing else { return done };
+        if tries >= after.map_or(TRIES, |_| TOLD_TRIES) {
+            return done;
         }
-        pause *= 3;
+        let end = Instant::now() + after.unwrap_or(pause).min(LONGEST_PAUSE);
+        while Instant::now() < end {
+            if cancel::requested() {
+                return done;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        (tries, pause) = (tries + 1, pause * 3);
     }
-    run()
+}
+
+fn header_of(answer: &Response<Body>, name: HeaderName) -> Option<&str> {
+    answer.headers().get(name)?.to_str().ok()
+}
+
+/// Returns the address that a `Location` means in the answer to a call of `url`.
+fn resolve(url: &str, place: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("https", url));
+    let host = rest.split('/').next().unwrap_or_default();
+    match place {
+        _ if place.contains("://") => place.to_owned(),
+        _ if place.starts_with("//") => format!("{scheme}:{place}"),
+        _ if place.starts_with('/') => format!("{scheme}://{host}{place}"),
+        _ => format!("{}/{place}", url.rsplit_once('/').map_or(url, |(directory, _)| directory)),
+    }
+}
+
+/// Returns what makes two addresses those of one server: scheme, host and port.
+fn origin(uri: &Uri) -> (String, String, u16) {
+    let scheme = uri.scheme_str().unwrap_or_default().to_ascii_lowercase();
+    let port = uri.port_u16().unwrap_or(if scheme == "http" { 80 } else { 443 });
+    (scheme, uri.host().unwrap_or_default().to_ascii_lowercase(), port)
 }
 
 /// Returns who may vouch for a registry: with docker's authorities for it the system's own too, since blobs may come from
@@ -436,7 +547,7 @@ fn unreachable(reference: &Reference, error: &(impl std::error::Error + ?Sized))
              `/etc/docker/certs.d/{host}/ca.crt`, or write `type=registry,ref={reference},registry.insecure=true`"
         );
     }
-    anyhow!(Passing(format!("cannot reach {host}: {why}")))
+    anyhow!(Passing { why: format!("cannot reach {host}: {why}"), after: None })
 }
 
 /// Returns the words of an error as registries give it.
@@ -508,6 +619,7 @@ impl<R: Read> Read for Counted<'_, R> {
 mod tests {
     use std::io::{BufRead, BufReader};
     use std::net::TcpListener;
+    use std::sync::mpsc;
 
     use super::*;
 
@@ -529,7 +641,7 @@ mod tests {
                     assert!(has("Basic bWU6c2VjcmV0") && call.contains("service=team%20s"), "{head:?}");
                     assert!(call.contains("scope=repository%3Aa%2Fb%3Apull%2Cpush"), "{head:?}");
                     (token, used) = (token + 1, 0);
-                    let body = format!(r#"{{"token":"t{token}"}}"#);
+                    let body = format!(r#"{{"token":"t{token}","access_token":"t{token}"}}"#);
                     format!("200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
                 } else if has(&format!("Bearer t{token}")) && used < 2 {
                     used += 1;
@@ -555,6 +667,83 @@ mod tests {
             assert!(!registry.has("blobs", "sha256:0").unwrap());
         }
         assert_eq!(registry.authorization().as_deref(), Some("Bearer t3"));
+    }
+
+    /// Answers calls one after the other as it is told; returns the address, and the heads of the calls.
+    fn answering(answers: Vec<String>) -> (String, mpsc::Receiver<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (heads, seen) = mpsc::channel();
+        thread::spawn(move || {
+            let mut answers = answers.into_iter();
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                let head: Vec<String> = lines.map_while(|line| line.ok().filter(|line| !line.is_empty())).collect();
+                if head.first().is_none_or(|call| !call.contains(" HTTP/1.1")) {
+                    continue;
+                }
+                let Some(answer) = answers.next() else { return };
+                let _ = heads.send(head.join("\n"));
+                let end = "Content-Length: 0\r\nConnection: close\r\n\r\n";
+                let _ = stream.write_all(format!("HTTP/1.1 {answer}\r\n{end}").as_bytes());
+            }
+        });
+        (address, seen)
+    }
+
+    fn connect(address: &str) -> Registry {
+        let reference: Reference = format!("{address}/a/b:c").parse().unwrap();
+        let login = Credentials { user: "me".into(), password: "secret".into(), ..Credentials::default() };
+        Registry::connect(&reference, login, &Certificates::default(), true).unwrap()
+    }
+
+    #[test]
+    fn a_busy_registry_is_given_the_time_it_asks_for() {
+        let busy = "429 Too Many Requests\r\nRetry-After: 0".to_string();
+        let (address, _heads) = answering(vec![busy.clone(), busy.clone(), busy.clone(), busy, "200 OK".into()]);
+        assert!(connect(&address).has("blobs", "sha256:0").unwrap());
+    }
+
+    #[test]
+    fn a_host_that_is_sent_to_gets_no_login() {
+        let challenge =
+            |address: &str| format!("401 Unauthorized\r\nWWW-Authenticate: Bearer realm=\"http://{address}/t\"");
+        let (thief, heads) = answering(vec![]);
+        drop(heads);
+        let (storage, stored) = answering(vec![challenge(&thief)]);
+        let redirect = format!("307 Temporary Redirect\r\nLocation: http://{storage}/blob");
+        let (address, _heads) = answering(vec![redirect]);
+        let blob = Blob { digest: format!("sha256:{:064}", 0), size: 1 };
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = connect(&address).download(&blob, file.path(), &|_| ()).unwrap_err().to_string();
+        assert!(error.contains("the storage behind it wants a login"), "{error}");
+        assert!(!stored.recv().unwrap().to_lowercase().contains("authorization"));
+    }
+
+    #[test]
+    fn a_token_that_does_not_reach_is_no_wrong_login() {
+        let refusal = "401 Unauthorized\r\nWWW-Authenticate: Basic error=\"insufficient_scope\"".to_string();
+        let (address, _heads) = answering(vec![refusal.clone(), refusal]);
+        let error = connect(&address).may_push().unwrap_err().to_string();
+        assert!(error.contains("this login may not write to"), "{error}");
+    }
+
+    #[test]
+    fn addresses_are_resolved_and_told_apart() {
+        let call = "https://a.example/v2/x/blobs/uploads/";
+        for (place, expected) in [
+            ("https://b.example/u?s=1", "https://b.example/u?s=1"),
+            ("//b.example/u", "https://b.example/u"),
+            ("/v2/u", "https://a.example/v2/u"),
+            ("u?s=1", "https://a.example/v2/x/blobs/uploads/u?s=1"),
+        ] {
+            assert_eq!(resolve(call, place), expected);
+        }
+        let origin = |text: &str| origin(&text.parse().unwrap());
+        assert_eq!(origin("https://A.example/x"), origin("https://a.example:443/y"));
+        for other in ["http://a.example", "https://a.example:444", "https://b.example", "https://a.example.org"] {
+            assert_ne!(origin("https://a.example"), origin(other));
+        }
     }
 
     #[test]

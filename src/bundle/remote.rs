@@ -51,6 +51,9 @@ impl Remote {
         push: bool,
     ) -> Result<Remote> {
         let registry = Registry::connect(reference, credentials, certificates, push)?;
+        if push {
+            registry.may_push()?;
+        }
         let (index, exists) = read(&registry)?;
         Ok(Remote { registry, index, exists, gone: HashSet::new() })
     }
@@ -64,12 +67,15 @@ impl Remote {
         writer.tag = Some(self.registry.reference.tag.clone());
         for descriptor in &self.index.manifests {
             let blob = descriptor.blob()?;
-            let Some((_, bytes)) = self.registry.manifest(&blob.digest)? else {
+            let bytes = match names.iter().any(|name| name == descriptor.ref_name()) {
+                true => self.registry.manifest(&blob.digest)?.map(|(_, bytes)| bytes),
+                false => self.registry.has("manifests", &blob.digest)?.then(Vec::new),
+            };
+            let Some(bytes) = bytes else {
                 self.gone.insert(blob.digest);
                 continue;
             };
-            let manifest = serde_json::from_slice::<Manifest>(&bytes);
-            if let (Ok(manifest), true) = (manifest, names.iter().any(|name| name == descriptor.ref_name())) {
+            if let Ok(manifest) = serde_json::from_slice::<Manifest>(&bytes) {
                 fs::write(writer.layout.path(&blob), bytes)?;
                 self.prepare_entry(writer, &manifest)?;
             }
@@ -123,8 +129,10 @@ impl Remote {
         manifest.annotations.insert(TAG.into(), self.registry.reference.tag.clone());
         fields.insert("annotations".into(), json!(manifest.annotations));
         let bytes = serde_json::to_vec(&fields)?;
-        self.registry.put_manifest(&self.beside(name).tag, &descriptor.media_type, &bytes)?;
         let Blob { digest, size } = digest(&mut &bytes[..])?;
+        // Where tags cannot be changed, buildx has just used this one up.
+        let put = |tag: &str| self.registry.put_manifest(tag, &descriptor.media_type, &bytes);
+        put(&self.beside(name).tag).or_else(|refused| put(&digest).map_err(|_| refused))?;
         (descriptor.digest, descriptor.size) = (digest, size);
         descriptor.annotations.insert(REF_NAME.into(), name.into());
         self.gone.remove(&descriptor.digest);
@@ -161,7 +169,9 @@ impl Remote {
             Ok(())
         })?;
         for (blob, tag, bytes) in manifests {
-            if self.registry.manifest(&tag)?.is_none_or(|(there, _)| there.digest != blob.digest) {
+            // Of what the registry lost, a tag may be left.
+            if self.gone.contains(&blob.digest) || self.registry.digest(&tag)?.is_none_or(|there| there != blob.digest)
+            {
                 self.registry.put_manifest(&tag, super::MANIFEST, &bytes)?;
                 sent.fetch_add(blob.size, Relaxed);
             }

@@ -55,7 +55,7 @@ fn what_is_pushed_comes_back_elsewhere_and_unchanged_content_does_not_move() {
     assert_eq!(first["entries"].as_array().unwrap().len(), 4, "{first}");
     assert!(first["bytes_written"].as_u64() > Some(3 << 20), "{first}");
 
-    let moved = || (registry.count("POST", "/blobs/"), registry.count("PUT", "/blobs/"), registry.count("PATCH", "/"));
+    let moved = || (registry.count("PUT", "/blobs/"), registry.count("PATCH", "/"));
     let (before, tags) = (moved(), registry.count("PUT", "/manifests/main "));
     assert!(before.0 > 3 && tags == 1, "{before:?}");
     let second = export();
@@ -86,6 +86,33 @@ fn what_is_pushed_comes_back_elsewhere_and_unchanged_content_does_not_move() {
     let run =
         same.build("RUN --mount=type=cache,id=pip,target=/m echo found $(cat /m/http/w) $(stat -c %Y /m/http/w)", &[]);
     assert!(run.stderr.contains("found wheel 86400"), "{run}");
+}
+
+#[test]
+fn another_registry_takes_and_gives_all_of_it_and_is_mended_after_it_lost_something() {
+    let engine = Engine::start(Generation::V28Containerd);
+    let registry = Registry::of_crane(&engine);
+    let root = engine.volume("project-cache", &[("pip/http/a", "a"), ("npm/_cacache/index-v5/x", "x")]);
+    let context = engine.context(BUILD);
+    let context_text = text(context.path());
+    engine.docker(&["build", &context_text]);
+    settle();
+    let place = format!("type=registry,ref={}/deep/team/cache:main", registry.address);
+    let export = || json(registry.cache(&engine, &["export", "--dest", &place, &context_text, "--format", "json"]));
+    let first = export();
+    assert_eq!(first["entries"].as_array().unwrap().len(), 4, "{first}");
+    assert_eq!(export()["bytes_written"], 0);
+    let npm = first["entries"].as_array().unwrap().iter().find(|entry| entry["language"] == "node").unwrap();
+    let lost = format!("{}/deep/team/cache@{}", registry.address, npm["digest"].as_str().unwrap());
+    registry.crane(&["delete", &lost]).ok();
+    assert_eq!(registry.cache(&engine, &["verify", &place]).code, 1);
+    export();
+    registry.cache(&engine, &["verify", &place]).ok();
+
+    let other = Engine::start(Generation::V28Containerd);
+    let imported = json(registry.cache(&other, &["import", "--src", &place, &context_text, "--format", "json"]));
+    assert_eq!(imported["steps"]["cached"], 3, "{imported}");
+    assert_same(&Tree::read(&root), &Tree::read(&other.mountpoint("project-cache")));
 }
 
 #[test]

@@ -45,7 +45,8 @@ impl Suite {
                 "zsh",
                 "zsh-common",
             ],
-            Suite::Trixie | Suite::Sid => &["docker.io", "docker-cli", "docker-buildx", "containerd"],
+            Suite::Trixie => &["docker.io", "docker-cli", "docker-buildx", "containerd"],
+            Suite::Sid => &["docker.io", "docker-cli", "docker-buildx", "containerd", "crane"],
         }
     }
 

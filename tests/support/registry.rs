@@ -45,6 +45,35 @@ impl Registry {
         Registry::start(&engine.folder().join("registry"), engine.network(), LOOPBACK, "")
     }
 
+    /// Starts the registry that crane brings, another implementation: it keeps blobs on the disk and manifests in memory.
+    pub fn of_crane(engine: &Engine) -> Registry {
+        let (network, folder) = (engine.network(), engine.folder().join("crane"));
+        fs::create_dir_all(&folder).unwrap();
+        let (program, disk) =
+            (Suite::Sid.root().join("usr/bin/crane").display().to_string(), folder.display().to_string());
+        let address = "127.0.0.1:5055".to_owned();
+        let serve = [&program, "registry", "serve", "--disk", &disk, "--address", &address];
+        let call: Vec<&str> = network.iter().map(String::as_str).chain(serve).collect();
+        let process = Background::start(&call, |command| {
+            command.stdout(Stdio::null()).stderr(Stdio::null());
+        });
+        let crane = Registry { address, network, folder, _process: process };
+        let begin = Instant::now();
+        while crane.crane(&["catalog", &crane.address]).code != 0 {
+            assert!(begin.elapsed() < Duration::from_secs(20), "crane's registry does not come up");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        crane
+    }
+
+    /// Runs `crane …` in the registry's network.
+    pub fn crane(&self, words: &[&str]) -> Run {
+        let program = Suite::Sid.root().join("usr/bin/crane").display().to_string();
+        let words: Vec<&str> =
+            self.network.iter().map(String::as_str).chain([program.as_str()]).chain(words.iter().copied()).collect();
+        Run::of(Command::new(words[0]).args(&words[1..]))
+    }
+
     /// Starts a registry that only serves the user `me` with the password `right`.
     pub fn with_login(engine: &Engine) -> Registry {
         let passwords = engine.folder().join("htpasswd");
