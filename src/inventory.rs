@@ -635,7 +635,7 @@ pub fn left_out(overview: &Overview) -> impl Iterator<Item = String> {
     silent.map(|driver| format!("volumes of the driver {driver} are left out: it does not answer"))
 }
 
-/// Returns the volumes that hold caches: those mounted at a cache path by any container, those that compose or their
+/// Returns the volumes that hold caches: those mounted at cache paths by all their containers, those that compose or their
 /// name calls a cache, and the named ones whatever they are.
 ///
 /// # Errors
@@ -652,21 +652,22 @@ pub fn cache_volumes(overview: &Overview, named: &[String]) -> Result<Vec<CacheV
     }
     let found = volumes.iter().filter(|volume| named.is_empty() || named.contains(&volume.name)).filter_map(|volume| {
         let users = users(containers, &volume.name);
-        let at_cache_path = users.iter().find(|user| catalogue::is_cache_path(&user.destination));
+        let destinations = || users.iter().filter_map(|user| user.destination.as_ref());
+        let asked = named.contains(&volume.name);
+        // What one container takes for a cache, another may have for its data.
+        let agreed = destinations().all(|path| catalogue::is_cache_path(path));
+        let at_cache_path = destinations().find(|path| catalogue::is_cache_path(path)).filter(|_| agreed || asked);
         let labels = volume.labels.clone().unwrap_or_default();
         // A builder's own state is counted as that builder's cache.
         let is_state = volume.name.starts_with("buildx_buildkit_") && volume.name.ends_with("_state");
         let mounted_at = at_cache_path
-            .map(|user| user.destination.clone())
+            .cloned()
             .or_else(|| {
                 let label = labels.get("com.docker.compose.volume");
                 let said = label.and_then(|name| catalogue::volume_root(name));
                 said.or_else(|| catalogue::volume_root(&volume.name)).filter(|_| !is_state)
             })
-            .or_else(|| {
-                let asked = named.contains(&volume.name);
-                asked.then(|| users.first().map_or("/cache".into(), |user| user.destination.clone()))
-            })?;
+            .or_else(|| asked.then(|| destinations().next().cloned().unwrap_or("/cache".into())))?;
         Some(CacheVolume {
             name: volume.name.clone(),
             driver: volume.driver.clone(),
@@ -688,7 +689,7 @@ pub fn users(containers: &[Container], volume: &str) -> Vec<VolumeUser> {
         .filter(|(_, mount)| mount.r#type == "volume" && mount.name == volume)
         .map(|(container, mount)| VolumeUser {
             container: container.name().into(),
-            destination: mount.destination.clone(),
+            destination: (!mount.is_part).then(|| mount.destination.clone()),
             running: container.is_running(),
         })
         .collect();

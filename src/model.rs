@@ -155,7 +155,7 @@ pub struct GcRule {
 }
 
 /// Go prints an empty list or map as null.
-fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+pub(crate) fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: serde::Deserializer<'de>,
     T: Deserialize<'de> + Default,
@@ -329,7 +329,8 @@ pub struct CacheVolume {
 #[derive(Clone, Debug)]
 pub struct VolumeUser {
     pub container: String,
-    pub destination: String,
+    /// None if it has a part of the volume only.
+    pub destination: Option<String>,
     pub running: bool,
 }
 

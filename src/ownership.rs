@@ -23,7 +23,7 @@ pub fn ask(docker: &Docker, overview: &Overview, named: &[String]) -> Result<Vec
     for cache in inventory::cache_volumes(overview, named)? {
         let Some(volume) = volumes.iter().find(|volume| volume.name == cache.name).cloned() else { continue };
         let mounts = |container: &&Container| {
-            container.mounts.iter().any(|mount| mount.r#type == "volume" && mount.name == cache.name)
+            container.mounts.iter().any(|mount| mount.r#type == "volume" && mount.name == cache.name && !mount.is_part)
         };
         let users: Vec<&Container> = containers.iter().filter(mounts).collect();
         let writers = parallel::each(&users, |container| writer(docker, container));

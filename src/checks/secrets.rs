@@ -124,7 +124,7 @@ mod tests {
 
     fn volume(mounted_at: &str, containers: &[&str], names: &[&str]) -> Holder {
         let user =
-            |name: &&str| VolumeUser { container: (*name).into(), destination: mounted_at.into(), running: true };
+            |name: &&str| VolumeUser { container: (*name).into(), destination: Some(mounted_at.into()), running: true };
         Holder {
             kind: Kind::Volume(containers.iter().map(user).collect()),
             name: "v".into(),

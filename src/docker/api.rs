@@ -2,6 +2,7 @@
 //! with exact numbers where docker's tables round.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -89,6 +90,9 @@ pub struct ContainerMount {
     /// Name of the volume.
     pub name: String,
     pub destination: String,
+    /// True if it is a directory of the volume and not all of it: `volume-subpath`.
+    #[serde(skip)]
+    pub is_part: bool,
 }
 
 /// A volume: `GET /volumes`.
@@ -158,6 +162,9 @@ impl From<ApiRecord> for CacheRecord {
         }
     }
 }
+
+/// How many questions go over one connection, before any answer is read.
+const IN_CALL: usize = 100;
 
 impl Docker {
     /// `GET /containers/json?all=1` and `GET /images/json`: the names of helpers that a killed run of this program left.
@@ -239,7 +246,8 @@ impl Docker {
         Ok(overview)
     }
 
-    /// `GET /info`, `/containers/json?all=1` and `/volumes` of the driver `local` over one connection.
+    /// `GET /info`, `/containers/json?all=1` and `/volumes` of the driver `local` over one connection, and, of those that have
+    /// volumes, `/containers/ID/json` over another: lists do not tell that a container has a part of a volume only.
     ///
     /// # Errors
     /// See [`Docker::overview`].
@@ -248,9 +256,59 @@ impl Docker {
         let paths = ["/info", "/containers/json?all=1", &local];
         let [info, containers, volumes] = self.requests(paths)?;
         let info = read(paths[0], info)?;
-        let containers = read(paths[1], containers)?;
+        let mut containers: Vec<Container> = read(paths[1], containers)?;
         let volumes: Volumes = read(paths[2], volumes)?;
+        self.find_parts(&mut containers)?;
         Ok(Overview { info, containers, volumes: volumes.volumes.unwrap_or_default(), silent: Vec::new() })
+    }
+
+    /// Marks the mounts that are parts of volumes, which Engine 26.0 and later have. Of a container that is gone by now
+    /// nothing is known, so that all of its are taken for parts.
+    fn find_parts(&self, containers: &mut [Container]) -> Result<()> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Made {
+            host_config: HostConfig,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct HostConfig {
+            mounts: Option<Vec<Asked>>,
+        }
+        #[derive(Deserialize, Default)]
+        #[serde(rename_all = "PascalCase", default)]
+        struct Asked {
+            target: String,
+            #[serde(deserialize_with = "crate::model::null_is_default")]
+            volume_options: VolumeOptions,
+        }
+        #[derive(Deserialize, Default)]
+        #[serde(rename_all = "PascalCase", default)]
+        struct VolumeOptions {
+            subpath: String,
+        }
+        impl Made {
+            fn parts(self) -> Vec<String> {
+                let asked = self.host_config.mounts.into_iter().flatten();
+                asked.filter(|asked| !asked.volume_options.subpath.is_empty()).map(|asked| asked.target).collect()
+            }
+        }
+        let has_volume = |container: &Container| container.mounts.iter().any(|mount| mount.r#type == "volume");
+        let mut found: Vec<&mut Container> = containers.iter_mut().filter(|container| has_volume(container)).collect();
+        for some in found.chunks_mut(IN_CALL) {
+            let paths: Vec<String> =
+                some.iter().map(|container| format!("/containers/{}/json", container.id)).collect();
+            let answers = self.answers(&paths)?;
+            for ((container, path), answer) in some.iter_mut().zip(&paths).zip(answers) {
+                let parts = match answer {
+                    Ok(answer) => read::<Made>(path, answer)?.parts(),
+                    Err(_) => container.mounts.iter().map(|mount| mount.destination.clone()).collect(),
+                };
+                let is_part = |path: &str| parts.iter().any(|part| Path::new(part) == Path::new(path));
+                container.mounts.iter_mut().for_each(|mount| mount.is_part = is_part(&mount.destination));
+            }
+        }
+        Ok(())
     }
 
     /// `GET /containers/ID/json`: how a container was made. The id is docker's own, so it is plain in a path.
@@ -347,9 +405,16 @@ impl Docker {
         self.requests([path]).map(|[answer]| answer)
     }
 
+    /// The same as [`Docker::answers`], when all are needed.
+    fn requests<const N: usize>(&self, paths: [&str; N]) -> Result<[Answer; N]> {
+        let answers: Vec<Answer> = self.answers(&paths)?.into_iter().collect::<Result<_>>()?;
+        answers.try_into().map_err(|_| garbage(&paths.join(" "), "not as many answers"))
+    }
+
     /// Sends requests over one connection and returns their answers. The last one asks the engine to close it; our end
     /// stays open until then, for the engine gives up a request whose client has closed.
-    fn requests<const N: usize>(&self, paths: [&str; N]) -> Result<[Answer; N]> {
+    fn answers(&self, paths: &[impl AsRef<str>]) -> Result<Vec<Result<Answer>>> {
+        let paths: Vec<&str> = paths.iter().map(AsRef::as_ref).collect();
         let mut requests = String::new();
         for (at, path) in paths.iter().enumerate() {
             let connection = if at + 1 == paths.len() { "close" } else { "keep-alive" };
@@ -357,8 +422,7 @@ impl Docker {
         }
         let output = self.call(["system", "dial-stdio"]).run_with(Input::Held(requests.into_bytes()))?;
         let mut rest = output.as_slice();
-        let answers: Vec<Answer> = paths.iter().map(|path| next_answer(&mut rest, path)).collect::<Result<_>>()?;
-        answers.try_into().map_err(|_| garbage(&paths.join(" "), "not as many answers"))
+        Ok(paths.iter().map(|path| next_answer(&mut rest, path)).collect())
     }
 }
 

@@ -398,6 +398,31 @@ for_each_engine!(the_least_recently_used_go_until_the_size_to_keep, [v20, v28_co
     assert!(!root.join("npm/f").exists() && !root.join("uv/f").exists());
 });
 
+for_each_engine!(
+    a_volume_is_no_cache_if_only_a_part_of_it_is_or_another_container_has_it_elsewhere,
+    [v26, v28_containerd],
+    |engine| {
+        engine.build("RUN true", &["--tag", "box"]);
+        let root = engine.volume("data", &[("pipcache/http/a", "1"), ("pgdata/base", "precious")]);
+        let part = "--mount=type=volume,src=data,dst=/root/.cache/pip,volume-subpath=pipcache";
+        engine.docker(&["create", part, "box", "true"]);
+        engine.volume("shared", &[("base", "precious")]);
+        engine.docker(&["create", "--volume=shared:/root/.npm", "box", "true"]);
+        engine.docker(&["create", "--volume=shared:/var/lib/app", "box", "true"]);
+        engine.docker(&["create", "--volume=cached:/root/.cache/pip", "box", "true"]);
+        let cached = engine.mountpoint("cached");
+        write_files(&cached, &[("http/a", "1")]);
+        let before = [Tree::read(&root), Tree::read(&engine.mountpoint("shared"))];
+        let run = engine.cache(&["clear", "--lang", "python,node", "--force"]).ok();
+        assert_same(&before[0], &Tree::read(&root));
+        assert_same(&before[1], &Tree::read(&engine.mountpoint("shared")));
+        assert!(!cached.join("http/a").exists(), "{run}");
+        let bundle = engine.folder().join("bundle").display().to_string();
+        let run = engine.cache(&["export", "--dest", &bundle, "--format", "json"]).ok();
+        assert!(!run.stdout.contains("\"data\"") && !run.stdout.contains("\"shared\""), "{run}");
+    }
+);
+
 for_each_engine!(a_volume_is_made_anew_as_it_was, [v20, v26, v28_containerd], |engine| {
     let source = engine.folder().join("tmp/source");
     write_files(&source, &[("pip/file", "1"), ("cargo/bin/tool", "1")]);
