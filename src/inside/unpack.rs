@@ -162,10 +162,14 @@ impl<'a> Unpacking<'a> {
     /// Moves what is unpacked into its place.
     fn move_in(&mut self, place: &mut Place<'_>) -> Result<()> {
         let target = self.target;
-        let merged_rules = match self.is_whole() {
-            true => target.rules.clone(),
-            false => vec![Rule { path: target.to.clone(), take: true }],
-        };
+        // What was left out of the tree is not replaced where it goes to either.
+        let rules = target.rules.iter();
+        let merged_rules: Vec<Rule> = rules
+            .filter_map(|rule| {
+                let path = placed(rule.path.as_bytes(), &target.from, &target.to)?;
+                Some(Rule { path: String::from_utf8(path).ok()?, take: rule.take })
+            })
+            .collect();
         let rules = Rules::new(&merged_rules);
         let mut merge = Merge {
             rules: &merged_rules,
@@ -199,17 +203,7 @@ impl<'a> Unpacking<'a> {
     fn wanted(&self, path: &[u8], kind: Kind) -> Option<Vec<u8>> {
         let at = self.rules.at(path);
         let taken = at.rule.is_some_and(|rule| self.target.rules[rule].take) || (kind == Kind::Dir && at.takes_below());
-        let (from, to) = (self.target.from.as_bytes(), self.target.to.as_bytes());
-        let below = match from.is_empty() {
-            true => path,
-            false => path.strip_prefix(from).filter(|rest| rest.is_empty() || rest.starts_with(b"/"))?,
-        };
-        let below = below.strip_prefix(b"/").unwrap_or(below);
-        taken.then(|| match (to.is_empty(), below.is_empty()) {
-            (true, _) => below.to_vec(),
-            (false, true) => to.to_vec(),
-            (false, false) => [to, b"/", below].concat(),
-        })
+        taken.then(|| placed(path, &self.target.from, &self.target.to))?
     }
 
     fn table(&self) -> PathBuf {
@@ -418,6 +412,20 @@ impl<'a> Unpacking<'a> {
             notes.push(format!("{}: {why}", String::from_utf8_lossy(&member.path)));
         }
     }
+}
+
+/// Returns where a path goes if the directory `from` becomes `to`; None if it does not lie there.
+fn placed(path: &[u8], from: &str, to: &str) -> Option<Vec<u8>> {
+    let below = match from.is_empty() {
+        true => path,
+        false => path.strip_prefix(from.as_bytes()).filter(|rest| rest.is_empty() || rest.starts_with(b"/"))?,
+    };
+    let below = below.strip_prefix(b"/").unwrap_or(below);
+    Some(match (to.is_empty(), below.is_empty()) {
+        (true, _) => below.to_vec(),
+        (false, true) => to.into(),
+        (false, false) => [to.as_bytes(), b"/", below].concat(),
+    })
 }
 
 /// Members that wait in a file: an archive without contents, in no order.

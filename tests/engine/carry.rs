@@ -705,6 +705,19 @@ fn mounts_and_volumes_move_into_each_other_and_owners_are_mapped() {
     let run = engine.build("RUN --mount=type=cache,id=other,target=/m echo found $(cat /m/http/w)", &[]);
     assert!(run.stderr.contains("found wheel"), "{run}");
 
+    // What was not taken along is not replaced either.
+    let cargo = "RUN --mount=type=cache,target=/usr/local/cargo mkdir -p /usr/local/cargo/registry/cache && \
+                 echo new > /usr/local/cargo/registry/cache/a.crate && echo mine > /usr/local/cargo/credentials.toml";
+    engine.build(cargo, &[]);
+    engine.cache(&["export", "--dest", &text(&bundle), "--tool", "cargo"]).ok();
+    let files =
+        [("cargo/bin/tool", "mine"), ("cargo/credentials.toml", "mine"), ("cargo/registry/cache/b.crate", "old")];
+    let root = engine.volume("tools-cache", &files);
+    let replace = ["import", "--src", &text(&bundle), "--tool", "cargo", "--to-volume", "tools-cache", "--replace"];
+    engine.cache(&replace).ok();
+    assert!(root.join("cargo/bin/tool").exists() && root.join("cargo/credentials.toml").exists());
+    assert!(root.join("cargo/registry/cache/a.crate").exists() && !root.join("cargo/registry/cache/b.crate").exists());
+
     // Two of one tool: beside each other, but never one in place of the other.
     let second = "RUN --mount=type=cache,id=second,target=/root/.cache/pip mkdir /root/.cache/pip/second";
     engine.build(second, &[]);
