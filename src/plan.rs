@@ -52,7 +52,7 @@ pub enum Act {
     Prune(Vec<String>),
     /// A part of a volume or mount is emptied, as [`Source::Part`] has it.
     Cut { holder: Holder, part: usize, take: Take },
-    /// The volume of this index is removed and made again, or emptied if containers hold on to it or its files lie elsewhere.
+    /// The volume of this index is emptied, and then made again unless containers hold on to it or its files lie elsewhere.
     Recreate { volume: usize, emptied: bool },
 }
 

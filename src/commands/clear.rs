@@ -432,10 +432,10 @@ fn takes(found: &Inventory, plan: &Plan) -> BTreeMap<Holder, Takes> {
                 });
                 takes[part] = take;
             }
-            Act::Recreate { volume, emptied: true } => {
+            Act::Recreate { volume, .. } => {
                 takes.insert(Holder::Volume(volume), (Vec::new(), vec![Take::Everything]));
             }
-            Act::Recreate { emptied: false, .. } | Act::Prune(_) => {}
+            Act::Prune(_) => {}
         }
     }
     takes
@@ -509,14 +509,6 @@ fn cut_volumes(
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Outcome> {
     let mut outcome = Outcome::default();
-    for step in &plan.steps {
-        let Act::Recreate { volume, emptied: false } = step.act else { continue };
-        let volume = &found.volumes[volume].volume;
-        match docker.remove_volume(&volume.name).and_then(|()| docker.create_volume(volume)) {
-            Ok(()) => outcome.freed += step.cache.bytes,
-            Err(error) => outcome.failed.push(error.to_string()),
-        }
-    }
     let mut cuts: Vec<(&FoundVolume, &Takes)> = Vec::new();
     for (holder, takes) in takes {
         if let Holder::Volume(at) = holder {
@@ -553,6 +545,14 @@ fn cut_volumes(
     let place = Place::of_volumes(docker, info, &raw, Access::Write);
     let names: Vec<String> = raw.iter().map(|volume| format!("volume {}", volume.name)).collect();
     outcome.add(cut(&place, cuts.iter().map(|(_, takes)| *takes).collect(), &names, progress));
+    // Docker would delete what is mounted in a volume along with it: only what is empty is left to it.
+    let is_empty = outcome.failed.is_empty() && outcome.notes.is_empty();
+    for step in plan.steps.iter().filter(|_| is_empty) {
+        let Act::Recreate { volume, emptied: false } = step.act else { continue };
+        let volume = &found.volumes[volume].volume;
+        let made = docker.remove_volume(&volume.name).and_then(|()| docker.create_volume(volume));
+        outcome.failed.extend(made.err().map(|error| error.to_string()));
+    }
     for (FoundVolume { cache, .. }, _) in cuts.iter().filter(|_| options.recreate) {
         let running: Vec<String> =
             cache.users.iter().filter(|user| user.running).map(|user| quote(&user.container)).collect();

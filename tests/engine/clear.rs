@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use docker_cache::catalogue::{self, Known};
@@ -456,6 +456,14 @@ for_each_engine!(a_volume_is_made_anew_as_it_was, [v20, v26, v28_containerd], |e
     engine.docker(&["volume", "create", "--opt=type=none", "--opt=o=bind", "--opt", &device, "bind-cache"]);
     engine.cache(&["clear", "--volume", "bind-cache", "--recreate", "--include-installs", "--force"]).ok();
     assert_eq!(fs::read_dir(&source).unwrap().count(), 0);
+
+    // Nor may it delete what is mounted in there.
+    let mounted = engine.volume("mounted-cache", &[("pip/file", "1"), ("pip/mnt/none", "1")]).join("pip/mnt");
+    fs::write(source.join("photo"), "precious").unwrap();
+    Run::of(Command::new("mount").args(["--bind".as_ref(), source.as_os_str(), mounted.as_os_str()])).ok();
+    let run = engine.cache(&["clear", "--volume", "mounted-cache", "--recreate", "--include-installs", "--force"]);
+    Run::of(Command::new("umount").arg(&mounted)).ok();
+    assert!(source.join("photo").exists() && run.stderr.contains("not entered"), "{run}");
 
     let root = engine.volume("project-cache", &[("pip/file", "1"), ("cargo/bin/tool", "1")]);
     let refused = engine.cache(&["clear", "--volume", "project-cache", "--recreate", "--force"]);
