@@ -210,7 +210,7 @@ pub struct Doctor {
     /// Show what --fix would change, and change nothing
     #[arg(long, requires = "fix")]
     pub dry_run: bool,
-    /// Keep what --fix changes beside it, as FILE.bak
+    /// Keep what --fix changes beside it, as FILE.bak, or FILE.bak1 if there is one
     #[arg(long, requires = "fix")]
     pub backup: bool,
     /// Run only these checks

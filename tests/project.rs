@@ -238,7 +238,8 @@ fn what_sarif_proposes_is_what_the_fix_does() {
 fn compose_files_and_dev_containers_are_fixed_once_and_as_a_whole() {
     let compose = "# the site\nservices:\n    web: # node\n        image: \"node:22\"\n        command: npm ci\n    api:\n        build:\n            context: .\n            no_cache: true\n    py: {image: python, volumes: ['pip:/cache/pip']}\n";
     let dev = "{\n\t// rust\n\t\"image\": \"mcr.microsoft.com/devcontainers/rust\"\n}\n";
-    let world = World::new(&[("compose.yaml", compose), (".devcontainer/devcontainer.json", dev)]);
+    let files = [("compose.yaml", compose), (".devcontainer/devcontainer.json", dev), ("compose.yaml.bak", "mine")];
+    let world = World::new(&files);
     fs::set_permissions(world.at("compose.yaml"), fs::Permissions::from_mode(0o640)).unwrap();
     let dry = world.doctor("--fix --dry-run");
     assert_eq!((world.read("compose.yaml").as_str(), dry.status.code()), (compose, Some(0)));
@@ -248,7 +249,8 @@ fn compose_files_and_dev_containers_are_fixed_once_and_as_a_whole() {
         fixed,
         "# the site\nservices:\n    web: # node\n        image: \"node:22\"\n        command: npm ci\n        volumes:\n            - npm-cache:/root/.npm\n    api:\n        build:\n            context: .\n    py: {image: python, volumes: ['pip:/root/.cache/pip']}\n\nvolumes:\n  npm-cache:\n"
     );
-    assert_eq!(world.read("compose.yaml.bak"), compose);
+    assert_eq!(world.read("compose.yaml.bak1"), compose);
+    assert_eq!(world.read("compose.yaml.bak"), "mine");
     assert_eq!(fs::metadata(world.at("compose.yaml")).unwrap().permissions().mode() & 0o777, 0o640);
     assert!(world.read(".devcontainer/devcontainer.json").contains("target=/usr/local/cargo/registry,type=volume"));
     assert_eq!(text(&world.doctor("--fix").stdout), "");

@@ -85,7 +85,7 @@ fn write(change: &Change, backup: bool) -> Result<()> {
     let now = project::text(&path).map_err(anyhow::Error::msg)?;
     ensure!(now == change.before, "it was changed by somebody else meanwhile");
     if backup {
-        fs::copy(&path, with_suffix(&path, ".bak"))?;
+        keep(&path)?;
     }
     let directory = path.parent().context("it has no directory")?;
     let mut aside = tempfile::NamedTempFile::new_in(directory)?;
@@ -100,8 +100,21 @@ fn write(change: &Change, backup: bool) -> Result<()> {
     Ok(())
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
+/// Copies a file to the first name that is free of `FILE.bak`, `FILE.bak1`, …
+fn keep(path: &Path) -> Result<()> {
+    let mut backups = (0..).map(|number: u32| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".bak");
+        if number > 0 {
+            name.push(number.to_string());
+        }
+        PathBuf::from(name)
+    });
+    let free = backups.find_map(|name| match fs::File::create_new(&name) {
+        Ok(_) => Some(Ok(name)),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => None,
+        Err(error) => Some(Err(error)),
+    });
+    fs::copy(path, free.context("no name is free")??)?;
+    Ok(())
 }
