@@ -580,7 +580,8 @@ Examples:
     #[command(help_template = HELP, after_help = "\
 Examples:
   docker cache builder use mybuilder  what 'docker buildx build' uses then
-  docker cache builder use default    back to the engine's own")]
+  docker cache builder use default    back to the engine's own
+  docker cache builder use far        of a docker context: makes that context the one in use")]
     Use(BuilderUse),
 }
 

@@ -92,6 +92,13 @@ impl Cache {
         }
     }
 
+    /// Tells whether a word means this row: its name, builder, path, tool, language or kind.
+    pub fn is_about(&self, word: &str) -> bool {
+        [Some(self.name.as_str()), self.builder.as_deref(), self.path.as_deref(), self.tool].contains(&Some(word))
+            || catalogue::language(word).is_some_and(|name| self.language == Some(name))
+            || word == self.kind.as_str()
+    }
+
     fn push(&mut self, record: &CacheRecord) {
         if let Source::Records(records) = &mut self.source {
             records.push(record.clone());
@@ -165,8 +172,8 @@ pub struct Wanted<'a> {
     pub selection: &'a Selection,
     /// Only these directories of volumes, as the containers see them.
     pub paths: &'a [String],
-    /// Measure mounts inside.
-    pub exact: bool,
+    /// Measure inside the mounts that these names are about, or all if there are none. BuildKit takes that for a use.
+    pub exact: Option<&'a [String]>,
 }
 
 /// Where to look.
@@ -331,8 +338,13 @@ fn of_builders(answers: &Answers<'_>, wanted: Wanted<'_>, look: Look, names: &Na
                 there.extend(
                     mounts.iter().flat_map(|(_, cache)| [Some(cache.name.clone()), cache.path.clone()]).flatten(),
                 );
-                if wanted.exact {
-                    measure_mounts(reference, &mut mounts, &mut inventory.gaps);
+                if let Some(named) = wanted.exact {
+                    let chosen = |cache: &Cache| {
+                        names.select(cache.language, cache.tool)
+                            && (named.is_empty() || named.iter().any(|name| cache.is_about(name)))
+                    };
+                    let chosen = mounts.iter_mut().filter(|(_, cache)| chosen(cache)).collect();
+                    measure_mounts(reference, chosen, &mut inventory.gaps);
                 }
                 if look.inside {
                     let by_path = !wanted.paths.is_empty();
@@ -469,7 +481,7 @@ impl MountRecords {
 }
 
 /// Measures inside those mounts that one record stands for; others cannot be told apart by a build.
-fn measure_mounts(builder: &BuilderRef, mounts: &mut [(MountRecords, Cache)], gaps: &mut Vec<String>) {
+fn measure_mounts(builder: &BuilderRef, mounts: Vec<&mut (MountRecords, Cache)>, gaps: &mut Vec<String>) {
     let mut by_namespace: BTreeMap<&str, Vec<(&MountRecords, &mut Cache)>> = BTreeMap::new();
     for (records, cache) in mounts {
         // A build that has locked it would leave the helper an empty mount of its own.

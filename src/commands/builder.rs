@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::Context;
 use crate::builders::Builders;
 use crate::cli::{self, BuilderCommand, Format, Output};
+use crate::docker::endpoint::Source;
 use crate::docker::quote;
 use crate::model::{Builder, Bytes};
 use crate::{parallel, report};
@@ -152,6 +153,13 @@ fn switch(context: Context, name: &str) -> Result<u8> {
     };
     // A builder of the driver docker is its context's: buildx refuses to use it from another context.
     let of_context = wanted.driver == "docker" && name != docker.endpoint.context;
+    if let (true, Source::Variable(variable)) = (of_context, &docker.endpoint.source) {
+        bail!(
+            "{name} is the builder of a docker context, and {variable}, which is set, wins over the context in use\n\
+             hint: `unset {variable}`, then `docker cache builder use {}`",
+            quote(name)
+        );
+    }
     if of_context {
         docker.use_context(name)?;
     } else {

@@ -61,7 +61,7 @@ pub fn run(context: Context, options: &Clear) -> Result<u8> {
         place::sweep(&docker);
     }
     let now = Moment::now();
-    let wanted = Wanted { selection: &options.selection, paths: &options.path, exact: false };
+    let wanted = Wanted { selection: &options.selection, paths: &options.path, exact: None };
     let mut progress = Progress::new("Measuring", options.output.telling());
     let found = inventory::collect_in(&Answers::new(&docker, &settings), wanted, look(options), &mut |files, bytes| {
         progress.update(files, bytes);

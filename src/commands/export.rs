@@ -256,7 +256,7 @@ fn plan_volumes(
     let names = inventory::names(selection)?;
     let overview = docker.overview()?;
     let mut look = |glance| {
-        let wanted = Wanted { selection, paths: &[], exact: false };
+        let wanted = Wanted { selection, paths: &[], exact: None };
         inventory::of_volumes(docker, &overview, wanted, inventory::Look { glance, ..Default::default() }, progress)
     };
     let mut planned = Plan::default();

@@ -70,7 +70,7 @@ pub fn look(
     options: &Size,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Inventory> {
-    let wanted = Wanted { selection: &options.selection, paths: &[], exact: options.exact };
+    let wanted = Wanted { selection: &options.selection, paths: &[], exact: options.exact.then_some(&options.names) };
     let mut found = inventory::collect(docker, settings, wanted, progress)?;
     if !options.names.is_empty() {
         named(&mut found.caches, &options.names)?;
@@ -107,19 +107,12 @@ fn told(spent: Spent) -> String {
 
 /// Keeps the rows that one of the names is about.
 fn named(caches: &mut Vec<Cache>, names: &[String]) -> Result<()> {
-    let about = |cache: &Cache, name: &str| {
-        let words = [Some(cache.name.as_str()), cache.builder.as_deref(), cache.path.as_deref()];
-        words.contains(&Some(name))
-            || Some(name) == cache.tool
-            || crate::catalogue::language(name).is_some_and(|name| cache.language == Some(name))
-            || name == cache.kind.as_str()
-    };
     for name in names {
-        if !caches.iter().any(|cache| about(cache, name)) {
+        if !caches.iter().any(|cache| cache.is_about(name)) {
             bail!("no cache called {name:?}\nhint: `docker cache size` lists all; `--volume NAME` takes any volume");
         }
     }
-    caches.retain(|cache| names.iter().any(|name| about(cache, name)));
+    caches.retain(|cache| names.iter().any(|name| cache.is_about(name)));
     Ok(())
 }
 

@@ -56,7 +56,7 @@ impl DockerError {
             // `error while Copy (stream to stdout): command [ssh …] has exited with …: stderr=ssh: connect to …`
             let why = words.rsplit("stderr=").next().unwrap_or_default();
             Cause::Unreachable(format!("Cannot connect to the Docker daemon at {endpoint}: {}", error_line(why)))
-        } else if has("raw stream connection") || has("connection refused") {
+        } else if has("raw stream connection") || (has("connection refused") && !call.contains(" --builder=")) {
             Cause::Unreachable(format!(
                 "Cannot connect to the Docker daemon at {endpoint}. Is the docker daemon running?"
             ))

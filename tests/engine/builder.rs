@@ -75,7 +75,8 @@ for_each_engine!(use_of_a_contexts_builder_switches_the_context, [v26, v28], |en
     // The engine is named by DOCKER_HOST, which wins over contexts: without it contexts count.
     engine.docker(&["context", "create", "first", "--docker", &format!("host={}", engine.host())]);
     engine.docker(&["context", "use", "first"]);
-    engine.cache(&["--help"]);
+    let refused = engine.cache(&["builder", "use", "second"]);
+    assert!(refused.code == 1 && refused.stderr.contains("`unset DOCKER_HOST`"), "{refused}");
     let ask = |arguments: &[&str]| Run::of(engine.cache_command(arguments).env_remove("DOCKER_HOST"));
     let run = ask(&["builder", "use", "second"]).ok();
     let shown =

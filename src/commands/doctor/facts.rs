@@ -221,7 +221,7 @@ fn held(answers: &Answers<'_>, options: &Doctor, locks: Option<usize>) -> Fact<H
     };
     let builder = std::env::var("BUILDX_BUILDER").ok().filter(|name| !name.is_empty());
     let selection = Selection { volume: volumes.clone(), builder, ..Selection::default() };
-    let wanted = Wanted { selection: &selection, paths: &[], exact: false };
+    let wanted = Wanted { selection: &selection, paths: &[], exact: None };
     let found = inventory::collect_in(answers, wanted, look, &mut |_, _| ());
     let caches = found.map_err(|error| NotRun::Failed(format!("{error:#}")))?.caches;
     Ok(Held { caches, budget, locks, volumes })
