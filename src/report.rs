@@ -3,8 +3,8 @@
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
-use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
-use std::thread;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -217,12 +217,26 @@ pub fn bar(share: f64) -> String {
 /// A line on standard error that tells how far a slow thing is; nothing for the first second.
 #[derive(Debug)]
 pub struct Progress {
-    what: &'static str,
+    shown: Arc<Shown>,
+    ticker: Option<JoinHandle<()>>,
+}
+
+/// What the line says, None once it is over.
+#[derive(Debug)]
+struct Shown {
+    state: Mutex<Option<State>>,
+    over: Condvar,
+}
+
+/// How far something is.
+#[derive(Clone, Copy, Debug)]
+pub struct State {
+    pub what: &'static str,
     /// Files and bytes that there will be, if that is known.
-    total: Option<(u64, u64)>,
-    started: Instant,
-    printed: Option<Instant>,
-    telling: Telling,
+    pub total: Option<(u64, u64)>,
+    pub started: Instant,
+    pub files: u64,
+    pub bytes: u64,
 }
 
 /// How to tell of what takes long.
@@ -246,44 +260,71 @@ impl Telling {
 impl Progress {
     /// Begins to tell of `what`: "Measuring".
     pub fn new(what: &'static str, telling: Telling) -> Progress {
+        let state = State { what, total: None, started: Instant::now(), files: 0, bytes: 0 };
+        let shown = Arc::new(Shown { state: Mutex::new(Some(state)), over: Condvar::new() });
         let telling = if telling == Telling::Auto && !telling.is_line() { Telling::Plain } else { telling };
-        Progress { what, total: None, started: Instant::now(), printed: None, telling }
+        let ticker = match telling {
+            Telling::Quiet => None,
+            Telling::Auto => Some((Duration::from_secs(1), Duration::from_millis(200))),
+            Telling::Plain => Some((Duration::from_secs(10), Duration::from_secs(10))),
+        };
+        let ticker = ticker.map(|(first, then)| {
+            let shown = shown.clone();
+            thread::spawn(move || shown.tick(telling == Telling::Auto, first, then))
+        });
+        Progress { shown, ticker }
     }
 
-    /// Says how many files and bytes there will be, about.
-    pub fn of(self, files: u64, bytes: u64) -> Progress {
-        Progress { total: Some((files, bytes)), ..self }
-    }
-
-    /// Tells the state, if the last one is old enough.
+    /// Says how many files and bytes there are by now.
     pub fn update(&mut self, files: u64, bytes: u64) {
-        let (wait, end) = match self.telling {
-            Telling::Quiet => return,
-            Telling::Auto => (Duration::from_secs(1), ""),
-            Telling::Plain => (Duration::from_secs(10), "\n"),
-        };
-        let spent = self.started.elapsed();
-        let due = match self.printed {
-            None => spent >= wait,
-            Some(last) => self.telling == Telling::Auto || last.elapsed() >= wait,
-        };
-        if !due {
-            return;
+        if let Some(state) = self.shown.state().as_mut() {
+            (state.files, state.bytes) = (files, bytes);
         }
-        self.printed = Some(Instant::now());
-        let start = if self.telling == Telling::Auto { "\r\x1b[K" } else { "" };
-        let _ = io::stderr().write_all(format!("{start}{}{end}", self.state(files, bytes, spent)).as_bytes());
+    }
+
+    /// Says what is done now.
+    pub fn show(&mut self, state: State) {
+        *self.shown.state() = Some(state);
     }
 }
 
-impl Progress {
-    /// Returns the state as one line: `Exporting  30%  1200 files  12MB  4MB/s  7s left`.
-    fn state(&self, files: u64, bytes: u64, spent: Duration) -> String {
+impl Shown {
+    fn state(&self) -> MutexGuard<'_, Option<State>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes the state now and then: over the last one if it is a `line` of a terminal.
+    fn tick(&self, line: bool, first: Duration, then: Duration) {
+        let (start, end) = if line { ("\r\x1b[K", "") } else { ("", "\n") };
+        let (mut wait, mut state) = (first, self.state());
+        loop {
+            state = self
+                .over
+                .wait_timeout_while(state, wait, |state| state.is_some())
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+            let Some(now) = *state else { break };
+            let _ = io::stderr().write_all(format!("{start}{}{end}", now.line(now.started.elapsed())).as_bytes());
+            wait = then;
+        }
+        if line && wait == then {
+            let _ = io::stderr().write_all(start.as_bytes());
+        }
+    }
+}
+
+impl State {
+    /// Returns it as one line: `Exporting  30%  1200 files  12MB  4MB/s  7s left`.
+    fn line(&self, spent: Duration) -> String {
+        let State { what, total, files, bytes, .. } = *self;
+        let seconds = spent.as_secs_f64();
+        if (files, bytes) == (0, 0) {
+            return format!("{what}  {seconds:.0}s");
+        }
         // A small file takes as long as some bytes of a large one.
         let work = |files: u64, bytes: u64| files as f64 * 16384.0 + bytes as f64;
-        let share = self.total.map(|(of_files, of_bytes)| work(files, bytes) / work(of_files, of_bytes).max(1.0));
-        let seconds = spent.as_secs_f64();
-        let rate = match self.total {
+        let share = total.map(|(of_files, of_bytes)| work(files, bytes) / work(of_files, of_bytes).max(1.0));
+        let rate = match total {
             Some(_) => format!("{}/s", Bytes((bytes as f64 / seconds) as u64)),
             None => format!("{:.0} files/s", files as f64 / seconds),
         };
@@ -296,14 +337,16 @@ impl Progress {
             _ => Default::default(),
         };
         let files = if files > 0 { format!("{files} files  ") } else { String::new() };
-        format!("{}  {percent}{files}{}  {rate}{left}", self.what, Bytes(bytes))
+        format!("{what}  {percent}{files}{}  {rate}{left}", Bytes(bytes))
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if self.telling == Telling::Auto && self.printed.is_some() {
-            let _ = io::stderr().write_all(b"\r\x1b[K");
+        *self.shown.state() = None;
+        self.shown.over.notify_all();
+        if let Some(ticker) = self.ticker.take() {
+            let _ = ticker.join();
         }
     }
 }
@@ -396,14 +439,16 @@ mod tests {
 
     #[test]
     fn progress_tells_rate_and_time_left() {
-        let second = Duration::from_secs(2);
-        let counting = Progress::new("Measuring", Telling::Quiet);
-        assert_eq!(counting.state(10, 2_000_000, second), "Measuring  10 files  2MB  5 files/s");
-        let known = Progress::new("Exporting", Telling::Quiet).of(40, 8_000_000);
-        assert_eq!(known.state(10, 2_000_000, second), "Exporting  25%  10 files  2MB  1MB/s  6s left");
-        assert_eq!(known.state(50, 9_000_000, second), "Exporting  50 files  9MB  4.5MB/s");
-        let travelling = Progress::new("Receiving", Telling::Quiet).of(0, 8_000_000);
-        assert_eq!(travelling.state(0, 2_000_000, second), "Receiving  25%  2MB  1MB/s  6s left");
+        let at = |what, total, files, bytes| {
+            let state = State { what, total, started: Instant::now(), files, bytes };
+            state.line(Duration::from_secs(2))
+        };
+        assert_eq!(at("Measuring", None, 10, 2_000_000), "Measuring  10 files  2MB  5 files/s");
+        let all = Some((40, 8_000_000));
+        assert_eq!(at("Exporting", all, 10, 2_000_000), "Exporting  25%  10 files  2MB  1MB/s  6s left");
+        assert_eq!(at("Exporting", all, 50, 9_000_000), "Exporting  50 files  9MB  4.5MB/s");
+        assert_eq!(at("Receiving", Some((0, 8_000_000)), 0, 2_000_000), "Receiving  25%  2MB  1MB/s  6s left");
+        assert_eq!(at("Importing", all, 0, 0), "Importing  2s");
     }
 
     #[test]

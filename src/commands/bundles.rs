@@ -1,5 +1,7 @@
 //! Bundles in registries, for the commands that read or write them.
 
+use std::time::Instant;
+
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
@@ -9,7 +11,7 @@ use crate::bundle::{Layout, TreeConfig};
 use crate::docker::endpoint::Settings;
 use crate::docker::{Certificates, Credentials};
 use crate::place::carry::Told;
-use crate::report::{Progress, Telling};
+use crate::report::{Progress, State, Telling};
 
 /// Looks at a tag of a registry with the login and the certificates that docker has for it.
 ///
@@ -31,20 +33,22 @@ pub fn stage() -> Result<TempDir> {
 /// Tells how far an export or import is: its own work, and meanwhile blobs on their way from a builder or to one.
 #[derive(Debug)]
 pub struct Carrying {
-    work: Progress,
-    /// Files and bytes of jobs that are over, and of the one that is not.
+    progress: Progress,
+    work: State,
+    /// Files and bytes of jobs that are over.
     before: (u64, u64),
-    done: (u64, u64),
-    travel: Option<Progress>,
     travelling: &'static str,
-    telling: Telling,
+    /// Since when something travels.
+    travel: Option<Instant>,
 }
 
 impl Carrying {
     /// Begins with the words for the work, of about so many files and bytes, and for what travels: "Receiving".
-    pub fn new(work: &'static str, (files, bytes): (u64, u64), travelling: &'static str, telling: Telling) -> Carrying {
-        let work = Progress::new(work, telling).of(files, bytes);
-        Carrying { work, before: (0, 0), done: (0, 0), travel: None, travelling, telling }
+    pub fn new(what: &'static str, total: (u64, u64), travelling: &'static str, telling: Telling) -> Carrying {
+        let work = State { what, total: Some(total), started: Instant::now(), files: 0, bytes: 0 };
+        let mut progress = Progress::new(what, telling);
+        progress.show(work);
+        Carrying { progress, work, before: (0, 0), travelling, travel: None }
     }
 
     pub fn tell(&mut self, told: Told) {
@@ -54,12 +58,12 @@ impl Carrying {
                     // From builder to builder: what was packed has travelled, and now is unpacked.
                     self.next();
                 }
-                self.done = (files, bytes);
-                self.work.update(self.before.0 + files, self.before.1 + bytes);
+                (self.work.files, self.work.bytes) = (self.before.0 + files, self.before.1 + bytes);
+                self.progress.show(self.work);
             }
             Told::Travelled { bytes, of } => {
-                let begin = || Progress::new(self.travelling, self.telling).of(0, of);
-                self.travel.get_or_insert_with(begin).update(0, bytes);
+                let started = *self.travel.get_or_insert_with(Instant::now);
+                self.progress.show(State { what: self.travelling, total: Some((0, of)), started, files: 0, bytes });
             }
         }
     }
@@ -67,8 +71,7 @@ impl Carrying {
     /// Ends a job: the next one counts from nothing again.
     pub fn next(&mut self) {
         self.travel = None;
-        self.before = (self.before.0 + self.done.0, self.before.1 + self.done.1);
-        self.done = (0, 0);
+        self.before = (self.work.files, self.work.bytes);
     }
 }
 

@@ -21,7 +21,7 @@ use crate::inside::unpack::Target;
 use crate::inventory::{self, Kind, Names};
 use crate::place::carry::{self, Mount, Site};
 use crate::place::{self, Access, Place};
-use crate::report;
+use crate::report::{self, Progress};
 
 /// Where an entry goes.
 struct Step {
@@ -69,10 +69,15 @@ pub fn run(context: Context, options: &Import) -> Result<u8> {
     })?;
     let layout = &source.layout;
     let _lock = layout.lock(|| report::note("an export writes this bundle; waiting for it"))?;
+    let checking = Progress::new("Checking", options.output.telling());
     let steps = plan(layout, options, &names)?;
-    let answer =
+    drop(checking);
+    let mut answer =
         Answer { version: 1, entries: steps.iter().map(|step| answer(&step.entry)).collect(), ..Answer::default() };
     if options.dry_run {
+        if with_layers && layers::missing(&options.build).is_none() {
+            answer.entries.extend(layers::listed(&layout.index()?.manifests));
+        }
         show(&answer, options.output.format, options.output.quiet)?;
         return Ok(0);
     }
@@ -81,10 +86,11 @@ pub fn run(context: Context, options: &Import) -> Result<u8> {
         .iter()
         .fold((0, 0), |(files, bytes), Step { entry, .. }| (files + entry.config.files, bytes + entry.config.bytes));
     let mut progress = Carrying::new("Importing", (files, bytes), "Sending", options.output.telling());
-    let answer = act(&docker, &settings, layout, steps, options, answer, &mut progress)?;
+    let mut answer = act(&docker, &settings, layout, steps, options, answer, &mut progress)?;
     drop(progress);
-    let mut answer = answer;
+    let building = Progress::new("Building", options.output.telling());
     let whole = !with_layers || layers::import(&Builders::ask(&docker, &settings)?, layout, options, &mut answer)?;
+    drop(building);
     show(&answer, options.output.format, options.output.quiet)?;
     Ok(if whole { 0 } else { exit::FAILED })
 }
@@ -296,15 +302,14 @@ fn act(
             note(done.with_context(|| format!("mount {}", mount.id))?, &mut answer);
         }
     }
-    answer.bytes_written = answer.entries.iter().map(|entry| entry.bytes).sum();
+    let bytes: u64 = answer.entries.iter().map(|entry| entry.bytes).sum();
+    answer.bytes_written = bytes.saturating_sub(answer.bytes_reused);
     Ok(answer)
 }
 
 fn note(unpacked: Vec<crate::inside::unpack::Unpacked>, answer: &mut Answer) {
     for unpacked in unpacked {
         answer.left_out.extend(unpacked.notes);
-        if unpacked.kept > 0 {
-            answer.left_out.push(format!("what was there already, and as new: {}", unpacked.kept));
-        }
+        answer.bytes_reused += unpacked.kept_bytes;
     }
 }

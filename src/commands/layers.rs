@@ -263,20 +263,25 @@ pub fn import(builders: &Builders, layout: &Layout, options: &Import, answer: &m
             if !done && answer.steps.is_none() {
                 return Ok(false);
             }
-            for layer in layers.iter().filter(|layer| layer.ref_name() != "latest") {
-                answer.entries.push(AnswerEntry {
-                    kind: Kind::Layer,
-                    name: layer.ref_name().into(),
-                    language: None,
-                    digest: Some(layer.digest.clone()),
-                    bytes: 0,
-                    files: None,
-                });
-            }
+            answer.entries.extend(listed(&index.manifests));
             return Ok(done);
         }
     }
     Ok(true)
+}
+
+/// Returns the layers of an index as an import tells them: without `latest`, a second name of one, and without bytes, since
+/// BuildKit does not say what it takes.
+pub fn listed(manifests: &[Descriptor]) -> impl Iterator<Item = AnswerEntry> {
+    let layers = manifests.iter().filter(|descriptor| !descriptor.is_tree() && descriptor.ref_name() != "latest");
+    layers.map(|layer| AnswerEntry {
+        kind: Kind::Layer,
+        name: layer.ref_name().into(),
+        language: None,
+        digest: Some(layer.digest.clone()),
+        bytes: 0,
+        files: None,
+    })
 }
 
 /// Builds with layers from a directory, and adds what came of it to the answer. Returns false if the build failed.

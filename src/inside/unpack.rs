@@ -65,6 +65,8 @@ pub struct Unpacked {
     pub bytes: u64,
     /// Files that were there, and as new as the bundle's.
     pub kept: u64,
+    /// Their bytes, as files tell them.
+    pub kept_bytes: u64,
     /// Entries at the top of what `replace` took away.
     pub removed: u64,
     /// What could not be restored, such as attributes that the file system does not have.
@@ -613,6 +615,9 @@ impl Merge<'_> {
             (false, false) if modified(&arriving) > modified(&there) => self.bring(new, &arriving, old, name, true),
             _ => {
                 self.unpacked.kept += 1;
+                if FileType::from_raw_mode(arriving.st_mode) == FileType::RegularFile {
+                    self.unpacked.kept_bytes += arriving.st_size as u64;
+                }
                 Ok(())
             }
         }

@@ -726,6 +726,8 @@ fn mounts_and_volumes_move_into_each_other_and_owners_are_mapped() {
     let refused = engine.cache(&[&both[..], &["--replace"]].concat());
     assert!(refused.code == 1 && refused.stderr.contains("mount pip and mount second go to one place"), "{refused}");
     engine.cache(&both).ok();
+    let again = json(&engine, &both);
+    assert!(again["bytes_written"] == 0 && again["bytes_reused"].as_u64() > Some(0), "{again}");
     let tree = Tree::read(&engine.mountpoint("both-cache"));
     assert!(["pip/http/w", "pip/second"].iter().all(|path| tree.0.contains_key(Path::new(path))), "{tree:?}");
 }
@@ -796,7 +798,10 @@ fn assert_far_is_carried(engine: &Engine, other: &Engine) {
     let kinds = exported["entries"].as_array().unwrap().iter().map(|entry| entry["kind"].as_str().unwrap());
     assert_eq!(kinds.collect::<Vec<_>>(), ["layer", "mount", "mount"], "{exported}");
 
-    let imported = json(other, &["import", "--src", &text(&bundle), "--builder", "far", &text(context.path())]);
+    let import = ["import", "--src", &text(&bundle), "--builder", "far", &text(context.path())];
+    let planned = json(other, &[&import[..], &["--dry-run"]].concat());
+    let imported = json(other, &import);
+    assert_eq!(planned["entries"], imported["entries"]);
     assert_eq!((&imported["steps"]["cached"], &imported["steps"]["ran"]), (&4.into(), &serde_json::json!([])));
     fs::remove_dir_all(&bundle).unwrap();
     let file = context.path().join("Dockerfile");
