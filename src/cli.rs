@@ -428,6 +428,9 @@ pub struct Import {
     /// Make mounts and volumes equal to the bundle, instead of adding to them
     #[arg(long)]
     pub replace: bool,
+    /// Replace also in volumes that running containers use
+    #[arg(long, requires = "replace")]
+    pub force_in_use: bool,
     /// Owner of all that is imported, by numbers
     #[arg(long, value_name = "UID[:GID]", value_parser = owner)]
     pub owner: Option<(u32, u32)>,
@@ -581,7 +584,7 @@ Examples:
 Examples:
   docker cache builder use mybuilder  what 'docker buildx build' uses then
   docker cache builder use default    back to the engine's own
-  docker cache builder use far        of a docker context: makes that context the one in use")]
+  docker cache builder use far        of a docker context: puts that in use")]
     Use(BuilderUse),
 }
 

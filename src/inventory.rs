@@ -12,7 +12,7 @@ use crate::answers::Answers;
 use crate::cancel;
 use crate::catalogue::{self, Class, Known, Unit};
 use crate::cli::Selection;
-use crate::docker::{BuilderRef, Container, Docker, Info, Overview, Volume, endpoint};
+use crate::docker::{BuilderRef, Container, ContainerMount, Docker, Info, Overview, Volume, endpoint};
 use crate::inside::measure::{Measured, Sum, Tree};
 use crate::inside::{Job, Line};
 use crate::model::{self, Bytes, CacheRecord, CacheVolume, Moment, MountName, VolumeUser};
@@ -663,7 +663,7 @@ pub fn cache_volumes(overview: &Overview, named: &[String]) -> Result<Vec<CacheV
         }
     }
     let found = volumes.iter().filter(|volume| named.is_empty() || named.contains(&volume.name)).filter_map(|volume| {
-        let users = users(containers, &volume.name);
+        let users = users(containers, volumes, volume);
         let destinations = || users.iter().filter_map(|user| user.destination.as_ref());
         let asked = named.contains(&volume.name);
         // What one container takes for a cache, another may have for its data.
@@ -694,14 +694,24 @@ pub fn cache_volumes(overview: &Overview, named: &[String]) -> Result<Vec<CacheV
     Ok(found)
 }
 
-/// Returns the containers that mount a volume, running ones first.
-pub fn users(containers: &[Container], volume: &str) -> Vec<VolumeUser> {
+/// Returns the containers that mount a volume, running ones first: by its name, by that of another volume of the same device,
+/// or by its directory on the host.
+pub fn users(containers: &[Container], volumes: &[Volume], volume: &Volume) -> Vec<VolumeUser> {
+    let device =
+        |volume: &Volume| volume.options.as_ref()?.get("device").filter(|device| device.starts_with('/')).cloned();
+    let (own, there) = (device(volume), Path::new(&volume.mountpoint));
+    let twins = volumes.iter().filter(|other| own.is_some() && device(other) == own).map(|other| &other.name);
+    let names: HashSet<&String> = twins.chain([&volume.name]).collect();
+    let has = |mount: &ContainerMount| match mount.r#type.as_str() {
+        "volume" => names.contains(&mount.name),
+        _ => !volume.mountpoint.is_empty() && Path::new(&mount.source).starts_with(there),
+    };
     let mounts = containers.iter().flat_map(|container| container.mounts.iter().map(move |mount| (container, mount)));
     let mut users: Vec<VolumeUser> = mounts
-        .filter(|(_, mount)| mount.r#type == "volume" && mount.name == volume)
+        .filter(|(_, mount)| has(mount))
         .map(|(container, mount)| VolumeUser {
             container: container.name().into(),
-            destination: (!mount.is_part).then(|| mount.destination.clone()),
+            destination: (mount.name == volume.name && !mount.is_part).then(|| mount.destination.clone()),
             running: container.is_running(),
         })
         .collect();

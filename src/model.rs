@@ -329,7 +329,7 @@ pub struct CacheVolume {
 #[derive(Clone, Debug)]
 pub struct VolumeUser {
     pub container: String,
-    /// None if it has a part of the volume only.
+    /// None if it has a part of the volume only, or has it by another name.
     pub destination: Option<String>,
     pub running: bool,
 }

@@ -527,7 +527,7 @@ fn cut_volumes(
             return false;
         }
         let known = |user: &VolumeUser| cache.users.iter().any(|was| was.running && was.container == user.container);
-        let users = inventory::users(&containers, name);
+        let users = inventory::users(&containers, &volumes, volume);
         match users.iter().find(|user| user.running && !known(user)).filter(|_| !options.force_in_use) {
             Some(user) => {
                 outcome

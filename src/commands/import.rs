@@ -265,7 +265,18 @@ fn act(
         }
     }
     if !volumes.is_empty() {
-        let Overview { info, volumes: mut there, .. } = docker.overview()?;
+        let Overview { info, volumes: mut there, containers, .. } = docker.overview()?;
+        for volume in there.iter().filter(|volume| options.replace && volumes.contains_key(&volume.name)) {
+            let users = inventory::users(&containers, &there, volume);
+            if let Some(user) = users.iter().find(|user| user.running).filter(|_| !options.force_in_use) {
+                bail!(
+                    "volume {} is used by container {}, which --replace would take the files from\n\
+                     hint: stop the container, import without `--replace`, or add `--force-in-use`",
+                    volume.name,
+                    user.container
+                );
+            }
+        }
         let mut made = Vec::new();
         for (name, steps) in volumes.iter().filter(|(name, _)| !there.iter().any(|volume| volume.name == **name)) {
             let config = &steps[0].entry.config;

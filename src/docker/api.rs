@@ -89,6 +89,8 @@ pub struct ContainerMount {
     pub r#type: String,
     /// Name of the volume.
     pub name: String,
+    /// Directory on the engine's host.
+    pub source: String,
     pub destination: String,
     /// True if it is a directory of the volume and not all of it: `volume-subpath`.
     #[serde(skip)]

@@ -288,9 +288,34 @@ for_each_engine!(what_a_container_uses_stays_and_is_named, [v20, v26, v28_contai
     let run = engine.cache(&["clear", "--lang", "python", "--force"]).ok();
     assert!(run.stdout.contains("in use by container worker"), "{run}");
     assert!(root.join("pip/file").exists());
+    if engine.generation().has_buildx() {
+        let bundle = engine.folder().join("bundle").display().to_string();
+        engine.cache(&["export", "--dest", &bundle, "--volume", "project-cache"]).ok();
+        fs::write(root.join("pip/newer"), "1").unwrap();
+        let refused = engine.cache(&["import", "--src", &bundle, "--volume", "project-cache", "--replace"]);
+        assert!(refused.code == 1 && refused.stderr.contains("container worker"), "{refused}");
+        assert!(root.join("pip/newer").exists());
+        engine.cache(&["import", "--src", &bundle, "--volume", "project-cache", "--replace", "--force-in-use"]).ok();
+        assert!(!root.join("pip/newer").exists());
+    }
     engine.cache(&["clear", "--lang", "python", "--force", "--force-in-use"]).ok();
     assert!(!root.join("pip/file").exists());
     engine.docker(&["rm", "--force", "worker"]);
+});
+
+for_each_engine!(a_volume_is_in_use_by_whatever_name_a_container_has_it, [v20, v28], |engine| {
+    engine.build("RUN true", &["--tag", "box"]);
+    let root = engine.volume("project-cache", &[("pip/file", "1")]);
+    let there = engine.folder().join("tmp/there");
+    write_files(&there, &[("pip/file", "1")]);
+    for name in ["one-cache", "other-cache"] {
+        let device = format!("device={}", there.display());
+        engine.docker(&["volume", "create", "--opt=type=none", "--opt=o=bind", "--opt", &device, name]);
+    }
+    let by_path = format!("--volume={}:/pip", root.join("pip").display());
+    engine.docker(&["run", "--detach", "--volume=other-cache:/data", &by_path, "box", "/bin/busybox", "sleep", "600"]);
+    let run = engine.cache(&["clear", "--all", "--force"]);
+    assert!(root.join("pip/file").exists() && there.join("pip/file").exists(), "{run}");
 });
 
 for_each_engine!(what_a_build_uses_stays_and_the_build_succeeds, [all], |engine| {
