@@ -80,6 +80,7 @@ pub enum Line {
 /// # Errors
 /// When the job fails as a whole; what cannot be read inside is part of the answer.
 pub fn perform(job: &Job, each: &mut (dyn FnMut(Line) + Send)) -> anyhow::Result<()> {
+    raise_open_files();
     match job {
         Job::Measure(trees) => {
             let found = measure::all(trees, &mut |files, bytes| each(Line::Progress { files, bytes }));
@@ -109,6 +110,16 @@ pub fn perform(job: &Job, each: &mut (dyn FnMut(Line) + Send)) -> anyhow::Result
         }
     }
     Ok(())
+}
+
+/// Allows as many open files as there may be: jobs hold a directory open for each level of a tree and each thread, and
+/// the usual soft limit of 1,024 is for select(), not for them.
+fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Without it, what lies too deep is told as any other file that cannot be opened.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 /// Hands on progress five times a second.
@@ -174,4 +185,65 @@ fn write(out: &mut impl Write, line: &Line) -> io::Result<()> {
     serde_json::to_writer(&mut *out, line)?;
     out.write_all(b"\n")?;
     out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use rustix::fs::{Mode, mkdirat, openat};
+    use rustix::process::{Resource, getrlimit, setrlimit};
+
+    use super::*;
+
+    #[test]
+    fn trees_deeper_than_the_usual_limit_of_open_files_are_carried() {
+        let dir = tempfile::tempdir().unwrap();
+        let [root, out, back] = ["root", "out", "back"].map(|name| dir.path().join(name));
+        [&root, &out, &back].into_iter().for_each(|path| std::fs::create_dir(path).unwrap());
+        let mut above = std::os::fd::OwnedFd::from(File::open(&root).unwrap());
+        for _ in 0..1100 {
+            mkdirat(&above, "d", Mode::RWXU).unwrap();
+            above = openat(&above, "d", dirs::DIRECTORY, Mode::empty()).unwrap();
+        }
+        openat(&above, "file", rustix::fs::OFlags::CREATE, Mode::RWXU).unwrap();
+        let lower = || {
+            let limit = getrlimit(Resource::Nofile);
+            setrlimit(Resource::Nofile, rustix::process::Rlimit { current: Some(1024), ..limit }).unwrap();
+        };
+        let rules = vec![rules::Rule { path: String::new(), take: true }];
+        let tree = pack::Tree { root, base: "/cache".into(), rules: rules.clone(), secrets: vec![], previous: None };
+        lower();
+        let mut packed = Vec::new();
+        let job = Job::Pack(Pack { out: out.clone(), trees: vec![tree] });
+        perform(&job, &mut |line| {
+            if let Line::Packed(all) = line {
+                packed = all
+            }
+        })
+        .unwrap();
+        let packed = packed.remove(0);
+        assert_eq!((packed.files, packed.skipped_count), (1, 0), "{packed:?}");
+        let target = unpack::Target {
+            root: back,
+            base: "/cache".into(),
+            table: packed.table,
+            layers: packed.layers,
+            rules,
+            from: String::new(),
+            to: String::new(),
+            replace: false,
+            owner: None,
+        };
+        lower();
+        let mut unpacked = Vec::new();
+        let job = Job::Unpack(Unpack { blobs: out, trees: vec![target] });
+        perform(&job, &mut |line| {
+            if let Line::Unpacked(all) = line {
+                unpacked = all
+            }
+        })
+        .unwrap();
+        assert_eq!((unpacked[0].files, unpacked[0].notes.len()), (1, 0), "{unpacked:?}");
+    }
 }

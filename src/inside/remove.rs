@@ -119,6 +119,7 @@ impl<'a> Removal<'a> {
 fn unlink(folder: &Folder, name: &CStr, flags: AtFlags) -> rustix::io::Result<()> {
     match unlinkat(&folder.fd, name, flags) {
         Err(Errno::ACCESS) => {
+            folder.opened.store(true, Relaxed);
             fchmod(&folder.fd, Mode::from_raw_mode(folder.stat.st_mode) | Mode::RWXU)?;
             unlinkat(&folder.fd, name, flags)
         }
@@ -162,6 +163,10 @@ impl Visit for Removal<'_> {
     }
 
     fn done(&self, folder: &Folder) {
+        if folder.opened.load(Relaxed) {
+            let closed = fchmod(&folder.fd, Mode::from_raw_mode(folder.stat.st_mode));
+            let _ = closed.inspect_err(|error| self.refused(folder.path(c""), *error));
+        }
         let Some(above) = folder.above.as_deref().filter(|_| !folder.named) else { return };
         if self.take(folder.part) != Take::Everything {
             return;
@@ -352,6 +357,37 @@ mod tests {
             fs::remove_dir_all(dir.path()).unwrap();
         }
         assert_eq!(paths(outside.path()), before);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn directories_that_their_owner_has_closed_to_writing_are_emptied_and_stay_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in ["go/mod/x@v1", "go/bin"] {
+            fs::create_dir_all(dir.path().join(path)).unwrap();
+        }
+        for (path, mode) in [("go/mod/x@v1", 0o555), ("go/mod", 0o555), ("go/bin", 0o755)] {
+            fs::write(dir.path().join(path).join("file"), "1").unwrap();
+            fs::set_permissions(dir.path().join(path), fs::Permissions::from_mode(mode)).unwrap();
+        }
+        // Root writes anyway: as somebody else, which the threads of the walk are, too.
+        let removed = std::thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                if rustix::process::geteuid().is_root() {
+                    let user = rustix::fs::Uid::from_raw(1000);
+                    paths(dir.path())
+                        .into_iter()
+                        .chain([PathBuf::new()])
+                        .for_each(|path| std::os::unix::fs::chown(dir.path().join(path), Some(1000), None).unwrap());
+                    rustix::thread::set_thread_res_uid(user, user, user).unwrap();
+                }
+                cut(dir.path(), &["go/mod"], &[Take::Everything, Take::Nothing])
+            });
+            other.join().unwrap()
+        });
+        assert_eq!((removed.files, removed.failed_count), (2, 0), "{removed:?}");
+        assert_eq!(fs::read_dir(dir.path().join("go/mod")).unwrap().count(), 0);
+        assert_eq!(dir.path().join("go/mod").metadata().unwrap().permissions().mode() & 0o777, 0o555);
     }
 
     #[test]

@@ -13,9 +13,10 @@ use std::thread;
 use std::time::Duration;
 
 use rayon::ThreadPoolBuilder;
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, statat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, Stat, fstat, openat, statat};
 use rustix::io::Errno;
 
+use super::dirs::DIRECTORY;
 use super::unpack::STAGING;
 use crate::cancel;
 
@@ -74,6 +75,8 @@ pub struct Folder {
     /// True for the root and for what a path of [`Names`] names or leads through, but nothing at or below one that is whole.
     pub named: bool,
     pub stat: Stat,
+    /// Whether the visitor has opened it to writing; it is as it was again once all below it is done.
+    pub opened: AtomicBool,
 }
 
 impl Folder {
@@ -157,17 +160,21 @@ pub struct Counters {
     pub bytes: AtomicU64,
 }
 
+impl Counters {
+    pub fn tell(&self, progress: &mut (dyn FnMut(u64, u64) + Send)) {
+        progress(self.files.load(Relaxed), self.bytes.load(Relaxed));
+    }
+}
+
 /// Walks all roots side by side; calls `progress` with files and bytes so far, five times a second. A cancel ends it early.
 pub fn all<V: Visit>(walks: &[(&Path, &Names, &V)], counters: &Counters, progress: &mut (dyn FnMut(u64, u64) + Send)) {
-    // One open folder for each level and thread; the usual soft limit of 1,024 is for select(), not for us.
-    raise_open_files();
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         let reporter = scope.spawn(|| {
             while !done.load(Relaxed) {
                 thread::park_timeout(Duration::from_millis(200));
                 if !done.load(Relaxed) {
-                    progress(counters.files.load(Relaxed), counters.bytes.load(Relaxed));
+                    counters.tell(progress);
                 }
             }
         });
@@ -193,14 +200,6 @@ fn threads() -> usize {
     thread::available_parallelism().map_or(1, usize::from).max(8)
 }
 
-fn raise_open_files() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    // Without it very deep trees are reported as unreadable.
-    let _ = setrlimit(Resource::Nofile, limit);
-}
-
 struct Walk<'s, V> {
     names: &'s Names,
     visit: &'s V,
@@ -216,11 +215,19 @@ impl<V> Copy for Walk<'_, V> {}
 
 impl<'s, V: Visit> Walk<'s, V> {
     fn root(self, scope: &rayon::Scope<'s>, root: &Path) {
-        let opened = openat(CWD, root, FOLDER, Mode::empty()).and_then(|fd| Ok((fstat(&fd)?, mount_of(&fd)?, fd)));
+        let opened = openat(CWD, root, DIRECTORY, Mode::empty()).and_then(|fd| Ok((fstat(&fd)?, mount_of(&fd)?, fd)));
         match opened {
             Ok((stat, mount, fd)) => {
                 let part = self.names.part.unwrap_or_default();
-                let folder = Folder { fd, name: CString::default(), above: None, part, named: true, stat };
+                let folder = Folder {
+                    fd,
+                    name: CString::default(),
+                    above: None,
+                    part,
+                    named: true,
+                    stat,
+                    opened: AtomicBool::default(),
+                };
                 self.list(scope, Arc::new(folder), Some(self.names), mount);
             }
             Err(error) => self.visit.refused(".".into(), error),
@@ -275,11 +282,11 @@ impl<'s, V: Visit> Walk<'s, V> {
         mount: Mount,
     ) {
         let opened =
-            openat(&above.fd, &name, FOLDER, Mode::empty()).and_then(|fd| Ok((fstat(&fd)?, mount_of(&fd)?, fd)));
+            openat(&above.fd, &name, DIRECTORY, Mode::empty()).and_then(|fd| Ok((fstat(&fd)?, mount_of(&fd)?, fd)));
         match opened {
             Ok((stat, here, fd)) if here == mount => {
                 let named = above.named && names.is_some_and(|names| !names.whole);
-                let folder = Folder { fd, name, above: Some(above), part, named, stat };
+                let folder = Folder { fd, name, above: Some(above), part, named, stat, opened: AtomicBool::default() };
                 self.list(scope, Arc::new(folder), names, mount);
                 return;
             }
@@ -358,9 +365,6 @@ fn read(folder: &OwnedFd, mut each: impl FnMut(&CStr, FileType)) -> rustix::io::
     }
     Ok(())
 }
-
-const FOLDER: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
 
 /// What tells one mounted file system from another: its device, and the mount's own number where the kernel tells it
 /// (Linux 5.8), for a bind mount has the device of its source.
