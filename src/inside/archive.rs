@@ -57,6 +57,8 @@ pub struct Member {
 
 /// Bytes that one member's PAX header may have; the kernel allows 64 KiB of attributes.
 const MAX_PAX: u64 = 1 << 20;
+/// Bytes that a member's attributes may have, for its PAX header to have room for the rest.
+pub const MAX_ATTRIBUTES: usize = 1 << 19;
 /// Parts that a sparse file may have.
 pub const MAX_EXTENTS: usize = 1 << 20;
 const BLOCK: u64 = 512;
@@ -71,6 +73,10 @@ pub fn walk_order(a: &[u8], b: &[u8]) -> Ordering {
     }
 }
 
+/// Bytes that a path, and one name in it, may have. Below a root there may be longer ones.
+pub const MAX_PATH: usize = 4096;
+pub const MAX_NAME: usize = 255;
+
 /// Returns why a path must not be used below a tree, if anything.
 pub fn unsafe_path(path: &[u8]) -> Option<&'static str> {
     if path.is_empty() {
@@ -79,43 +85,35 @@ pub fn unsafe_path(path: &[u8]) -> Option<&'static str> {
     if path.starts_with(b"/") {
         return Some("is absolute");
     }
-    if path.len() > 4096 {
+    if path.len() > MAX_PATH {
         return Some("is too long");
     }
     path.split(|byte| *byte == b'/').find_map(|name| match name {
         b".." => Some("leads out by `..`"),
         b"" | b"." => Some("has an empty component"),
-        _ if name.len() > 255 => Some("has a component that is too long"),
+        _ if name.len() > MAX_NAME => Some("has a component that is too long"),
         _ if name.contains(&0) => Some("contains a zero byte"),
         _ => None,
     })
 }
 
 /// Returns true if a symbolic link at `path` stays within its tree, which programs see at the absolute path `base`.
+/// A `..` may only stand at the beginning, where it leaves a directory: after a name, it would go up from wherever that
+/// leads, if it is a link too. So a tree with nothing but such links has no way out.
 pub fn leads_in(path: &[u8], target: &[u8], base: &str) -> bool {
-    let mut at: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
-    at.pop();
-    let target = match target.strip_prefix(b"/") {
-        None => target,
-        Some(_) => {
+    let (target, above) = match target.starts_with(b"/") {
+        false => (target, path.iter().filter(|byte| **byte == b'/').count()),
+        true => {
             let below = target.strip_prefix(base.trim_end_matches('/').as_bytes());
             match below.filter(|below| !base.is_empty() && (below.is_empty() || below.starts_with(b"/"))) {
-                Some(below) => {
-                    at.clear();
-                    below
-                }
+                Some(below) => (below, 0),
                 None => return false,
             }
         }
     };
-    target.split(|byte| *byte == b'/').all(|name| match name {
-        b"" | b"." => true,
-        b".." => at.pop().is_some(),
-        name => {
-            at.push(name);
-            true
-        }
-    })
+    let mut names = target.split(|byte| *byte == b'/').filter(|name| !matches!(*name, b"" | b"."));
+    let up = names.by_ref().take_while(|name| *name == b"..").count();
+    up <= above && names.all(|name| name != b"..")
 }
 
 /// Writes one member. `data` are the bytes that are not holes: exactly as many as the extents or the size say.
@@ -437,5 +435,39 @@ impl<R: Read> Read for Counted<R> {
         let read = self.input.read(buffer)?;
         self.left = self.left.checked_sub(read as u64).ok_or_else(|| io::Error::other("it is longer than it says"))?;
         Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_leads_in_if_it_does_whatever_the_other_links_are() {
+        let leads_in = |path: &str, target: &str| leads_in(path.as_bytes(), target.as_bytes(), "/cache");
+        for (path, target) in [
+            ("a", "b"),
+            ("a", "b/./c/"),
+            ("d/up", ".."),
+            ("d/e/up", "./../.."),
+            ("node_modules/.bin/x", "../x/bin/x.js"),
+            ("v3/a/node_modules/b", "../../b/node_modules/b"),
+            ("d/a", "/cache"),
+            ("d/a", "/cache/b"),
+        ] {
+            assert!(leads_in(path, target), "{path} {target}");
+        }
+        for (path, target) in [
+            ("a", ".."),
+            ("d/a", "../.."),
+            ("a", "/etc/passwd"),
+            ("a", "/cachet"),
+            ("d/a", "/cache/.."),
+            // By way of `d/up -> ..`.
+            ("d/out", "up/../etc/passwd"),
+            ("d/out", "/cache/d/up/../etc/passwd"),
+        ] {
+            assert!(!leads_in(path, target), "{path} {target}");
+        }
     }
 }
