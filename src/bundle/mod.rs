@@ -520,6 +520,7 @@ impl Writer {
         let came: Vec<Descriptor> =
             came.into_iter().filter(|other| !other.is_tree() && !known.contains(other.ref_name())).collect();
         index.manifests.extend(came);
+        verify::ensure_few(&index, &dir.display())?;
         File::open(self.layout.blobs())?.sync_all()?;
         if !dir.join("oci-layout").exists() {
             self.replace("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::location::Reference;
 use super::registry::{INDEX, Registry};
-use super::verify::MAX_MANIFESTS;
+use super::verify::ensure_few;
 use super::{Descriptor, Index, Layout, Manifest, NAMES, REF_NAME, TAG, TreeConfig, Writer};
 use crate::docker::{Certificates, Credentials};
 use crate::inside::pack::{Blob, digest};
@@ -192,6 +192,7 @@ impl Remote {
             if exists && merged.manifests == latest.manifests {
                 return Ok(());
             }
+            ensure_few(&merged, &self.registry.reference)?;
             self.registry.put_manifest(&self.registry.reference.tag, INDEX, &serde_json::to_vec(&merged)?)?;
             thread::sleep(SETTLING);
         }
@@ -297,7 +298,7 @@ fn read(registry: &Registry) -> Result<(Index, bool)> {
     let index = index.filter(|_| is_index(&descriptor.media_type)).with_context(|| {
         format!("{reference} is something else than a bundle\nhint: name another tag, such as {}-cache", reference.tag)
     })?;
-    ensure!(index.manifests.len() <= MAX_MANIFESTS, "{reference} lists {} manifests", index.manifests.len());
+    ensure_few(&index, reference)?;
     Ok((index, true))
 }
 

@@ -1,6 +1,7 @@
 //! Proves a bundle: every reference, every digest, every archive's members. Reads all of it, writes nothing.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -15,8 +16,8 @@ use serde::Serialize;
 use super::{Descriptor, Entry, Index, Layout, Manifest};
 use crate::inside::archive::{self, Kind};
 use crate::inside::pack::{Blob, Layer, digest};
-use crate::inside::table::{self, Row, Rows, decoder};
-use crate::inside::unpack::{MAX_ENTRIES, MAX_ROWS, check};
+use crate::inside::table::{self, MAX_LAYERS, MAX_ROWS, Row, Rows, decoder};
+use crate::inside::unpack::{MAX_ENTRIES, check};
 
 /// What was found of one entry of the index.
 #[derive(Debug, Serialize)]
@@ -52,7 +53,7 @@ pub fn digests(layout: &Layout) -> Result<Vec<Verified>> {
 
 fn prove(layout: &Layout, wanted: impl Fn(&Descriptor) -> bool, deep: bool) -> Result<Vec<Verified>> {
     let index = layout.index()?;
-    ensure!(index.manifests.len() <= MAX_MANIFESTS, "the index lists {} manifests", index.manifests.len());
+    ensure_few(&index, &"the index")?;
     let mut names = HashMap::new();
     for descriptor in index.manifests.iter().filter(|descriptor| descriptor.is_tree()) {
         if names.insert(descriptor.ref_name(), ()).is_some() {
@@ -69,7 +70,17 @@ fn prove(layout: &Layout, wanted: impl Fn(&Descriptor) -> bool, deep: bool) -> R
 }
 
 /// Manifests that an index may list.
-pub(super) const MAX_MANIFESTS: usize = 10_000;
+const MAX_MANIFESTS: usize = 10_000;
+
+/// Makes sure, before an index is read or written, that it does not list more than it may.
+///
+/// # Errors
+/// When it does; `what` is the bundle's name.
+pub(super) fn ensure_few(index: &Index, what: &dyn Display) -> Result<()> {
+    let count = index.manifests.len();
+    ensure!(count <= MAX_MANIFESTS, "{what} lists {count} entries, and may have {MAX_MANIFESTS}");
+    Ok(())
+}
 
 /// The blobs that were read, and what was wrong with them.
 type Known = HashMap<String, Option<String>>;
@@ -193,7 +204,7 @@ fn archives(layers: &[Layer], work: impl Fn(usize, &Layer) -> Result<()> + Sync)
 /// Reads the rows of the archives of this part, and checks of all that each file is in a directory of the table: so no
 /// member can be written through a link.
 fn rows(layout: &Layout, config: &super::TreeConfig, part: &Range<usize>) -> Result<Vec<Vec<Row>>> {
-    ensure!(config.layers.len() <= MAX_MANIFESTS, "it has {} archives", config.layers.len());
+    ensure!(config.layers.len() <= MAX_LAYERS, "it has {} archives", config.layers.len());
     let mut rows: Vec<Vec<Row>> = vec![Vec::new(); part.len()];
     let mut table = Rows::new(File::open(layout.path(&config.table))?)?;
     let mut above: Vec<Vec<u8>> = Vec::new();
@@ -448,6 +459,17 @@ mod tests {
 
     fn broken(layout: &Layout) -> String {
         all(layout, |_| true).unwrap()[0].broken.clone().unwrap_or_default()
+    }
+
+    #[test]
+    fn a_bundle_with_more_entries_than_are_read_is_not_written() {
+        for (count, is_written) in [(MAX_MANIFESTS, true), (MAX_MANIFESTS + 1, false)] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut writer = Writer::open(dir.path(), || ()).unwrap();
+            writer.index.manifests = vec![Descriptor::default(); count];
+            let _ = writer.commit();
+            assert_eq!(dir.path().join("index.json").exists(), is_written);
+        }
     }
 
     #[test]

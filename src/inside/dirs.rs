@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, mkdirat, openat};
+use rustix::fs::{CWD, Dir, FlockOperation, Mode, OFlags, flock, mkdirat, openat};
 use rustix::io::Errno;
 
 /// How a directory is opened.
@@ -35,6 +35,22 @@ pub fn lock(dir: impl AsFd, how: FlockOperation, waiting: impl FnOnce()) -> Resu
         }
         thread::sleep(Duration::from_millis(100));
     }
+}
+
+/// Returns the names in a directory, sorted.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn names(dir: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            names.push(entry.file_name().to_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// A root, and the directories from it to the one that was used last.

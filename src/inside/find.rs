@@ -3,10 +3,10 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, openat, statat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, openat, statat};
 use serde::{Deserialize, Serialize};
 
-use super::dirs::DIRECTORY;
+use super::dirs::{self, DIRECTORY};
 
 /// Names to look for in a tree.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -70,9 +70,8 @@ fn holds_something(dir: &OwnedFd, name: &str) -> bool {
 
 /// Returns the names in a directory; those that are no text are of no tool.
 fn list(dir: &OwnedFd) -> Vec<String> {
-    let entries = Dir::read_from(dir).into_iter().flatten().flatten();
-    let names = entries.filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned));
-    names.filter(|name| name != "." && name != "..").collect()
+    let names = dirs::names(dir.as_fd()).unwrap_or_default();
+    names.into_iter().filter_map(|name| name.into_string().ok()).collect()
 }
 
 #[cfg(test)]

@@ -1,29 +1,29 @@
 //! Packs trees into archives of bounded size, on all cores. What a former export has, by the prints in its table, is
 //! neither read nor written again; archives are packed anew once much of them is rubbish.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, openat};
 use rustix::io::{Errno, pread};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::archive::{self, Kind, Member, walk_order};
+use super::archive::{self, Kind, MAX_ATTRIBUTES, Member, walk_order};
 use super::dirs::{DIRECTORY, Dirs};
 use super::rules::{Rule, Rules};
 use super::scan::{Found, NAMED, Notes, changed, scan};
-use super::table::{self, Row, Rows};
-use super::walk::permissions;
+use super::table::{self, MAX_LAYERS, MAX_ROWS, Row, Rows};
+use super::walk::{Counters, permissions};
 
 /// Trees to pack, and the directory for the blobs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -77,7 +77,7 @@ pub struct Layer {
     pub entries: u64,
     /// What its members cost when they were all in use.
     pub cost: u64,
-    /// False if the blob is gone or damaged: what it had is packed again.
+    /// False if the blob is gone or of another length: what it had is packed again.
     #[serde(default = "yes", skip_serializing)]
     pub usable: bool,
 }
@@ -128,7 +128,7 @@ const BUFFER: usize = 1 << 17;
 /// Packs all trees, one after the other; calls `progress` with the files and bytes that are done.
 ///
 /// # Errors
-/// When a root cannot be read or a blob not be written.
+/// When a root cannot be read, a blob not be written, or a tree is larger than a bundle may have it.
 pub fn all(job: &Pack, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<Vec<Packed>> {
     let read = Counters::default();
     let mut done: Vec<Packed> = Vec::new();
@@ -137,19 +137,6 @@ pub fn all(job: &Pack, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<Ve
         done.push(packed);
     }
     Ok(done)
-}
-
-/// What is done so far: packed, or found unchanged.
-#[derive(Debug, Default)]
-struct Counters {
-    files: AtomicU64,
-    bytes: AtomicU64,
-}
-
-impl Counters {
-    fn tell(&self, progress: &mut (dyn FnMut(u64, u64) + Send)) {
-        progress(self.files.load(Relaxed), self.bytes.load(Relaxed));
-    }
 }
 
 fn pack(
@@ -165,7 +152,10 @@ fn pack(
     let begun = (read.files.load(Relaxed), read.bytes.load(Relaxed));
     loop {
         let (packed, used) = pack_new(job, tree, number, &kept, read, progress)?;
-        let worth_it = worth_keeping(former, &kept, &used);
+        let worth_it = match packed.layers.len() > MAX_LAYERS {
+            true => vec![false; kept.len()],
+            false => worth_keeping(former, &kept, &used),
+        };
         if worth_it == kept {
             return Ok(packed);
         }
@@ -219,7 +209,13 @@ fn pack_new(
             Some(previous) => Some(Former::open(previous)?),
             None => None,
         };
+        let mut count = 0;
         let scanned = scan(tree, &rules, &mut |path, found| {
+            count += 1;
+            ensure!(
+                count <= MAX_ROWS,
+                "it has more than {MAX_ROWS} files and directories, the most that a bundle can carry of one"
+            );
             let former = match &mut previous {
                 Some(previous) => previous.row(path)?,
                 None => None,
@@ -349,6 +345,10 @@ impl Chunks {
     fn flush(&mut self) -> Result<()> {
         if !self.next.is_empty() {
             let chunk = std::mem::take(&mut self.next);
+            ensure!(
+                self.sent < MAX_LAYERS,
+                "it makes more than {MAX_LAYERS} archives, the most that a bundle can have of one"
+            );
             self.sender.send((self.sent, chunk)).context("packing stopped")?;
             self.sent += 1;
             self.bytes = 0;
@@ -357,8 +357,37 @@ impl Chunks {
     }
 }
 
-/// What became of a file after the walk: gone, or with another size.
-type Amended = (Vec<u8>, Option<u64>);
+/// A path, and what became of it after the walk.
+type Amended = (Vec<u8>, Change);
+
+/// What became of a file after the walk.
+#[derive(Debug)]
+enum Change {
+    /// It has another size.
+    Size(u64),
+    /// It could not be packed.
+    Gone {
+        why: String,
+        /// It had other names.
+        linked: bool,
+    },
+}
+
+impl Change {
+    fn gone(found: &Found, why: impl Into<String>) -> Option<Change> {
+        Some(Change::Gone { why: why.into(), linked: found.kind == Kind::File && found.stat.st_nlink > 1 })
+    }
+
+    fn failed(found: &Found, error: &io::Error) -> Option<Change> {
+        match Errno::from_io_error(error) {
+            Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => Change::gone(found, CHANGED),
+            _ => Change::gone(found, error.to_string()),
+        }
+    }
+}
+
+/// Why something that was there a moment ago is not packed.
+const CHANGED: &str = "it changed while it was read";
 
 /// Packs archives until there are no more.
 fn work(
@@ -447,7 +476,7 @@ impl<W: Write> Write for Frames<W> {
     }
 }
 
-/// Writes one member. Returns None if it was as the walk found it, else its new size, or None if it is not to be used.
+/// Writes one member. Returns what became of it since the walk, if anything.
 fn member(
     dirs: &mut Dirs,
     path: &[u8],
@@ -455,7 +484,7 @@ fn member(
     out: &mut impl Write,
     buffer: &mut Vec<u8>,
     read: &Counters,
-) -> Result<Option<Option<u64>>> {
+) -> Result<Option<Change>> {
     let mut member = Member {
         path: path.into(),
         kind: found.kind,
@@ -477,8 +506,14 @@ fn member(
         _ => OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK,
     };
     let opened = dirs.parent(path).and_then(|(dir, name)| Ok(openat(dir, name, flags, Mode::empty())?));
-    let Ok(fd) = opened else { return Ok(Some(None)) };
+    let fd = match opened {
+        Ok(fd) => fd,
+        Err(error) => return Ok(Change::failed(found, &error)),
+    };
     member.attributes = attributes(fd.as_fd());
+    if member.attributes.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > MAX_ATTRIBUTES {
+        return Ok(Change::gone(found, "its attributes are too large"));
+    }
     if found.kind == Kind::Dir {
         archive::write(out, &member, io::empty())?;
         return Ok(None);
@@ -487,16 +522,24 @@ fn member(
     let state = |stat: &Stat| (stat.st_ino, changed(stat), stat.st_size);
     if found.size() > IN_MEMORY || has_holes(&found.stat) {
         if state(&fstat(&file)?) != state(&found.stat) {
-            return Ok(Some(None));
+            return Ok(Change::gone(found, CHANGED));
         }
         member.extents = extents(&file, &found.stat)?;
         let parts = member.extents.clone().unwrap_or(vec![(0, found.size())]);
-        archive::write(out, &member, Extents { file: &file, parts, read })?;
-        return Ok(if state(&fstat(&file)?) == state(&found.stat) { None } else { Some(None) });
+        let mut extents = Extents { file: &file, parts, read, failed: None };
+        archive::write(out, &member, &mut extents)?;
+        return Ok(match extents.failed {
+            Some(error) => Change::failed(found, &error.into()),
+            None if state(&fstat(&file)?) != state(&found.stat) => Change::gone(found, CHANGED),
+            None => None,
+        });
     }
     let mut before = found.stat;
     for _ in 0..3 {
-        let length = read_small(&file, before.st_size as usize, buffer)?;
+        let length = match read_small(&file, before.st_size as usize, buffer) {
+            Ok(length) => length,
+            Err(error) => return Ok(Change::failed(found, &error)),
+        };
         let after = fstat(&file)?;
         if FileType::from_raw_mode(after.st_mode) != FileType::RegularFile {
             break;
@@ -506,11 +549,11 @@ fn member(
             member.modified = (after.st_mtime, after.st_mtime_nsec as u32);
             archive::write(out, &member, &buffer[..length])?;
             read.bytes.fetch_add(member.size, Relaxed);
-            return Ok(if state(&after) == state(&found.stat) { None } else { Some(Some(member.size)) });
+            return Ok(if state(&after) == state(&found.stat) { None } else { Some(Change::Size(member.size)) });
         }
         before = after;
     }
-    Ok(Some(None))
+    Ok(Change::gone(found, CHANGED))
 }
 
 /// Reads a file that should have `size` bytes into a buffer, in one call if it has; no further than one byte more.
@@ -564,11 +607,12 @@ fn extents(file: &File, stat: &Stat) -> io::Result<Option<Vec<(u64, u64)>>> {
     Ok((parts != [(0, size)]).then_some(parts))
 }
 
-/// The parts of a file one after the other; what the file no longer has reads as zeros.
+/// The parts of a file one after the other; what the file no longer has, or cannot be read, reads as zeros.
 struct Extents<'a> {
     file: &'a File,
     parts: Vec<(u64, u64)>,
     read: &'a Counters,
+    failed: Option<Errno>,
 }
 
 impl Read for Extents<'_> {
@@ -576,7 +620,14 @@ impl Read for Extents<'_> {
         self.parts.retain(|(_, length)| *length > 0);
         let Some((at, length)) = self.parts.first_mut() else { return Ok(0) };
         let wanted = buffer.len().min(usize::try_from(*length).unwrap_or(usize::MAX));
-        let mut read = pread(self.file, &mut buffer[..wanted], *at)?;
+        let mut read = match pread(self.file, &mut buffer[..wanted], *at) {
+            Err(Errno::INTR) => return Err(io::ErrorKind::Interrupted.into()),
+            Err(error) => {
+                self.failed = Some(error);
+                0
+            }
+            Ok(read) => read,
+        };
         if read == 0 {
             buffer[..wanted].fill(0);
             read = wanted;
@@ -607,22 +658,30 @@ fn amend(rows: &Path, numbers: &[u32], amended: Vec<Amended>, packed: &mut Packe
     let aside = rows.with_extension("amended");
     let mut old = Rows::new(File::open(rows)?)?;
     let mut table = encoder(&aside)?;
-    let gone: BTreeSet<&[u8]> =
-        amended.iter().filter(|(_, size)| size.is_none()).map(|(path, _)| path.as_slice()).collect();
-    let sizes: HashMap<&[u8], u64> =
-        amended.iter().filter_map(|(path, size)| size.map(|size| (path.as_slice(), size))).collect();
+    let mut gone: BTreeMap<&[u8], &str> = BTreeMap::new();
+    let mut sizes: HashMap<&[u8], u64> = HashMap::new();
+    let mut gone_had_links = false;
+    for (path, change) in &amended {
+        match change {
+            Change::Size(size) => _ = sizes.insert(path, *size),
+            Change::Gone { why, linked } => {
+                gone.insert(path, why);
+                gone_had_links |= linked;
+            }
+        }
+    }
     packed.skipped_count += gone.len() as u64;
     let room = NAMED.saturating_sub(packed.skipped.len());
-    let why = |path: &&[u8]| format!("{}: it changed while it was read", String::from_utf8_lossy(path));
-    packed.skipped.extend(gone.iter().take(room).map(why));
+    let told = |(path, why): (&&[u8], &&str)| format!("{}: {why}", String::from_utf8_lossy(path));
+    packed.skipped.extend(gone.iter().take(room).map(told));
     (packed.files, packed.bytes) = (0, 0);
     let mut links = 0;
     while let Some(mut row) = old.next_row()? {
         // Another name of a file that is gone would be a link to nothing; which one it is the table does not tell.
-        let lost = !gone.is_empty() && row.kind == Kind::Hardlink;
-        let below_gone =
-            gone.iter().any(|gone| row.path.strip_prefix(*gone).is_some_and(|rest| rest.starts_with(b"/")));
-        if lost || below_gone || gone.contains(row.path.as_slice()) {
+        let lost = gone_had_links && row.kind == Kind::Hardlink;
+        let mut above = row.path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &row.path[..at]);
+        let below_gone = !gone.is_empty() && above.any(|path| gone.contains_key(path));
+        if lost || below_gone || gone.contains_key(row.path.as_slice()) {
             links += u64::from(lost);
             continue;
         }
@@ -751,5 +810,60 @@ mod tests {
         assert_eq!(kept([60, 95, 100]), [false, true, true]);
         // One of which nothing is in use goes anyway, and is no rubbish.
         assert_eq!(kept([0, 95, 100]), [true; 3]);
+    }
+
+    #[test]
+    fn a_tree_with_more_archives_than_a_bundle_may_have_is_refused() {
+        let found = Found { kind: Kind::File, stat: fstat(File::open(".").unwrap()).unwrap(), link: vec![], print: 0 };
+        let (sender, receiver) = sync_channel(2);
+        let mut chunks = Chunks { sender, next: Vec::new(), bytes: 0, sent: MAX_LAYERS - 1 };
+        for is_sent in [true, false] {
+            chunks.add(b"a".to_vec(), found.clone()).unwrap();
+            assert_eq!(chunks.flush().is_ok(), is_sent);
+        }
+        assert_eq!(receiver.try_iter().count(), 1);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_cannot_be_read_is_told_with_its_error() {
+        // It can be opened and not be read.
+        let file = File::open("/proc/self/mem").unwrap();
+        let read = Counters::default();
+        let mut extents = Extents { file: &file, parts: vec![(0, 10)], read: &read, failed: None };
+        let mut bytes = Vec::new();
+        extents.read_to_end(&mut bytes).unwrap();
+        assert_eq!((bytes, extents.failed), (vec![0; 10], Some(Errno::IO)));
+
+        let mut dirs = Dirs::open(&PathBuf::from(format!("/proc/{}", std::process::id())), false).unwrap();
+        let mut change = |name: &[u8]| {
+            let found = Found { kind: Kind::File, stat: fstat(&file).unwrap(), link: vec![], print: 0 };
+            match member(&mut dirs, name, &found, &mut io::sink(), &mut Vec::new(), &read).unwrap() {
+                Some(Change::Gone { why, linked: false }) => why,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(change(b"mem"), io::Error::from(Errno::IO).to_string());
+        assert_eq!(change(b"gone"), CHANGED);
+    }
+
+    #[test]
+    fn only_a_file_with_other_names_takes_hard_links_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let rows = dir.path().join("rows");
+        for (linked, files) in [(false, 2), (true, 1)] {
+            let mut table = encoder(&rows).unwrap();
+            for (path, kind) in
+                [("dir", Kind::Dir), ("dir/a", Kind::File), ("gone", Kind::File), ("link", Kind::Hardlink)]
+            {
+                let row = Row { layer: 0, kind, size: 0, print: 0, path: path.into() };
+                table::write(&mut table, &row).unwrap();
+            }
+            finish(table).unwrap().flush().unwrap();
+            let mut packed = Packed::default();
+            let gone = Change::Gone { why: CHANGED.into(), linked };
+            amend(&rows, &[0], vec![(b"gone".to_vec(), gone)], &mut packed).unwrap();
+            assert_eq!((packed.files, packed.skipped_count), (files, 3 - files));
+        }
     }
 }

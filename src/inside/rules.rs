@@ -70,6 +70,11 @@ impl<'a> At<'a> {
         self.node.is_some_and(|node| node.rule.is_some())
     }
 
+    /// Returns true if a rule is about this path or one below.
+    pub fn leads_on(self) -> bool {
+        self.node.is_some()
+    }
+
     /// Returns true if something below may be taken, though this is not.
     pub fn takes_below(self) -> bool {
         self.node.is_some_and(|node| node.takes_below)

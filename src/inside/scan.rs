@@ -1,7 +1,8 @@
 //! Finds what a tree has, in the order of a table. One thread reads the directories and others look at what is in them,
 //! a little ahead of whoever takes it: all cores ask the file system, and little is in memory.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ffi::CStr;
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
@@ -14,7 +15,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, Stat, fstat, openat, readlinkat, 
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
-use super::archive::{Kind, leads_in};
+use super::archive::{Kind, MAX_NAME, MAX_PATH, leads_in};
 use super::dirs::DIRECTORY;
 use super::pack::Tree;
 use super::rules::{At, Rules};
@@ -111,6 +112,8 @@ pub fn scan(tree: &Tree, rules: &Rules, sink: &mut dyn FnMut(&[u8], &Found) -> R
     let dir = openat(CWD, &tree.root, DIRECTORY, Mode::empty())
         .with_context(|| format!("cannot read {}", tree.root.display()))?;
     let root = fstat(&dir)?;
+    let mut linked_secrets = HashSet::new();
+    add_linked_secrets(&dir, c".", rules.root(), &tree.secrets, &mut linked_secrets);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let look = Look { base: &tree.base, racy: now.as_nanos() as i128 - RACY_NANOSECONDS };
     let (batches, queue) = sync_channel(AHEAD);
@@ -139,6 +142,10 @@ pub fn scan(tree: &Tree, rules: &Rules, sink: &mut dyn FnMut(&[u8], &Found) -> R
             found.iter_mut().try_for_each(|(path, found)| {
                 let path = &paths[path.clone()];
                 if found.kind == Kind::File && found.stat.st_nlink > 1 {
+                    if linked_secrets.contains(&found.stat.st_ino) {
+                        notes.skip(path, "it is another name of a file of secrets");
+                        return Ok(());
+                    }
                     match first.get(&found.stat.st_ino) {
                         Some(first) => *found = look.found(Kind::Hardlink, found.stat, first.clone()),
                         None => _ = first.insert(found.stat.st_ino, path.into()),
@@ -192,7 +199,7 @@ impl Reader<'_> {
             }
         }
         entries.sort();
-        let guarded = path.is_empty() || at.is_named();
+        let is_guarded = path.is_empty() || at.is_named();
         for (name, kind) in entries.iter() {
             let at = at.child(name.to_bytes());
             let taken = at.rule.is_some_and(|rule| self.tree.rules[rule].take);
@@ -205,8 +212,10 @@ impl Reader<'_> {
             }
             let at_name = path.len();
             path.extend(name.to_bytes());
-            let is_secret = || guarded && self.tree.secrets.iter().any(|secret| fits(secret, name.to_bytes()));
-            if is_directory(dir, name, kind) {
+            let is_secret = || is_guarded && is_secret(&self.tree.secrets, name);
+            if path.len() > MAX_PATH || name.to_bytes().len() > MAX_NAME {
+                self.notes.skip(path, "its path is too long for a bundle");
+            } else if is_directory(dir, name, kind) {
                 self.enter(dir, path, at_name, at)?;
             } else if taken && is_secret() {
                 self.notes.secrets.push(String::from_utf8_lossy(path).into_owned());
@@ -249,11 +258,35 @@ impl Reader<'_> {
 }
 
 /// Tells what something is that a directory was read to have.
-fn is_directory(dir: &OwnedFd, name: &std::ffi::CStr, kind: FileType) -> bool {
+fn is_directory(dir: &OwnedFd, name: &CStr, kind: FileType) -> bool {
     match kind {
         FileType::Unknown => statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
             .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory),
         _ => kind == FileType::Directory,
+    }
+}
+
+/// Tells whether a name in a directory that a rule names, or in the root, is that of a file of secrets.
+fn is_secret(secrets: &[String], name: &CStr) -> bool {
+    secrets.iter().any(|secret| fits(secret, name.to_bytes()))
+}
+
+/// Finds the inodes of files of secrets that have more names than one. It reads those directories alone that the rules
+/// name; what cannot be read there the walk tells.
+fn add_linked_secrets(above: &OwnedFd, name: &CStr, at: At<'_>, secrets: &[String], inodes: &mut HashSet<u64>) {
+    let Ok(dir) = openat(above, name, DIRECTORY, Mode::empty()) else { return };
+    let mut entries = Entries::default();
+    let is_root = name == c".";
+    let _ = entries.read(&dir, is_root);
+    let is_guarded = is_root || at.is_named();
+    for (name, kind) in entries.iter() {
+        let below = at.child(name.to_bytes());
+        if is_guarded && kind != FileType::Directory && is_secret(secrets, name) {
+            let stat = statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW);
+            inodes.extend(stat.ok().filter(|stat| stat.st_nlink > 1).map(|stat| stat.st_ino));
+        } else if below.leads_on() {
+            add_linked_secrets(&dir, name, below, secrets, inodes);
+        }
     }
 }
 

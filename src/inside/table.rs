@@ -10,6 +10,10 @@ use super::archive::{Kind, unsafe_path, walk_order};
 use super::pack::Layer;
 use super::unpack::MAX_ENTRIES;
 
+/// More rows than this no table may have: each takes time.
+pub const MAX_ROWS: usize = 8_000_000;
+/// More archives than this no tree may have.
+pub const MAX_LAYERS: usize = 10_000;
 /// Rows that are kept in memory at once, about: each takes some 150 bytes.
 const MAX_PART: u64 = 100_000;
 

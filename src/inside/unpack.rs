@@ -8,14 +8,14 @@ use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{
-    AtFlags, Dir, FileType, FlockOperation, Gid, Mode, OFlags, RawMode, Stat, Timespec, Timestamps, Uid, XattrFlags,
+    AtFlags, FileType, FlockOperation, Gid, Mode, OFlags, RawMode, Stat, Timespec, Timestamps, Uid, XattrFlags,
     chownat, fchmod, fchown, fsetxattr, futimens, linkat, mkdirat, openat, renameat, statat, symlinkat, unlinkat,
     utimensat,
 };
@@ -23,11 +23,12 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::archive::{self, Kind, Member, leads_in};
-use super::dirs::{self, DIRECTORY, Dirs};
+use super::dirs::{self, DIRECTORY, Dirs, names};
 use super::moves::{self, Moves, Name};
 use super::pack::{Blob, Hashed, Layer, digest};
 use super::rules::{At, Rule, Rules};
-use super::table::{self, Row, Rows, decoder};
+use super::table::{self, MAX_ROWS, Row, Rows, decoder};
+use super::walk::Counters;
 
 /// Name of the directory in a tree where things are unpacked and, for a moment, what they replace is kept.
 pub const STAGING: &CStr = c".docker-cache-import";
@@ -76,8 +77,6 @@ pub struct Unpacked {
 const NAMED: usize = 20;
 /// More members than this no archive of this program has.
 pub const MAX_ENTRIES: u64 = 65_536;
-/// More rows than this no table may have: each takes time.
-pub const MAX_ROWS: usize = 8_000_000;
 
 /// Unpacks all trees beside their roots, and when all of them are whole moves them in; calls `progress` with files and
 /// bytes.
@@ -108,12 +107,6 @@ pub fn all(job: &Unpack, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<
     }
     places.iter().for_each(Place::clean);
     trees.into_iter().map(|(at, tree)| tree.told(&places[at])).collect()
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    files: AtomicU64,
-    bytes: AtomicU64,
 }
 
 struct Unpacking<'a> {
@@ -249,7 +242,7 @@ impl<'a> Unpacking<'a> {
             let workers: Vec<_> = (0..crate::parallel::workers()).map(|_| scope.spawn(work)).collect();
             while workers.iter().any(|worker| !worker.is_finished()) {
                 thread::sleep(Duration::from_millis(5));
-                progress(self.done.files.load(Relaxed), self.done.bytes.load(Relaxed));
+                self.done.tell(progress);
             }
             workers.into_iter().for_each(crate::parallel::join);
         });
@@ -313,6 +306,10 @@ impl<'a> Unpacking<'a> {
                 let file = File::from(openat(dir, name, flags, Mode::from_raw_mode(0o600))?);
                 self.fill(&file, &member, data, buffer)?;
                 self.metadata(file.as_fd(), &member)?;
+            }
+            Kind::Symlink if !member.link.starts_with(b"/") && !leads_in(&member.path, &member.link, "") => {
+                self.note(&member, "it is a link that would lead out from there");
+                return Ok(());
             }
             Kind::Symlink => {
                 let (dir, name) = dirs.parent(&member.path)?;
@@ -661,18 +658,6 @@ fn modified(stat: &Stat) -> (i64, i64) {
     (stat.st_mtime, stat.st_mtime_nsec as i64)
 }
 
-fn names(fd: BorrowedFd<'_>) -> Result<Vec<CString>> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(fd)? {
-        let entry = entry?;
-        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            names.push(entry.file_name().to_owned());
-        }
-    }
-    names.sort();
-    Ok(names)
-}
-
 /// Removes a tree, following no link; that it is not there is fine.
 fn remove(dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
     match unlinkat(dir, name, AtFlags::empty()) {
@@ -863,6 +848,63 @@ mod tests {
             .map(|path| back.join(path).exists())
             .into();
         assert_eq!(found, [true, true, true, false, false, false]);
+    }
+
+    #[test]
+    fn other_names_of_a_secret_are_left_out_wherever_they_are() {
+        let (_dir, tree, out, back) = dirs();
+        for path in ["pip/http", "npm/x"] {
+            fs::create_dir_all(tree.join(path)).unwrap();
+        }
+        fs::write(tree.join("npm/token"), "secret").unwrap();
+        fs::write(tree.join("npm/both"), "both").unwrap();
+        for (from, to) in [
+            ("npm/token", "copy"),
+            ("npm/token", "pip/http/copy"),
+            ("npm/token", "npm/zcopy"),
+            ("npm/both", "npm/x/both"),
+        ] {
+            fs::hard_link(tree.join(from), tree.join(to)).unwrap();
+        }
+        let packed = pack(&tree, &out, &[("", true), ("*", true)], None);
+        assert_eq!((packed.secrets.len(), packed.skipped_count), (1, 3), "{packed:?}");
+        unpack(target(&packed, &back), &out).unwrap();
+        let files: Vec<bool> = ["npm/both", "npm/x/both", "npm/token", "copy", "pip/http/copy", "npm/zcopy"]
+            .map(|path| back.join(path).exists())
+            .into();
+        assert_eq!(files, [true, true, false, false, false, false]);
+    }
+
+    #[test]
+    fn paths_that_are_too_long_for_a_bundle_are_left_out_and_told() {
+        let (_dir, tree, out, back) = dirs();
+        let name = "d".repeat(255);
+        let mut above = OwnedFd::from(File::open(&tree).unwrap());
+        for _ in 0..17 {
+            let file = openat(&above, "file", OFlags::CREATE | OFlags::WRONLY, Mode::RWXU).unwrap();
+            drop(file);
+            above = make_dir(above.as_fd(), &CString::new(name.as_str()).unwrap()).unwrap();
+        }
+        let packed = pack(&tree, &out, ALL, None);
+        // One file just does not fit, nor does the directory beside it.
+        assert_eq!((packed.files, packed.skipped_count), (16, 2), "{packed:?}");
+        assert_eq!(unpack(target(&packed, &back), &out).unwrap().files, 16);
+        settle();
+        assert_eq!(pack(&tree, &out, ALL, Some(&packed)).files, 16);
+    }
+
+    #[test]
+    fn links_that_lead_out_from_where_they_would_go_do_not_come() {
+        let (_dir, tree, out, back) = dirs();
+        fs::create_dir_all(tree.join("pip/http")).unwrap();
+        for (link, to) in [("pip/in", "http"), ("pip/http/up", "../in"), ("pip/out", "../other")] {
+            symlink(to, tree.join(link)).unwrap();
+        }
+        let packed = pack(&tree, &out, ALL, None);
+        let unpacked = unpack(Target { from: "pip".into(), ..target(&packed, &back) }, &out).unwrap();
+        assert_eq!(unpacked.notes.len(), 1, "{unpacked:?}");
+        let found = ["in", "http/up", "out"].map(|path| back.join(path).is_symlink());
+        assert_eq!(found, [true, true, false]);
     }
 
     #[test]
