@@ -1,10 +1,11 @@
 //! Where a bundle is: a directory or a tag of a registry, written as buildx writes the places of its cache.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// What `--dest` and `--src` name: `DIR`, `type=local,dest=DIR` or `type=registry,ref=HOST/NAME:TAG`.
+/// What `--dest` and `--src` name: `DIR`, `type=local,dest=DIR` or `type=registry,ref=HOST/NAME:TAG`. A bare word that
+/// begins with the name of a host is neither, unless that is a directory here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
     Directory(PathBuf),
@@ -30,6 +31,14 @@ impl FromStr for Location {
             return Err("it names no directory".into());
         }
         if !text.starts_with("type=") {
+            let first = text.split('/').next().unwrap_or_default();
+            let of_host = text.parse::<Reference>().is_ok_and(|reference| reference.host == first && first != text);
+            if of_host && !Path::new(first).exists() {
+                return Err(format!(
+                    "it looks like a tag of a registry, which is `type=registry,ref={text}`\nhint: a directory of that name is \
+                     `./{text}`"
+                ));
+            }
             return Ok(Location::Directory(text.into()));
         }
         let (mut kind, mut place, mut insecure) = ("", None, false);
@@ -126,6 +135,9 @@ mod tests {
         for (text, dir) in [("/tmp/a=b", "/tmp/a=b"), ("type=local,dest=x", "x"), ("type=local,src=/y", "/y")] {
             assert_eq!(text.parse(), Ok(Location::Directory(dir.into())));
         }
+        for dir in ["./ghcr.io/x", "../x", "src/x", "a.b", "team/cache:main", "Up.per/x:y/z"] {
+            assert_eq!(dir.parse(), Ok(Location::Directory(dir.into())));
+        }
         assert_eq!(
             registry("type=registry,ref=ghcr.io/team/cache:main"),
             parts("ghcr.io", "team/cache", "main", false)
@@ -143,6 +155,9 @@ mod tests {
     fn what_is_no_place_is_refused() {
         let wrong = [
             "",
+            "localhost:5000/team/cache:main",
+            "localhost/cache",
+            "ghcr.io/team/cache",
             "type=s3,ref=x",
             "type=registry",
             "type=local",
