@@ -173,9 +173,15 @@ fn plan(
     let mut locks = lockfiles::find(root)?;
     locks.retain(|lock| names.select(Some(lock.row.language), Some(lock.row.tool)));
     if locks.is_empty() {
-        let mut known: Vec<&str> = catalogue::ROWS.iter().flat_map(|row| row.warm.locks).copied().collect();
+        let rows = catalogue::ROWS.iter().filter(|row| names.select(Some(row.language), Some(row.tool)));
+        let mut known: Vec<&str> = rows.flat_map(|row| row.warm.locks).copied().collect();
         known.dedup();
-        bail!("no lock files in {}\nhint: it looks for {}", root.display(), known.join(", "));
+        let meant: Vec<&str> = options.lang.iter().chain(&options.tool).map(String::as_str).collect();
+        let of = if meant.is_empty() { String::new() } else { format!(" of {}", meant.join(", ")) };
+        match known.is_empty() {
+            true => bail!("warm does not know what to download{of}"),
+            false => bail!("no lock files{of} in {}\nhint: it looks for {}", root.display(), known.join(", ")),
+        }
     }
     let files = project::read(root).files;
     let files: Vec<_> = files.iter().filter(|file| file.kind == project::Kind::Dockerfile).collect();
