@@ -166,6 +166,10 @@ where
 /// Why the BuildKit inside an engine exports no layers.
 pub const GRAPH_DRIVER: &str = "its engine uses a graph driver, not the containerd image store";
 
+/// Makes a builder that exports layers, for both of docker's command families.
+pub const MAKE_EXPORTER: &str =
+    "docker buildx create --name exporter --driver docker-container --bootstrap && export BUILDX_BUILDER=exporter";
+
 impl Builder {
     /// Returns the state of the builder as one word: that of its nodes if they agree.
     pub fn status(&self) -> &str {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{Check, Fact, Facts as AllFacts, Finding, NotRun, Severity};
-use crate::model::{Builder, Bytes, GcRule};
+use crate::model::{Builder, Bytes, GcRule, MAKE_EXPORTER};
 use crate::report::quote;
 
 /// What is known of docker, its engine and its builders.
@@ -493,10 +493,8 @@ fn builder_cannot_export(facts: &AllFacts) -> Findings {
                 ),
             )
             .command(command),
-            None => Finding::new(Severity::Note, format!("the builder {name} cannot export its layer cache: {why}")).command(
-                "docker buildx create --name exporter --driver docker-container --bootstrap && \
-                 export BUILDX_BUILDER=exporter",
-            ),
+            None => Finding::new(Severity::Note, format!("the builder {name} cannot export its layer cache: {why}"))
+                .command(MAKE_EXPORTER),
         })
     });
     Ok(findings.collect())

@@ -16,7 +16,7 @@ use crate::cli::{Build, Export, Import};
 use crate::docker::{BuilderRef, Cause, DockerError, parse, quote};
 use crate::inside::pack::digest;
 use crate::inventory::Kind;
-use crate::model::{Builder, GRAPH_DRIVER};
+use crate::model::{Builder, GRAPH_DRIVER, MAKE_EXPORTER};
 use crate::report;
 
 /// What becomes of layers in an export.
@@ -44,6 +44,20 @@ fn directory(build: &Build) -> (PathBuf, Option<String>) {
     let file = build.file.clone().unwrap_or_else(|| directory.join("Dockerfile"));
     let missing = (!file.is_file()).then(|| format!("layers: there is no {}", file.display()));
     (directory, missing)
+}
+
+/// Checks what is named of the build. A directory without a Dockerfile is none of the errors: what is not layers may be meant.
+///
+/// # Errors
+/// When the directory or the Dockerfile is not there.
+pub fn named(build: &Build) -> Result<()> {
+    if let Some(directory) = &build.directory {
+        ensure!(directory.is_dir(), "CONTEXT is no directory: `{}`", directory.display());
+    }
+    if let Some(file) = &build.file {
+        ensure!(file.is_file(), "there is no Dockerfile `{}`", file.display());
+    }
+    Ok(())
 }
 
 /// Returns why there is nothing to build, if so.
@@ -116,9 +130,10 @@ pub fn plan_export(builders: &Builders, options: &Export) -> Result<Layers> {
             able
         }
         (Some(why), able) => {
+            let why = if options.switch { format!("{why}, and no other that runs can") } else { why.into() };
             return Ok(Layers::Without(format!(
                 "layers: {}",
-                cannot(name, why, &choices(able.copied(), " or `--switch`"))
+                cannot(name, &why, &choices(able.copied(), " or `--switch`"))
             )));
         }
     };
@@ -151,11 +166,7 @@ fn choices(able: Option<&Builder>, switch: &str) -> String {
         Some(able) => {
             format!("`--builder {}`{switch}, which builds again what that builder does not have", quote(&able.name))
         }
-        None => {
-            "`docker buildx create --driver docker-container --use`, which builds all again, and needs an image from \
-                 a registry"
-                .into()
-        }
+        None => format!("`{MAKE_EXPORTER}`, which builds all again, and needs an image from a registry"),
     };
     format!(
         "{another}; or, from Engine 24 on, `{{\"features\": {{\"containerd-snapshotter\": true}}}}` in the engine's \
