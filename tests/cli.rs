@@ -216,6 +216,26 @@ fn wrong_words_are_refused_as_docker_refuses_them() {
 }
 
 #[test]
+fn what_is_named_and_not_there_is_refused_before_docker_is_asked() {
+    let world = World::new(REFUSES);
+    fs::create_dir(world.at("local.cache")).unwrap();
+    for (line, code, what) in [
+        ("cache export --dest x nosuch", 1, "CONTEXT is no directory: `nosuch`"),
+        ("cache import --src x nosuch", 1, "CONTEXT is no directory: `nosuch`"),
+        ("cache export --dest x -f nosuch", 1, "there is no Dockerfile `nosuch`"),
+        ("cache export --dest ghcr.io/team/cache:main", 125, "`type=registry,ref=ghcr.io/team/cache:main`"),
+        ("cache import --src localhost:5000/cache", 125, "`type=registry,ref=localhost:5000/cache`"),
+        ("cache verify localhost:5000/cache", 125, "`type=registry,ref=localhost:5000/cache`"),
+        ("cache verify local.cache/x", 1, "is no bundle"),
+        ("cache warm --tool cargo", 1, "no lock files of cargo in ."),
+    ] {
+        let run = world.run(line);
+        assert!(run.code == code && run.stderr.contains(what), "{line}: {run}");
+    }
+    assert_eq!(world.log(), "");
+}
+
+#[test]
 fn global_flags_in_every_spelling_reach_docker() {
     let cases = [
         ("cache builder ls", ""),

@@ -18,7 +18,7 @@ use crate::bundle::location::Location;
 use crate::bundle::{Entry, Layout, TreeConfig, Writer};
 use crate::cancel;
 use crate::catalogue::{self, Class};
-use crate::cli::{Export, Format, Selection};
+use crate::cli::{Export, Format, Output, Selection};
 use crate::docker::{BuilderRef, Docker, Info, Volume};
 use crate::dockerfile::{Dockerfile, mount, stage};
 use crate::exit;
@@ -121,7 +121,7 @@ impl Plan {
 
 pub fn run(context: Context, options: &Export) -> Result<u8> {
     let (docker, settings) = context.into_docker()?;
-    let quiet = options.output.quiet;
+    layers::named(&options.build)?;
     let mut plan = Plan::default();
     let Some(dest) = &options.dest else { return to_builder(&Builders::ask(&docker, &settings)?, options) };
     let of_builders = [Kind::Mount, Kind::Layer].map(|kind| wants(&options.selection, kind));
@@ -143,7 +143,8 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
     }
     // What was asked for by name and cannot be had is a failure, after all the rest is saved.
     let mut failed = matches!(&layers, Layers::Without(_)) && options.build.directory.is_some();
-    if options.dry_run {
+    let nothing = plan.items.is_empty() && !matches!(&layers, Layers::Of(_));
+    if options.dry_run || nothing {
         let layer = match &layers {
             Layers::Of(export) => Some(export.planned()),
             _ => None,
@@ -158,8 +159,8 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
         });
         let entries = layer.into_iter().chain(entries);
         let answer = Answer { version: 1, entries: entries.collect(), left_out: plan.left_out, ..Answer::default() };
-        show(&answer, options.output.format, quiet)?;
-        return Ok(0);
+        show(&answer, &options.output, NOTHING)?;
+        return Ok(if failed && !options.dry_run { exit::FAILED } else { 0 });
     }
     let wait = || report::note("another export writes this bundle; waiting for it");
     let stage = super::bundles::stage()?;
@@ -214,7 +215,7 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
         }
         None => writer.commit()?,
     }
-    show(&answer, options.output.format, quiet)?;
+    show(&answer, &options.output, NOTHING)?;
     Ok(if failed { exit::FAILED } else { 0 })
 }
 
@@ -603,15 +604,20 @@ fn pack(
     Ok(())
 }
 
-/// Prints what was done, or would be.
-pub fn show(answer: &Answer, format: Format, quiet: bool) -> Result<()> {
-    match format {
+/// What is said of an export of nothing.
+const NOTHING: &str = "Nothing to export";
+
+/// Prints what was done, or would be; `nothing` if that is nothing.
+pub fn show(answer: &Answer, output: &Output, nothing: &str) -> Result<()> {
+    let quiet = output.quiet;
+    match output.format {
         Format::Json => report::json(answer)?,
         Format::Table if quiet => {
             let mut names: Vec<String> = answer.entries.iter().map(|entry| report::plain(&entry.name) + "\n").collect();
             names.dedup();
             report::data(&names.concat())?;
         }
+        Format::Table if answer.entries.is_empty() && answer.steps.is_none() => report::data(&format!("{nothing}\n"))?,
         Format::Table => {
             let rows = answer.entries.iter().map(|entry| {
                 vec![

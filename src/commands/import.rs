@@ -54,7 +54,11 @@ impl Step {
     }
 }
 
+/// What is said of an import of nothing.
+const NOTHING: &str = "Nothing to import";
+
 pub fn run(context: Context, options: &Import) -> Result<u8> {
+    layers::named(&options.build)?;
     let (docker, settings) = context.into_docker()?;
     let names = inventory::names(&options.selection)?;
     let mut with_layers =
@@ -78,7 +82,7 @@ pub fn run(context: Context, options: &Import) -> Result<u8> {
         if with_layers && layers::missing(&options.build).is_none() {
             answer.entries.extend(layers::listed(&layout.index()?.manifests));
         }
-        show(&answer, options.output.format, options.output.quiet)?;
+        show(&answer, &options.output, NOTHING)?;
         return Ok(0);
     }
     place::sweep(&docker);
@@ -91,7 +95,7 @@ pub fn run(context: Context, options: &Import) -> Result<u8> {
     let building = Progress::new("Building", options.output.telling());
     let whole = !with_layers || layers::import(&Builders::ask(&docker, &settings)?, layout, options, &mut answer)?;
     drop(building);
-    show(&answer, options.output.format, options.output.quiet)?;
+    show(&answer, &options.output, NOTHING)?;
     Ok(if whole { 0 } else { exit::FAILED })
 }
 

@@ -426,6 +426,10 @@ fn cannot_export_layers(engine: &Engine, able: usize) {
     let builders = json(engine, &["builder", "ls"]);
     let said = builders["builders"].as_array().unwrap().iter().filter(|row| row["can_export"] == true);
     assert_eq!(said.count(), able, "{builders}");
+    if able == 0 {
+        let run = engine.cache(&[&export[..], &["--switch"]].concat());
+        assert!(run.code == 1 && run.stderr.contains("no other that runs can"), "{run}");
+    }
     for builder in ["default", "far"] {
         let run = engine.cache(&[&export[..], &["--builder", builder]].concat());
         assert_eq!(run.code, 1, "{run}");
@@ -626,6 +630,23 @@ fn a_directory_that_is_no_bundle_or_cannot_be_written_is_refused() {
     assert!(run.code == 1 && run.stderr.contains("cannot write /proc/bundle"), "{run}");
     let run = engine.cache(&["import", "--src", &text(&bundle)]);
     assert!(run.code == 1 && run.stderr.contains("is no bundle"), "{run}");
+}
+
+#[test]
+fn an_export_of_nothing_writes_no_bundle() {
+    let engine = Engine::start(Generation::V28);
+    engine.volume("project-cache", &[("pip/a", "a")]);
+    let bundle = engine.folder().join("bundle");
+    let run = engine.cache(&["export", "--dest", &text(&bundle), "--lang", "ruby"]).ok();
+    assert_eq!((run.stdout.as_str(), bundle.exists()), ("Nothing to export\n", false));
+    let run = engine.cache(&["export", "--dest", &text(&bundle), &text(&engine.folder().join("nosuch"))]);
+    assert_eq!((run.code, bundle.exists()), (1, false), "{run}");
+    engine.cache(&["export", "--dest", &text(&bundle)]).ok();
+    let before = Tree::read(&bundle);
+    engine.cache(&["export", "--dest", &text(&bundle), "--lang", "ruby"]).ok();
+    assert_same(&before, &Tree::read(&bundle));
+    let run = engine.cache(&["import", "--src", &text(&bundle), "--lang", "ruby"]).ok();
+    assert_eq!(run.stdout, "Nothing to import\n");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::super::bundles::Carrying;
 use super::super::layers::{self, Layers};
-use super::{Answer, AnswerEntry, From, Item, Plan, SECRETS, plan_mounts, show, wants};
+use super::{Answer, AnswerEntry, From, Item, NOTHING, Plan, SECRETS, plan_mounts, show, wants};
 use crate::builders::Builders;
 use crate::cli::Export;
 use crate::exit;
@@ -92,6 +92,6 @@ pub fn to_builder(builders: &Builders, options: &Export) -> Result<u8> {
         Layers::Of(export) => whole = export.hand_over(&to, &mut answer)?,
         Layers::None | Layers::Without(_) => {}
     }
-    show(&answer, options.output.format, options.output.quiet)?;
+    show(&answer, &options.output, NOTHING)?;
     Ok(if whole { 0 } else { exit::FAILED })
 }
