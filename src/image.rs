@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::catalogue::{self, Class, Known};
 use crate::checks::caches::{Carried, Image};
@@ -16,6 +16,10 @@ use crate::place::ContainerCleaner;
 /// # Errors
 /// When the engine has no such image, or it cannot be read.
 pub fn read(docker: &Docker, reference: &str, progress: &mut dyn FnMut(u64, u64)) -> Result<Image> {
+    ensure!(
+        docker.image_id(reference)?.is_some(),
+        "the engine has no image {reference:?}\nhint: `docker image ls` lists them, `docker pull` gets one"
+    );
     let name = unique_name();
     let _cleaner = ContainerCleaner { docker, name: &name };
     docker.create_container(&name, reference)?;

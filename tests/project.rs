@@ -93,6 +93,18 @@ fn a_fix_is_shown_then_made_and_the_second_changes_nothing() {
 }
 
 #[test]
+fn a_fix_says_how_many_problems_it_leaves() {
+    let file = "FROM python:3.12\nCOPY . .\nRUN pip install -r requirements.txt\nCMD [\"python\"]\n";
+    let world = World::new(&[("Dockerfile", file)]);
+    let left = "1 problem is left to you: `docker cache doctor .`\n";
+    for done in ["1 file would be changed; ", "1 file changed; ", "Nothing to fix; "] {
+        let dry_run = if done.contains("would") { "--dry-run" } else { "" };
+        assert_eq!(text(&world.doctor(&format!("--fix {dry_run}")).stderr), format!("{done}{left}"));
+    }
+    assert_eq!(text(&world.doctor("--fix --check missing-cache-mount").stderr), "Nothing to fix\n");
+}
+
+#[test]
 fn a_backup_is_kept_on_request_and_a_link_stays_a_link() {
     let world = World::new(&[("real/Dockerfile", BAD)]);
     symlink("real/Dockerfile", world.at("Dockerfile")).unwrap();

@@ -810,8 +810,8 @@ mod tests {
                 .0
         };
         assert_eq!((severity("20.10.24"), severity("23.0.1"), severity("28.5.2")), (Note, Error, Error));
-        let failed = changed(|facts| facts.builders = Err(NotRun::Failed("rubbish".into())));
-        assert_eq!(outcome("buildx-missing", &failed), Outcome::Failed("rubbish".into()));
+        let failed = changed(|facts| facts.builders = Err(NotRun::Failed("rubbish\nhint: see `x`".into())));
+        assert_eq!(outcome("buildx-missing", &failed), Outcome::Failed("rubbish; see `x`".into()));
     }
 
     #[test]

@@ -69,7 +69,8 @@ impl Check {
                 Outcome::Ran(findings)
             }
             Ok(Err(NotRun::Skipped(why))) => Outcome::Skipped(why),
-            Ok(Err(NotRun::Failed(why))) => Outcome::Failed(why),
+            // It is told in one line.
+            Ok(Err(NotRun::Failed(why))) => Outcome::Failed(why.replace("\nhint: ", "; ").replace('\n', " ")),
             Err(_) => Outcome::Failed("the check itself crashed; please report it".into()),
         }
     }

@@ -500,7 +500,7 @@ for_each_engine!(caches_that_an_image_carries_are_told_in_bytes, [all], |engine|
     assert_eq!(of("lean").status("cache-in-image"), "ok");
     let missing = of("not-there");
     assert_eq!((missing.status("cache-in-image"), missing.run.code), ("failed", 1), "{}", missing.run);
-    assert!(missing.run.stdout.contains("No such image"), "{}", missing.run);
+    assert!(missing.run.stdout.contains("; `docker image ls` lists them"), "{}", missing.run);
     assert_eq!(engine.docker(&["ps", "--all", "--quiet"]).stdout, "");
     assert_eq!(engine.docker(&["volume", "ls", "--quiet"]).stdout, "");
     assert_eq!(images(), before);

@@ -19,6 +19,7 @@ fn missed(engine: &Engine, context: &str, arguments: &[&str]) -> Vec<(String, Op
     let ran = ran.map(|step| (step["text"].as_str().unwrap()[..8].to_owned(), step["why"].as_str().map(str::to_owned)));
     let ran: Vec<_> = ran.collect();
     assert_eq!(answer["missed"], ran.len());
+    assert!(answer["missed_seconds"].as_f64().unwrap().is_sign_positive(), "{answer:#}");
     ran
 }
 

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
 use super::super::Context;
@@ -42,10 +42,6 @@ struct Build<'a> {
 }
 
 pub fn run(context: Context, options: &Doctor) -> Result<u8> {
-    ensure!(
-        matches!(options.format, DoctorFormat::Table | DoctorFormat::Json),
-        "--explain prints a table or JSON\nhint: leave `--format` out, or use `--format json`"
-    );
     let build = Build::of(options)?;
     let (docker, settings) = context.into_docker()?;
     let builders = Builders::ask(&docker, &settings)?;
@@ -192,7 +188,8 @@ fn base(step: &BuildStep, builder: &BuilderRef) -> Option<(String, String)> {
 
 fn show(steps: &[Explained], before: Option<&Fingerprint>, options: &Doctor) -> Result<()> {
     let missed: Vec<&Explained> = steps.iter().filter(|step| !step.cached).collect();
-    let seconds: f64 = missed.iter().map(|step| step.seconds).sum();
+    // The sum of none is -0.0.
+    let seconds = missed.iter().map(|step| step.seconds).sum::<f64>() + 0.0;
     if options.format == DoctorFormat::Json {
         let compared_with = before.map(|before| before.at);
         let missed_seconds = (seconds * 10.0).round() / 10.0;

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use crate::checks::project::{MOUNT_OWNER, diff};
-use crate::checks::{Check, Finding, containers, dockerfile};
+use crate::checks::{self, Check, Finding, Severity, containers, dockerfile};
 use crate::cli::{Doctor, DoctorFormat};
 use crate::project::{File, Kind, Project};
 use crate::{cancel, project, report};
@@ -47,13 +47,20 @@ pub fn run(files: &Project, checks: &[&'static Check], options: &Doctor) -> Resu
     // What the owners of mounts come to is told after this.
     let more = options.check == [MOUNT_OWNER] && changes.is_empty();
     if !options.quiet && !more {
-        report::note(&match (changes.len(), options.dry_run) {
+        let done = match (changes.len(), options.dry_run) {
             (0, _) => "Nothing to fix".into(),
             (1, true) => "1 file would be changed".into(),
             (1, false) => "1 file changed".into(),
             (count, true) => format!("{count} files would be changed"),
             (count, false) => format!("{count} files changed"),
-        });
+        };
+        let path = options.path.as_deref().unwrap_or(Path::new("."));
+        let left = match left(files, &changes, checks) {
+            0 => String::new(),
+            1 => format!("; 1 problem is left to you: `docker cache doctor {}`", report::quote(path)),
+            count => format!("; {count} problems are left to you: `docker cache doctor {}`", report::quote(path)),
+        };
+        report::note(&format!("{done}{left}"));
     }
     Ok(())
 }
@@ -77,6 +84,20 @@ fn plan(files: &Project, checks: &[&'static Check]) -> Vec<Change> {
     let changed = files.files.iter().filter_map(|file| Some((file, after(file)?)));
     let changed = changed.filter(|(file, after)| *after != file.text && is_new(file));
     changed.map(|(file, after)| change(file, after)).collect()
+}
+
+/// Counts the problems that the files have after the changes; notes are none.
+fn left(files: &Project, changes: &[Change], checks: &[&'static Check]) -> usize {
+    let mut files = files.clone();
+    for file in &mut files.files {
+        if let Some(change) = changes.iter().find(|change| change.file == file.path) {
+            file.text.clone_from(&change.after);
+        }
+    }
+    let is_left = |finding: &&Finding| {
+        finding.severity > Severity::Note && checks.iter().any(|check| check.name == finding.check)
+    };
+    checks::project::Project::new(files).found().iter().filter(is_left).count()
 }
 
 /// Writes beside the file and renames, so that it is always whole; a link stays, and what it leads to is changed.
