@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
+use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::budget::Budget;
@@ -110,6 +111,10 @@ pub struct Refusal {
 pub fn parse(args: &[OsString]) -> Result<Cli, Box<Refusal>> {
     let words = || std::iter::once("docker cache".into()).chain(args.iter().cloned());
     let read = grammar().try_get_matches_from(words()).and_then(|matches| Cli::from_arg_matches(&matches));
+    let read = read.and_then(|cli| match cli.command.contradiction() {
+        Some(why) => Err(clap::Error::raw(ErrorKind::ArgumentConflict, why)),
+        None => Ok(cli),
+    });
     read.map_err(|error| {
         let mut command = grammar();
         let matches = command.clone().ignore_errors(true).try_get_matches_from(words()).unwrap_or_default();
@@ -181,6 +186,22 @@ pub enum Command {
     Inside(Inside),
 }
 
+impl Command {
+    /// Returns what is wrong with values of flags that do not go together.
+    fn contradiction(&self) -> Option<&'static str> {
+        match self {
+            Command::Doctor(doctor) if matches!(doctor.format, DoctorFormat::Sarif | DoctorFormat::Github) => {
+                let fix = doctor.fix.then_some("--fix prints a diff, or JSON: `--format json`");
+                fix.or(doctor.explain.then_some("--explain prints a table, or JSON: `--format json`"))
+            }
+            Command::Size(size) if size.by.is_some() && size.output.format == Format::Json => {
+                Some("--by makes rows of a table; of JSON, jq makes such sums: `jq '.caches | group_by(.language)'`")
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Find what makes builds slow and caches cold, with a remedy for each
 #[derive(Debug, Args)]
 #[command(help_template = HELP, after_help = "\
@@ -202,10 +223,10 @@ pub struct Doctor {
     #[arg(long, value_name = "IMAGE")]
     pub image: Option<String>,
     /// Build into the cache, and tell which steps were not in it and why, as against the last such run
-    #[arg(long, conflicts_with_all = ["image", "container", "fix", "check", "list_checks", "budget", "volume"])]
+    #[arg(long, conflicts_with_all = ["image", "container", "fix", "check", "list_checks", "budget", "volume", "fail_on"])]
     pub explain: bool,
     /// Put right what can be in Dockerfiles, compose files and dev containers, and show it as a diff; with --check volume-owner, the owners in cache volumes
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["image", "container", "list_checks", "fail_on"])]
     pub fix: bool,
     /// Show what --fix would change, and change nothing
     #[arg(long, requires = "fix")]
@@ -290,7 +311,7 @@ pub struct Size {
     #[arg(value_name = "NAME")]
     pub names: Vec<String>,
     /// Make one row of each language, kind, builder or directory
-    #[arg(long, value_enum, value_name = "GROUP")]
+    #[arg(long, value_enum, value_name = "GROUP", conflicts_with = "quiet")]
     pub by: Option<GroupBy>,
     /// Measure cache mounts inside, by a build that uses them: docker's own sizes may be out of date
     #[arg(long)]
@@ -300,7 +321,7 @@ pub struct Size {
     pub budget: Option<Budget>,
     /// Show them again every 2 seconds, or every so many, with the growth; a JSON line each time if not on a terminal
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", conflicts_with = "quiet")]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(value_parser = seconds)]
     pub watch: Option<u64>,
     /// Show what `size` found the last times, for all caches of this engine, and measure nothing
     #[arg(long, conflicts_with_all = ["names", "by", "exact", "budget", "watch", "lang", "tool", "volume", "mount", "quiet"])]
@@ -340,7 +361,7 @@ pub struct Clear {
     #[arg(long, value_enum, value_name = "KIND", value_delimiter = ',')]
     pub kind: Vec<CacheKind>,
     /// Clear only what was not used for this time, as `30d` or `12h`
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = age)]
     pub older_than: Option<std::time::Duration>,
     /// Clear the least recently used, until this size remains; small is 2GB, medium 5GB, large 10GB
     #[arg(long, value_name = "SIZE", visible_alias = "to-budget")]
@@ -479,6 +500,15 @@ pub struct Build {
     /// Further flags of 'docker buildx build'
     #[arg(last = true, value_name = "BUILD ARGS", help_heading = None)]
     pub further: Vec<OsString>,
+}
+
+fn seconds(text: &str) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|seconds| *seconds > 0);
+    number.ok_or("a number of seconds is needed, 1 or more; names go before the flag".into())
+}
+
+fn age(text: &str) -> Result<std::time::Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "a number and its unit are needed, such as 30d or 12h".into())
 }
 
 fn owner(text: &str) -> Result<(u32, u32), String> {

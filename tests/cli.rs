@@ -216,6 +216,32 @@ fn wrong_words_are_refused_as_docker_refuses_them() {
 }
 
 #[test]
+fn flags_that_would_be_ignored_are_refused() {
+    let world = World::new(REFUSES);
+    for line in [
+        "cache doctor --fix --format sarif",
+        "cache doctor --fix --format github",
+        "cache doctor --fix --image x",
+        "cache doctor --fix --container x",
+        "cache doctor --explain --format sarif",
+        "cache doctor --explain --fail-on note",
+        "cache size --by kind --format json",
+        "cache size --by kind --quiet",
+        "cache size --watch 0",
+        "cache size --watch pip",
+        "cache clear --older-than 30",
+    ] {
+        let run = world.run(line);
+        assert_eq!((run.code, run.stdout.as_str()), (125, ""), "{line}: {run}");
+    }
+    let run = world.run("cache size --by kind --watch");
+    assert_eq!((run.code, run.stdout.as_str()), (1, ""), "{run}");
+    assert_eq!(world.log(), "");
+    let run = world.run("cache hooks status -q").ok();
+    assert_eq!(run.stdout, "they are not enabled: `docker cache hooks enable`\n");
+}
+
+#[test]
 fn what_is_named_and_not_there_is_refused_before_docker_is_asked() {
     let world = World::new(REFUSES);
     fs::create_dir(world.at("local.cache")).unwrap();

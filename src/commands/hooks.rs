@@ -76,6 +76,9 @@ fn tell(file: PathBuf, output: &Output) -> Result<()> {
     let answer = Answer { version: 1, file, enabled, shown: because.is_none(), because };
     match output.format {
         Format::Json => report::json(&answer),
+        Format::Table if output.quiet => {
+            report::data(&answer.because.map(|why| report::plain(&why) + "\n").unwrap_or_default())
+        }
         Format::Table => {
             let word = |yes| if yes { "yes" } else { "no" }.to_owned();
             let because = answer.because.unwrap_or("-".into());

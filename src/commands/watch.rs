@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use rustix::process::{Signal, kill_current_process_group};
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
 use serde::Serialize;
@@ -44,6 +44,9 @@ pub fn run(context: Context, options: &Size, seconds: u64) -> Result<u8> {
     let pause = Duration::from_secs(seconds);
     match report::is_terminal() && options.output.format == Format::Table {
         true => on_screen(&docker, &settings, options, pause),
+        false if options.by.is_some() => {
+            bail!("--by makes rows of a table, and off a terminal --watch prints JSON\nhint: leave one of them out")
+        }
         false => in_lines(&docker, &settings, options, pause),
     }
 }
