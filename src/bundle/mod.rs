@@ -357,15 +357,14 @@ impl Writer {
         })
     }
 
-    /// Returns what the bundle has of a mount or volume, if that can still be used.
+    /// Returns what the bundle has of a mount or volume, if that can still be used. Archives are not read: what is damaged
+    /// of those, `verify` tells.
     pub fn former(&self, ref_name: &str) -> Option<Entry> {
         let descriptor = self.index.manifests.iter().find(|descriptor| descriptor.ref_name() == ref_name)?;
         let mut entry = self.layout.entry(descriptor).ok()?;
-        let whole = |blob: &Blob| self.layout.path(blob).metadata().is_ok_and(|meta| meta.len() == blob.size);
-        if !whole(&entry.config.table) {
-            return None;
-        }
-        let there = |blob: &Blob| self.elsewhere.contains(&blob.digest) || whole(blob);
+        verify::whole(&self.layout, &entry.config.table).ok()?;
+        let sized = |blob: &Blob| self.layout.path(blob).metadata().is_ok_and(|meta| meta.len() == blob.size);
+        let there = |blob: &Blob| self.elsewhere.contains(&blob.digest) || sized(blob);
         entry.config.layers.iter_mut().for_each(|layer| layer.usable = there(&layer.blob));
         Some(entry)
     }
@@ -478,7 +477,10 @@ impl Writer {
         let mut index = stage.index()?;
         let found = verify::digests(stage)?.into_iter().find_map(|found| found.broken);
         if let Some(why) = found {
-            bail!("what buildx exported is broken: {why}");
+            bail!(
+                "what buildx exported, or the bundle had before, is broken: {why}\nhint: `docker cache verify {}` tells",
+                crate::docker::quote(&self.layout.dir)
+            );
         }
         let mut descriptor = index.manifests.pop().context("buildx exported nothing")?;
         let mut live = HashSet::new();
@@ -505,7 +507,7 @@ impl Writer {
         self.index.manifests.push(descriptor);
     }
 
-    /// Makes the new index the bundle's, and then removes what it does not refer to.
+    /// Makes the new index the bundle's, without entries whose manifest is gone, and then removes what it does not refer to.
     ///
     /// # Errors
     /// When something cannot be written; the bundle is then what it was.
@@ -520,6 +522,7 @@ impl Writer {
         let came: Vec<Descriptor> =
             came.into_iter().filter(|other| !other.is_tree() && !known.contains(other.ref_name())).collect();
         index.manifests.extend(came);
+        index.manifests.retain(|entry| entry.blob().is_ok_and(|blob| self.layout.path(&blob).exists()));
         verify::ensure_few(&index, &dir.display())?;
         File::open(self.layout.blobs())?.sync_all()?;
         if !dir.join("oci-layout").exists() {

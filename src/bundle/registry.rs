@@ -147,7 +147,7 @@ impl Registry {
     /// Returns the manifest of a tag or digest, if there is one, and what it is.
     ///
     /// # Errors
-    /// When the registry does not answer or refuses, or the manifest is too large or not what its digest says.
+    /// When the registry does not answer or refuses, or the manifest is too large or [`Damaged`].
     pub fn manifest(&self, tag: &str) -> Result<Option<(Descriptor, Vec<u8>)>> {
         let answer = self.call("GET", &self.url("manifests", tag), &[("accept", MANIFESTS)], &Sent::Nothing)?;
         match answer.status() {
@@ -167,7 +167,7 @@ impl Registry {
         }
         ensure!(bytes.len() as u64 <= MAX_JSON, "the manifest {tag} is too large");
         let Blob { digest, size } = digest(&mut &bytes[..])?;
-        ensure!(!tag.starts_with("sha256:") || tag == digest, "the manifest {tag} is damaged");
+        ensure!(!tag.starts_with("sha256:") || tag == digest, Damaged(tag.into()));
         Ok(Some((Descriptor { media_type, digest, size, ..Descriptor::default() }, bytes)))
     }
 
@@ -245,7 +245,7 @@ impl Registry {
     /// Writes a blob of the repository to a file, once it is proved.
     ///
     /// # Errors
-    /// When the repository does not have it, it is damaged, or the file cannot be written.
+    /// When the repository does not have it, it is [`Damaged`], or the file cannot be written.
     pub fn download(&self, blob: &Blob, to: &Path, progress: Progress<'_>) -> Result<()> {
         check(blob)?;
         patiently(|| {
@@ -260,7 +260,7 @@ impl Registry {
             let mut from = Counted { from: answer.into_body().into_reader().take(blob.size + 1), progress };
             io::copy(&mut from, &mut file).map_err(|error| unreachable(&self.reference, &error))?;
             file.flush()?;
-            ensure!(digest(&mut File::open(to)?)? == *blob, "{} did not arrive as it should", blob.digest);
+            ensure!(digest(&mut File::open(to)?)? == *blob, Damaged(blob.digest.clone()));
             Ok(())
         })
     }
@@ -431,6 +431,18 @@ impl Registry {
         }
     }
 }
+
+/// The digest of what a registry has otherwise. To send it again does not help: registries keep what they have of a digest.
+#[derive(Debug)]
+pub struct Damaged(String);
+
+impl std::fmt::Display for Damaged {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} is damaged in the registry", self.0)
+    }
+}
+
+impl std::error::Error for Damaged {}
 
 /// An error that may pass.
 #[derive(Debug)]

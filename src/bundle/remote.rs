@@ -9,11 +9,11 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Map, Value, json};
 
 use super::location::Reference;
-use super::registry::{INDEX, Registry};
+use super::registry::{Damaged, INDEX, Registry};
 use super::verify::ensure_few;
 use super::{Descriptor, Index, Layout, Manifest, NAMES, REF_NAME, TAG, TreeConfig, Writer};
 use crate::docker::{Certificates, Credentials};
@@ -32,7 +32,7 @@ pub struct Remote {
     index: Index,
     /// False if there is no such tag yet.
     exists: bool,
-    /// Digests of manifests that the index lists and the registry does not have any more.
+    /// Digests of manifests that the index lists and the registry does not have any more, or not whole.
     gone: HashSet<String>,
 }
 
@@ -68,7 +68,7 @@ impl Remote {
         for descriptor in &self.index.manifests {
             let blob = descriptor.blob()?;
             let bytes = match names.iter().any(|name| name == descriptor.ref_name()) {
-                true => self.registry.manifest(&blob.digest)?.map(|(_, bytes)| bytes),
+                true => undamaged(self.registry.manifest(&blob.digest))?.flatten().map(|(_, bytes)| bytes),
                 false => self.registry.has("manifests", &blob.digest)?.then(Vec::new),
             };
             let Some(bytes) = bytes else {
@@ -89,7 +89,7 @@ impl Remote {
         for descriptor in [&manifest.config, table] {
             let blob = descriptor.blob()?;
             if self.registry.has("blobs", &blob.digest)? {
-                self.registry.download(&blob, &writer.layout.path(&blob), &|_| ())?;
+                undamaged(self.registry.download(&blob, &writer.layout.path(&blob), &|_| ()))?;
             }
         }
         let there = Mutex::new(&mut writer.elsewhere);
@@ -104,15 +104,7 @@ impl Remote {
     /// Returns the tag of one entry beside the bundle's: `main-layers-web-1b2c3d4e`. Registries that remove what has no tag
     /// do not all look into an index.
     pub fn beside(&self, name: &str) -> Reference {
-        let reference = &self.registry.reference;
-        let in_tag = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
-        let name: String = name.strip_prefix(NAMES).unwrap_or(name).chars().map(in_tag).collect();
-        let mut tag = format!("{}-{name}", reference.tag);
-        if tag.len() > MAX_TAG {
-            let hash = digest(&mut tag.as_bytes()).unwrap_or_default();
-            tag.replace_range(MAX_TAG - 8.., &hash.file()[..8]);
-        }
-        Reference { tag, ..reference.clone() }
+        beside(&self.registry.reference, name)
     }
 
     /// Puts layers that buildx has pushed into the index, under this name, with a manifest of the bundle's own. Returns their
@@ -220,24 +212,31 @@ impl Remote {
         let mut index = self.index.clone();
         index.manifests.clear();
         let (mut blobs, mut seen) = (Vec::new(), HashSet::new());
+        let told = |error: anyhow::Error, name: &str| match error.is::<Damaged>() {
+            true => anyhow!("{name}: {error:#}\nhint: {}, and export again", removal(reference, name)),
+            false => error.context(name.to_string()),
+        };
         for entry in &self.index.manifests {
             let name = || entry.ref_name().to_string();
-            let listed = self.fetch_manifest(&layout, entry, 0).with_context(name)?;
+            let listed = self.fetch_manifest(&layout, entry, 0).map_err(|error| told(error, entry.ref_name()))?;
             let mut config = None;
             if entry.is_tree() {
                 let blob = listed.first().context("its manifest lists nothing").with_context(name)?;
-                self.registry.download(blob, &layout.path(blob), &|_| ())?;
+                let done = self.registry.download(blob, &layout.path(blob), &|_| ());
+                done.map_err(|error| told(error, entry.ref_name()))?;
                 config = Some(layout.entry(entry).with_context(name)?.config);
             }
             if wanted(config.as_ref()) {
                 index.manifests.push(entry.clone());
-                blobs.extend(listed.into_iter().filter(|blob| seen.insert(blob.clone())));
+                let new = listed.into_iter().filter(|blob| seen.insert(blob.clone()));
+                blobs.extend(new.map(|blob| (entry.ref_name(), blob)));
             }
         }
-        let told = Telling::new(progress);
-        side_by_side(&blobs, |blob| {
-            self.registry.download(blob, &layout.path(blob), &|bytes| told.more(0, bytes))?;
-            told.more(1, 0);
+        let telling = Telling::new(progress);
+        side_by_side(&blobs, |(name, blob)| {
+            let done = self.registry.download(blob, &layout.path(blob), &|bytes| telling.more(0, bytes));
+            done.map_err(|error| told(error, name))?;
+            telling.more(1, 0);
             Ok(())
         })?;
         fs::write(dir.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
@@ -277,6 +276,31 @@ const SETTLING: Duration = Duration::from_millis(300);
 
 fn is_index(media_type: &str) -> bool {
     media_type.contains("index") || media_type.contains("manifest.list")
+}
+
+/// Returns the tag of one entry beside the bundle's.
+fn beside(reference: &Reference, name: &str) -> Reference {
+    let in_tag = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+    let name: String = name.strip_prefix(NAMES).unwrap_or(name).chars().map(in_tag).collect();
+    let mut tag = format!("{}-{name}", reference.tag);
+    if tag.len() > MAX_TAG {
+        let hash = digest(&mut tag.as_bytes()).unwrap_or_default();
+        tag.replace_range(MAX_TAG - 8.., &hash.file()[..8]);
+    }
+    Reference { tag, ..reference.clone() }
+}
+
+/// Says how an entry is removed from a registry, so that the next export sends all of it.
+pub fn removal(reference: &Reference, name: &str) -> String {
+    format!("`skopeo delete docker://{}`, let the registry collect its garbage", beside(reference, name))
+}
+
+/// Returns nothing for what the registry has damaged.
+fn undamaged<T>(found: Result<T>) -> Result<Option<T>> {
+    match found {
+        Err(error) if error.is::<Damaged>() => Ok(None),
+        found => found.map(Some),
+    }
 }
 
 /// Says that a registry has removed what a tag refers to.

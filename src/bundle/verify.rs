@@ -31,6 +31,8 @@ pub struct Verified {
     /// Why it cannot be used; None if it can.
     pub broken: Option<String>,
     #[serde(skip)]
+    pub descriptor: Descriptor,
+    #[serde(skip)]
     pub entry: Option<Entry>,
 }
 
@@ -94,6 +96,7 @@ fn one(layout: &Layout, descriptor: &Descriptor, deep: bool, known: &mut Known) 
         bytes: descriptor.size,
         files: None,
         broken: None,
+        descriptor: descriptor.clone(),
         entry: None,
     };
     let done = match descriptor.is_tree() {
@@ -137,7 +140,7 @@ fn foreign(layout: &Layout, descriptor: &Descriptor, depth: u32, known: &mut Kno
 }
 
 /// Checks the size and the digest of a blob.
-fn whole(layout: &Layout, blob: &Blob) -> Result<()> {
+pub(super) fn whole(layout: &Layout, blob: &Blob) -> Result<()> {
     let mut file = File::open(layout.path(blob)).with_context(|| format!("{} is missing", blob.digest))?;
     let size = file.metadata()?.len();
     ensure!(size == blob.size, "{} has {size} bytes instead of {}", blob.digest, blob.size);

@@ -1,12 +1,17 @@
 //! `docker cache verify`: proves a bundle, and says what of it can be used.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 use serde::Serialize;
 
 use super::Context;
 use super::bundles::Source;
+use crate::bundle::location::Location;
 use crate::bundle::verify::{self, Verified};
+use crate::bundle::{Layout, remote};
 use crate::cli::{Format, Verify};
+use crate::docker::quote;
 use crate::model::Bytes;
 use crate::{exit, report};
 
@@ -41,12 +46,24 @@ pub fn run(context: &Context, options: &Verify) -> Result<u8> {
     if broken.is_empty() {
         return Ok(0);
     }
-    report::note(&format!(
-        "{} of {} entries can be used\nhint: export again, which replaces what is broken",
-        entries.len() - broken.len(),
-        entries.len()
-    ));
+    report::note(&format!("{} of {} entries can be used", entries.len() - broken.len(), entries.len()));
+    report::note(&format!("hint: {}, and export again", removal(&options.src, layout, &broken)));
     Ok(exit::FAILED)
+}
+
+/// Says how the manifests of entries are removed: what has none is exported anew, all of it.
+fn removal(src: &Location, layout: &Layout, entries: &[&Verified]) -> String {
+    match src {
+        Location::Registry(reference) => {
+            let entries = entries.iter().map(|entry| remote::removal(reference, entry.descriptor.ref_name()));
+            entries.collect::<Vec<_>>().join(", ")
+        }
+        Location::Directory(_) => {
+            let blobs = entries.iter().filter_map(|entry| entry.descriptor.blob().ok());
+            let paths: BTreeSet<String> = blobs.map(|blob| quote(layout.path(&blob))).collect();
+            format!("`rm -f {}`", paths.into_iter().collect::<Vec<_>>().join(" "))
+        }
+    }
 }
 
 fn table(entries: &[Verified]) -> String {

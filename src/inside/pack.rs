@@ -206,7 +206,7 @@ fn pack_new(
         drop(receiver);
         let mut chunks = Chunks { sender, next: Vec::new(), bytes: 0, sent: 0 };
         let mut previous = match &tree.previous {
-            Some(previous) => Some(Former::open(previous)?),
+            Some(previous) => Former::open(previous),
             None => None,
         };
         let mut count = 0;
@@ -217,7 +217,7 @@ fn pack_new(
                 "it has more than {MAX_ROWS} files and directories, the most that a bundle can carry of one"
             );
             let former = match &mut previous {
-                Some(previous) => previous.row(path)?,
+                Some(previous) => previous.row(path),
                 None => None,
             };
             let same = former.filter(|row| row.print == found.print && row.print != 0 && row.kind == found.kind);
@@ -302,25 +302,25 @@ fn worth_keeping(former: &[Layer], kept: &[bool], used: &[u64]) -> Vec<bool> {
     kept
 }
 
-/// The former table, read alongside a walk.
+/// The former table, read alongside a walk, as far as it makes sense: what follows is packed anew.
 struct Former {
     rows: Rows<File>,
     row: Option<Row>,
 }
 
 impl Former {
-    fn open(previous: &Previous) -> Result<Former> {
-        let mut rows = Rows::new(File::open(&previous.table).context("the former table cannot be opened")?)?;
-        let row = rows.next_row()?;
-        Ok(Former { rows, row })
+    fn open(previous: &Previous) -> Option<Former> {
+        let mut rows = Rows::new(File::open(&previous.table).ok()?).ok()?;
+        let row = rows.next_row().ok()?;
+        Some(Former { rows, row })
     }
 
     /// Returns the row of a path; the paths asked for must be in the order of a walk.
-    fn row(&mut self, path: &[u8]) -> Result<Option<&Row>> {
+    fn row(&mut self, path: &[u8]) -> Option<&Row> {
         while self.row.as_ref().is_some_and(|row| row.path != path && walk_order(&row.path, path).is_lt()) {
-            self.row = self.rows.next_row()?;
+            self.row = self.rows.next_row().unwrap_or_default();
         }
-        Ok(self.row.as_ref().filter(|row| row.path == path))
+        self.row.as_ref().filter(|row| row.path == path)
     }
 }
 
@@ -801,6 +801,16 @@ impl<T: Write> Write for Hashed<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_former_table_counts_as_far_as_it_makes_sense() {
+        let dir = tempfile::tempdir().unwrap();
+        let previous = Previous { table: dir.path().join("table"), layers: Vec::new() };
+        assert!(Former::open(&previous).is_none());
+        fs::write(&previous.table, zstd::encode_all(&b"0 f 1 1 a\0rubbish\0"[..], 1).unwrap()).unwrap();
+        let mut former = Former::open(&previous).unwrap();
+        assert!(former.row(b"a").is_some() && former.row(b"b").is_none() && former.row(b"c").is_none());
+    }
 
     #[test]
     fn archives_are_packed_anew_once_a_tenth_of_all_is_rubbish() {

@@ -454,6 +454,54 @@ fn a_builder_that_turns_out_unable_to_export_layers_is_told_with_the_choices() {
     cannot_export_layers(&Engine::start(Generation::V20).with_buildx(Generation::V28), 1);
 }
 
+/// Runs the command of a hint: what is in its first backquotes.
+fn follow(hint: &Run) {
+    let (_, command) = hint.stderr.split_once("hint: `").unwrap_or_else(|| panic!("{hint}"));
+    let command = command.split('`').next().unwrap();
+    Run::of(std::process::Command::new("sh").args(["-ec", command])).ok();
+}
+
+#[test]
+fn what_is_damaged_is_repaired_as_verify_says_and_a_damaged_table_by_the_next_export() {
+    let engine = Engine::start(Generation::V28Containerd);
+    engine.volume("project-cache", &[("pip/a", "a"), ("npm/b", "b")]);
+    engine.volume("pip-cache", &[("a", "a")]);
+    let context = engine.context("RUN head -c 9999 /dev/urandom > /layer");
+    let bundle = engine.folder().join("bundle");
+    let export = || json(&engine, &["export", "--dest", &text(&bundle), &text(context.path())]);
+    let verify = || engine.cache(&["verify", &text(&bundle)]);
+    let flip = |blob: &Path| {
+        let mut bytes = fs::read(blob).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(blob, bytes).unwrap();
+    };
+    assert_eq!(export()["entries"].as_array().unwrap().len(), 4);
+    let tables = blobs(&bundle).into_iter().filter(|blob| {
+        let rows = fs::read(blob).ok().and_then(|bytes| zstd::decode_all(&bytes[..]).ok());
+        rows.is_some_and(|rows| rows.starts_with(b"0 d 0 "))
+    });
+    let tables: Vec<_> = tables.collect();
+    assert_eq!(tables.len(), 3);
+    tables.iter().for_each(|table| flip(table));
+    export();
+    verify().ok();
+    for blob in blobs(&bundle) {
+        flip(&blob);
+        let told = verify();
+        assert_eq!(told.code, 1, "{told}");
+        follow(&told);
+        export();
+        verify().ok();
+    }
+    // What is not there any more cannot be saved again, and goes.
+    blobs(&bundle).iter().for_each(|blob| flip(blob));
+    engine.docker(&["volume", "rm", "pip-cache"]);
+    follow(&verify());
+    assert_eq!(export()["entries"].as_array().unwrap().len(), 3);
+    let verified = verify().ok();
+    assert!(!verified.stdout.contains("pip-cache"), "{verified}");
+}
+
 /// Runs the plugin and kills it, and the docker commands that it started, after some time.
 fn kill_after(engine: &Engine, arguments: &[&str], wait: Duration) {
     use std::os::unix::process::CommandExt;

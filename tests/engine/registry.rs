@@ -175,6 +175,31 @@ fn what_is_deleted_of_one_bundle_is_collected_and_takes_nothing_of_another_with_
 }
 
 #[test]
+fn what_a_registry_has_damaged_stops_no_export_and_is_sent_again_once_it_is_removed() {
+    let engine = Engine::start(Generation::V28);
+    let registry = Registry::beside(&engine);
+    engine.volume("pip-cache", &[("a", "a")]);
+    let place = format!("type=registry,ref={}/team/cache:main", registry.address);
+    let export = || json(registry.cache(&engine, &["export", "--dest", &place, "--format", "json"]));
+    export();
+    let tag = registry.tags("team/cache").into_iter().find(|tag| tag.starts_with("main-")).unwrap();
+    let manifest: Value = serde_json::from_str(&registry.manifest(&format!("team/cache:{tag}")).unwrap()).unwrap();
+    for blob in manifest["layers"].as_array().unwrap().iter().chain([&manifest["config"]]) {
+        registry.damage(blob["digest"].as_str().unwrap());
+        export();
+        for arguments in [&["verify", &place][..], &["import", "--src", &place]] {
+            let run = registry.cache(&engine, arguments);
+            assert!(run.code == 1 && run.stderr.contains("is damaged in the registry"), "{run}");
+            assert!(run.stderr.contains(&format!("`skopeo delete docker://{}/team/cache:{tag}`", registry.address)));
+        }
+        registry.delete(&format!("team/cache:{tag}"));
+        registry.collect();
+        export();
+        registry.cache(&engine, &["verify", &place]).ok();
+    }
+}
+
+#[test]
 fn a_login_is_docker_s_own_and_a_wrong_one_is_told() {
     let engine = Engine::start(Generation::V28);
     let registry = Registry::with_login(&engine);

@@ -179,6 +179,16 @@ impl Registry {
         self.skopeo(&["delete", "--tls-verify=false", &format!("docker://{}/{image}", self.address)]).ok();
     }
 
+    /// Flips a bit of a blob on the registry's disk.
+    pub fn damage(&self, digest: &str) {
+        let hex = digest.trim_start_matches("sha256:");
+        let blobs = self.folder.join("data/docker/registry/v2/blobs/sha256");
+        let path = blobs.join(&hex[..2]).join(hex).join("data");
+        let mut bytes = fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(path, bytes).unwrap();
+    }
+
     /// Removes what no tag leads to, as the registry sees it.
     pub fn collect(&self) {
         let program = Suite::Bookworm.root().join("usr/bin/docker-registry");
