@@ -34,6 +34,8 @@ pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// The tag of the bundle that a manifest in a registry is of. What deletes a tag of a registry deletes the manifest, and so
 /// every tag that names it: bundles share blobs, and no manifests.
 const TAG: &str = "io.github.docker-cache.tag";
+/// Begins the keys of what an index says of mounts and volumes: `kind`, `name`, `language` and `tool`.
+const KEYS: &str = "io.github.docker-cache.";
 /// Begins the names of entries that are mounts and volumes.
 const NAMES: &str = "docker-cache/";
 /// Bytes that an index or a manifest may have: those of others are kept in memory.
@@ -72,6 +74,18 @@ impl Descriptor {
     /// Returns the entry's name in the layout.
     pub fn ref_name(&self) -> &str {
         self.annotations.get(REF_NAME).map_or("", String::as_str)
+    }
+
+    /// Returns what the index says of a mount or volume, whose own config may be damaged.
+    pub fn told(&self) -> TreeConfig {
+        let value = |key: &str| self.annotations.get(&format!("{KEYS}{key}")).cloned();
+        TreeConfig {
+            kind: if value("kind").as_deref() == Some("volume") { Kind::Volume } else { Kind::Mount },
+            name: value("name").unwrap_or_default(),
+            language: value("language"),
+            tool: value("tool"),
+            ..TreeConfig::default()
+        }
     }
 
     /// Returns true for mounts and volumes, and false for what buildx or others have put there.
@@ -159,13 +173,13 @@ impl TreeConfig {
 
     fn annotations(&self) -> BTreeMap<String, String> {
         let pairs = [
-            (REF_NAME, Some(self.ref_name())),
-            ("io.github.docker-cache.kind", Some(self.kind.as_str().into())),
-            ("io.github.docker-cache.name", Some(self.name.clone())),
-            ("io.github.docker-cache.language", self.language.clone()),
-            ("io.github.docker-cache.tool", self.tool.clone()),
+            ("kind", Some(self.kind.as_str().into())),
+            ("name", Some(self.name.clone())),
+            ("language", self.language.clone()),
+            ("tool", self.tool.clone()),
         ];
-        pairs.into_iter().filter_map(|(key, value)| Some((key.into(), value?))).collect()
+        let pairs = pairs.into_iter().filter_map(|(key, value)| Some((format!("{KEYS}{key}"), value?)));
+        pairs.chain([(REF_NAME.into(), self.ref_name())]).collect()
     }
 }
 
@@ -475,7 +489,7 @@ impl Writer {
     /// When it is damaged or incomplete.
     pub fn take_layers(&mut self, stage: &Layout, names: &[&str]) -> Result<(Descriptor, u64)> {
         let mut index = stage.index()?;
-        let found = verify::digests(stage)?.into_iter().find_map(|found| found.broken);
+        let found = verify::digests(stage, |_| true)?.into_iter().find_map(|found| found.broken);
         if let Some(why) = found {
             bail!(
                 "what buildx exported, or the bundle had before, is broken: {why}\nhint: `docker cache verify {}` tells",

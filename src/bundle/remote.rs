@@ -192,7 +192,7 @@ impl Remote {
     }
 
     /// Copies the entries that are wanted, told by what the bundle knows of a mount or volume, or by nothing for layers, to
-    /// an empty directory.
+    /// an empty directory. What is wrong with others does not matter.
     ///
     /// # Errors
     /// When something is not there or damaged, or the registry does not answer or refuses.
@@ -217,16 +217,13 @@ impl Remote {
             false => error.context(name.to_string()),
         };
         for entry in &self.index.manifests {
-            let name = || entry.ref_name().to_string();
-            let listed = self.fetch_manifest(&layout, entry, 0).map_err(|error| told(error, entry.ref_name()))?;
-            let mut config = None;
-            if entry.is_tree() {
-                let blob = listed.first().context("its manifest lists nothing").with_context(name)?;
-                let done = self.registry.download(blob, &layout.path(blob), &|_| ());
-                done.map_err(|error| told(error, entry.ref_name()))?;
-                config = Some(layout.entry(entry).with_context(name)?.config);
-            }
+            let found = self.fetch_entry(&layout, entry);
+            let config = match &found {
+                Ok((_, config)) => config.clone(),
+                Err(_) => entry.is_tree().then(|| entry.told()),
+            };
             if wanted(config.as_ref()) {
+                let (listed, _) = found.map_err(|error| told(error, entry.ref_name()))?;
                 index.manifests.push(entry.clone());
                 let new = listed.into_iter().filter(|blob| seen.insert(blob.clone()));
                 blobs.extend(new.map(|blob| (entry.ref_name(), blob)));
@@ -242,6 +239,17 @@ impl Remote {
         fs::write(dir.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         fs::write(dir.join("index.json"), serde_json::to_vec(&index)?)?;
         Ok(())
+    }
+
+    /// Fetches what the bundle knows of an entry; returns that, of a mount or volume, and the blobs that it refers to.
+    fn fetch_entry(&self, layout: &Layout, entry: &Descriptor) -> Result<(Vec<Blob>, Option<TreeConfig>)> {
+        let listed = self.fetch_manifest(layout, entry, 0)?;
+        if !entry.is_tree() {
+            return Ok((listed, None));
+        }
+        let config = listed.first().context("its manifest lists nothing")?;
+        self.registry.download(config, &layout.path(config), &|_| ())?;
+        Ok((listed, Some(layout.entry(entry)?.config)))
     }
 
     /// Fetches a manifest, and those that it lists; returns the blobs that they refer to.

@@ -44,13 +44,13 @@ pub fn all(layout: &Layout, wanted: impl Fn(&Descriptor) -> bool) -> Result<Vec<
     prove(layout, wanted, true)
 }
 
-/// Proves every digest and every table of a bundle, but not the members of archives: unpacking checks those, before it
+/// Proves every digest and every table of what `wanted` wants, but not the members of archives: unpacking checks those, before it
 /// moves anything to its place.
 ///
 /// # Errors
 /// See [`all`].
-pub fn digests(layout: &Layout) -> Result<Vec<Verified>> {
-    prove(layout, |_| true, false)
+pub fn digests(layout: &Layout, wanted: impl Fn(&Descriptor) -> bool) -> Result<Vec<Verified>> {
+    prove(layout, wanted, false)
 }
 
 fn prove(layout: &Layout, wanted: impl Fn(&Descriptor) -> bool, deep: bool) -> Result<Vec<Verified>> {

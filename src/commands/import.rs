@@ -1,7 +1,7 @@
-//! `docker cache import`: restores a bundle, on this machine or another. Everything is proved before anything is
-//! written.
+//! `docker cache import`: restores a bundle, on this machine or another. All that is selected is proved before anything
+//! is written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
@@ -73,13 +73,14 @@ pub fn run(context: Context, options: &Import) -> Result<u8> {
     })?;
     let layout = &source.layout;
     let _lock = layout.lock(|| report::note("an export writes this bundle; waiting for it"))?;
+    let imports_layers = with_layers && layers::missing(&options.build).is_none();
     let checking = Progress::new("Checking", options.output.telling());
-    let steps = plan(layout, options, &names)?;
+    let steps = plan(layout, options, &names, imports_layers)?;
     drop(checking);
     let mut answer =
         Answer { version: 1, entries: steps.iter().map(|step| answer(&step.entry)).collect(), ..Answer::default() };
     if options.dry_run {
-        if with_layers && layers::missing(&options.build).is_none() {
+        if imports_layers {
             answer.entries.extend(layers::listed(&layout.index()?.manifests));
         }
         show(&answer, &options.output, NOTHING)?;
@@ -110,9 +111,22 @@ fn answer(entry: &Entry) -> AnswerEntry {
     }
 }
 
-/// Proves the bundle and says what goes where.
-fn plan(layout: &Layout, options: &Import, names: &Names) -> Result<Vec<Step>> {
-    let found = verify::digests(layout)?;
+/// Proves what is selected of the bundle and says what goes where.
+fn plan(layout: &Layout, options: &Import, names: &Names, with_layers: bool) -> Result<Vec<Step>> {
+    let selection = &options.selection;
+    let (mut used, mut chosen) = (HashSet::new(), HashSet::new());
+    for descriptor in layout.index()?.manifests.iter().filter(|descriptor| descriptor.is_tree()) {
+        let config = layout.entry(descriptor).map_or_else(|_| descriptor.told(), |entry| entry.config);
+        let (wanted, by_name) = selects(selection, names, &config);
+        used.extend(by_name);
+        if wanted {
+            chosen.insert(descriptor.digest.clone());
+        }
+    }
+    let found = verify::digests(layout, |descriptor| match descriptor.is_tree() {
+        true => chosen.contains(&descriptor.digest),
+        false => with_layers,
+    })?;
     let broken = |found: &&Verified| found.broken.is_some();
     if let Some(Verified { kind, name, broken: Some(why), .. }) = found.iter().find(broken) {
         bail!(
@@ -120,22 +134,14 @@ fn plan(layout: &Layout, options: &Import, names: &Names) -> Result<Vec<Step>> {
             crate::docker::quote(options.src.to_string())
         );
     }
-    let selection = &options.selection;
-    let mut used: Vec<&str> = Vec::new();
-    let mut steps = Vec::new();
-    for entry in found.iter().filter_map(|found| found.entry.as_ref()) {
-        let (wanted, by_name) = selects(selection, names, &entry.config);
-        used.extend(by_name);
-        if wanted {
-            steps.push(step(entry, options)?);
-        }
-    }
-    if let Some(name) = selection.volume.iter().chain(&selection.mount).find(|name| !used.contains(&name.as_str())) {
+    if let Some(name) = selection.volume.iter().chain(&selection.mount).find(|name| !used.contains(name.as_str())) {
         bail!(
             "the bundle has no {name:?}\nhint: `docker cache verify {}` lists what it has",
             crate::docker::quote(options.src.to_string())
         );
     }
+    let entries = found.iter().filter_map(|found| found.entry.as_ref());
+    let steps: Vec<Step> = entries.map(|entry| step(entry, options)).collect::<Result<_>>()?;
     if let Some((one, other)) = rivals(&steps).filter(|_| options.replace) {
         bail!(
             "{} and {} go to one place, and with --replace the last would be all that stays\nhint: select one of them by \

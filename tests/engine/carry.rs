@@ -735,6 +735,30 @@ fn an_import_takes_what_is_selected_and_replaces_only_that() {
 }
 
 #[test]
+fn what_is_broken_hinders_no_import_of_what_is_not() {
+    let engine = Engine::start(Generation::V28Containerd);
+    let root = engine.volume("project-cache", &[("pip/a", "a"), ("npm/b", "b")]);
+    let context = engine.context("RUN true");
+    let (bundle, context) = (engine.folder().join("bundle"), text(context.path()));
+    json(&engine, &["export", "--dest", &text(&bundle), "--tool", "pip"]);
+    let good = blobs(&bundle);
+    json(&engine, &["export", "--dest", &text(&bundle), &context]);
+    for blob in blobs(&bundle).iter().filter(|blob| !good.contains(blob)) {
+        fs::write(blob, "damaged").unwrap();
+    }
+    let before = Tree::read(&root);
+    fs::remove_file(root.join("npm/b")).unwrap();
+    for selection in [&["--tool", "npm"][..], &[&context]] {
+        let run = engine.cache(&[&["import", "--src", &text(&bundle)], selection].concat());
+        assert!(run.code == 1 && !root.join("npm/b").exists(), "{run}");
+    }
+    fs::remove_file(root.join("pip/a")).unwrap();
+    json(&engine, &["import", "--src", &text(&bundle), "--tool", "pip"]);
+    let pip = |tree: Tree| tree.only(|path| path.starts_with("pip")).timeless();
+    assert_same(&pip(before), &pip(Tree::read(&root)));
+}
+
+#[test]
 fn skopeo_reads_every_entry() {
     let engine = Engine::start(Generation::V28);
     engine.volume("project-cache", &[("pip/a", "a")]);

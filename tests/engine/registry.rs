@@ -162,6 +162,7 @@ fn what_is_deleted_of_one_bundle_is_collected_and_takes_nothing_of_another_with_
     registry.collect();
     let run = registry.cache(&other, &import);
     assert!(run.code == 1 && run.stderr.contains("does not have any more\nhint: export again"), "{run}");
+    registry.cache(&other, &["import", "--src", &place("main"), "--mount", "pip"]).ok();
     export("main");
     json(registry.cache(&other, &import));
     assert_same(&Tree::read(&root).timeless(), &Tree::read(&other.mountpoint("pip-cache")).timeless());
