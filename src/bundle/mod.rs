@@ -110,6 +110,7 @@ pub struct Index {
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
     pub schema_version: u32,
+    #[serde(default)]
     pub media_type: String,
     #[serde(default)]
     pub artifact_type: String,

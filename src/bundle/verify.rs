@@ -476,6 +476,28 @@ mod tests {
     }
 
     #[test]
+    fn manifests_need_not_say_what_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("blobs/sha256")).unwrap();
+        let layout = Layout { dir: dir.path().into() };
+        let write = |bytes: &str| {
+            let blob = digest(&mut bytes.as_bytes()).unwrap();
+            fs::write(layout.path(&blob), bytes).unwrap();
+            blob
+        };
+        let config = write("{}");
+        let (digest, size) = (&config.digest, config.size);
+        let manifest = write(&format!(
+            r#"{{"schemaVersion":2,"config":{{"mediaType":"x","digest":"{digest}","size":{size}}},"layers":[]}}"#
+        ));
+        let layout = index(dir.path(), MANIFEST, &manifest.digest, manifest.size);
+        assert_eq!(broken(&layout), "");
+        let mut live = std::collections::HashSet::new();
+        layout.reach(&layout.index().unwrap().manifests[0], 0, &mut live).unwrap();
+        assert_eq!(live.len(), 2);
+    }
+
+    #[test]
     fn digests_that_are_paths_nested_and_huge_manifests_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = "sha256:../../../../../../../../../../../../../../../../../../../../etc/pas";
