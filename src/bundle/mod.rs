@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{FlockOperation, flock};
@@ -343,13 +343,15 @@ impl Writer {
         let dir = dir.canonicalize()?;
         fs::create_dir_all(dir.join("blobs/sha256")).with_context(failed)?;
         fs::create_dir_all(dir.join("ingest")).with_context(failed)?;
-        for left in fs::read_dir(dir.join("ingest"))?.flatten() {
+        let layout = Layout { dir };
+        let index = layout.index()?;
+        for left in fs::read_dir(layout.dir.join("ingest"))?.flatten() {
             if left.file_name().to_string_lossy().starts_with(INGEST) {
+                let settled = fs::read_to_string(left.path().join(SETTLED)).unwrap_or_default();
+                layout.remove_unless_live(&index, |name, _| settled.lines().any(|line| line == name))?;
                 fs::remove_dir_all(left.path())?;
             }
         }
-        let layout = Layout { dir };
-        let index = layout.index()?;
         let ingest =
             tempfile::Builder::new().prefix(INGEST).tempdir_in(layout.dir.join("ingest")).with_context(failed)?;
         let started = ingest.path().metadata()?.modified()?;
@@ -417,6 +419,10 @@ impl Writer {
     /// When something cannot be written.
     pub fn settle(&mut self, synced: bool) -> Result<()> {
         let pending = std::mem::take(&mut self.pending);
+        fs::write(
+            self.ingest.join(SETTLED),
+            pending.iter().map(|blob| format!("{}\n", blob.file())).collect::<String>(),
+        )?;
         let kept = self.ingest.join(KEPT);
         for blobs in pending.chunks(16).filter(|_| synced) {
             let synced = parallel::each(blobs, |blob| File::open(kept.join(blob.file()))?.sync_all());
@@ -532,20 +538,20 @@ impl Writer {
         // Entries of others may have come meanwhile: buildx locks this file only.
         let _others = lock_of_buildx(dir)?;
         let mut index = self.index.clone();
+        let former = self.layout.index()?;
         let known: HashSet<&str> = index.manifests.iter().map(Descriptor::ref_name).collect();
-        let came: Vec<Descriptor> = self.layout.index()?.manifests.into_iter().collect();
-        let came: Vec<Descriptor> =
-            came.into_iter().filter(|other| !other.is_tree() && !known.contains(other.ref_name())).collect();
+        let came = former.manifests.iter().filter(|other| !other.is_tree() && !known.contains(other.ref_name()));
+        let came: Vec<Descriptor> = came.cloned().collect();
         index.manifests.extend(came);
-        index.manifests.retain(|entry| entry.blob().is_ok_and(|blob| self.layout.path(&blob).exists()));
         verify::ensure_few(&index, &dir.display())?;
+        index.manifests.retain(|entry| entry.blob().is_ok_and(|blob| self.layout.path(&blob).exists()));
         File::open(self.layout.blobs())?.sync_all()?;
         if !dir.join("oci-layout").exists() {
             self.replace("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         }
         self.replace("index.json", &serde_json::to_vec(&index)?)?;
         File::open(dir)?.sync_all()?;
-        self.collect(&index)
+        self.collect(&former, &index)
     }
 
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
@@ -557,22 +563,18 @@ impl Writer {
         Ok(())
     }
 
-    /// Removes blobs that nothing refers to. Blobs that came after this run began may be of a buildx that has not
-    /// written its entry yet.
-    fn collect(&self, index: &Index) -> Result<()> {
-        let mut live = HashSet::new();
-        // One that cannot be read may refer to anything: nothing is removed then.
-        if index.manifests.iter().any(|descriptor| self.layout.reach(descriptor, 0, &mut live).is_err()) {
-            return Ok(());
+    /// Removes blobs that only the former index refers to, and old ones to which nothing does: what is young may be of a
+    /// buildx or skopeo that has not written its entry yet.
+    fn collect(&self, former: &Index, index: &Index) -> Result<()> {
+        let mut replaced = HashSet::new();
+        for descriptor in &former.manifests {
+            // What one that is damaged referred to goes when it is old.
+            let _ = self.layout.reach(descriptor, 0, &mut replaced);
         }
-        for blob in fs::read_dir(self.layout.blobs())?.flatten() {
-            let name = blob.file_name().to_string_lossy().into_owned();
-            let old = blob.metadata().and_then(|meta| meta.modified()).is_ok_and(|modified| modified < self.started);
-            if old && !live.contains(&format!("sha256:{name}")) {
-                fs::remove_file(blob.path())?;
-            }
-        }
-        Ok(())
+        let young_since = self.started.checked_sub(GRACE).unwrap_or(self.started);
+        self.layout.remove_unless_live(index, |name, modified| {
+            modified < young_since || replaced.contains(&format!("sha256:{name}"))
+        })
     }
 }
 
@@ -597,6 +599,13 @@ fn lock(dir: &Path, how: FlockOperation, waiting: impl FnOnce()) -> Result<File>
 /// Where a blob waits in the ingest directory until all are synced.
 const KEPT: &str = "kept";
 
+/// In the ingest directory, names the blobs that were moved to their place: should the run be killed before it writes the
+/// index, the next one removes them.
+const SETTLED: &str = "settled";
+
+/// How long a blob may wait for the tool that wrote it to write its entry.
+const GRACE: Duration = Duration::from_secs(3600);
+
 /// Begins the names of directories in `ingest` that are ours.
 const INGEST: &str = "docker-cache-";
 
@@ -619,6 +628,23 @@ fn lock_of_buildx(dir: &Path) -> Result<impl Drop> {
 }
 
 impl Layout {
+    /// Removes the blobs that `chosen` chooses by their file names and times, and that an index does not refer to; none if a
+    /// manifest cannot be read, which may refer to anything.
+    fn remove_unless_live(&self, index: &Index, chosen: impl Fn(&str, SystemTime) -> bool) -> Result<()> {
+        let mut live = HashSet::new();
+        if index.manifests.iter().any(|descriptor| self.reach(descriptor, 0, &mut live).is_err()) {
+            return Ok(());
+        }
+        for blob in fs::read_dir(self.blobs())?.flatten() {
+            let name = blob.file_name().to_string_lossy().into_owned();
+            let Ok(modified) = blob.metadata().and_then(|meta| meta.modified()) else { continue };
+            if chosen(&name, modified) && !live.contains(&format!("sha256:{name}")) {
+                fs::remove_file(blob.path())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Adds all that an entry refers to, whoever wrote it.
     ///
     /// # Errors
@@ -638,5 +664,63 @@ impl Layout {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Adds a tree with this in its only archive.
+    fn add(writer: &mut Writer, content: &str) {
+        let [table, archive] =
+            [format!("table of {content}"), content.into()].map(|text| writer.write(text.as_bytes()));
+        let layers = vec![Layer { blob: archive.unwrap(), ..Layer::default() }];
+        let config = TreeConfig { version: 1, table: table.unwrap(), layers, ..TreeConfig::default() };
+        writer.add(&config).unwrap();
+    }
+
+    fn export(dir: &Path, content: &str) {
+        let mut writer = Writer::open(dir, || ()).unwrap();
+        add(&mut writer, content);
+        writer.commit().unwrap();
+    }
+
+    fn blobs(dir: &Path) -> HashSet<String> {
+        let blobs = fs::read_dir(dir.join("blobs/sha256")).unwrap();
+        blobs.map(|blob| blob.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn what_is_replaced_goes_and_what_others_have_just_written_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        export(dir.path(), "one");
+        let one = blobs(dir.path());
+        let [young, old] = ["young", "old"].map(|name| dir.path().join("blobs/sha256").join(name));
+        fs::write(&young, "").unwrap();
+        File::create(&old).unwrap().set_modified(SystemTime::now() - 2 * GRACE).unwrap();
+        export(dir.path(), "two");
+        assert!(young.exists() && !old.exists());
+        assert_eq!(blobs(dir.path()).len(), one.len() + 1);
+        assert!(blobs(dir.path()).is_disjoint(&one));
+    }
+
+    #[test]
+    fn what_a_killed_export_had_moved_to_its_place_goes_with_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        export(dir.path(), "one");
+        let one = blobs(dir.path());
+        let mut writer = Writer::open(dir.path(), || ()).unwrap();
+        add(&mut writer, "two");
+        writer.settle(true).unwrap();
+        // One that is killed does not clean up.
+        let (ingest, aside) = (writer.ingest.clone(), dir.path().join("aside"));
+        fs::rename(&ingest, &aside).unwrap();
+        drop(writer);
+        fs::rename(&aside, &ingest).unwrap();
+        assert_eq!(blobs(dir.path()).len(), 2 * one.len());
+        drop(Writer::open(dir.path(), || ()).unwrap());
+        assert_eq!(blobs(dir.path()), one);
+        assert!(!ingest.exists());
     }
 }
