@@ -9,11 +9,12 @@ pub mod verify;
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -614,6 +615,9 @@ fn is_ours(name: &str) -> bool {
 }
 
 /// Takes the lock under which buildx changes the index of a layout; it removes the file afterwards, and so do we.
+///
+/// # Errors
+/// When the file cannot be made, or the user cancels.
 fn lock_of_buildx(dir: &Path) -> Result<impl Drop> {
     struct Lock(PathBuf, #[expect(dead_code, reason = "held")] File);
     impl Drop for Lock {
@@ -622,9 +626,15 @@ fn lock_of_buildx(dir: &Path) -> Result<impl Drop> {
         }
     }
     let path = dir.join("index.json.lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path)?;
-    flock(&file, FlockOperation::LockExclusive)?;
-    Ok(Lock(path, file))
+    loop {
+        let file = File::options().create(true).truncate(false).write(true).open(&path)?;
+        dirs::lock(&file, FlockOperation::NonBlockingLockExclusive, || ())?;
+        // Who had the lock may have removed the file, and another made one of the same name.
+        let inode = file.metadata()?.ino();
+        if path.metadata().is_ok_and(|there| there.ino() == inode) {
+            return Ok(Lock(path, file));
+        }
+    }
 }
 
 impl Layout {
@@ -703,6 +713,22 @@ mod tests {
         assert!(young.exists() && !old.exists());
         assert_eq!(blobs(dir.path()).len(), one.len() + 1);
         assert!(blobs(dir.path()).is_disjoint(&one));
+    }
+
+    #[test]
+    fn the_lock_of_buildx_is_on_the_file_that_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("index.json.lock");
+        let first = lock_of_buildx(dir.path()).unwrap();
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| lock_of_buildx(dir.path()).map(|lock| (lock, path.exists())));
+            std::thread::sleep(Duration::from_millis(50));
+            drop(first);
+            let (second, is_there) = second.join().unwrap().unwrap();
+            assert!(is_there);
+            drop(second);
+        });
+        assert!(!path.exists());
     }
 
     #[test]
