@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
+use rustix::io::Errno;
 
 use super::build::prune_all;
 use super::{Place, container, helper, is_here};
@@ -241,11 +242,14 @@ pub fn unpack(
     unpacked.context("the helper gave no answer")
 }
 
-/// Puts files into a directory, by links where that can be.
-fn put(files: &[(String, PathBuf)], dir: &Path) -> Result<()> {
+/// Puts files into a directory, by links where the file system can have such.
+fn put(files: &[(String, PathBuf)], dir: &Path) -> io::Result<()> {
     for (name, path) in files {
-        if fs::hard_link(path, dir.join(name)).is_err() {
-            fs::copy(path, dir.join(name))?;
+        let to = dir.join(name);
+        match fs::hard_link(path, &to).map_err(|error| (Errno::from_io_error(&error), error)) {
+            Err((Some(Errno::XDEV | Errno::PERM | Errno::MLINK | Errno::NOTSUP), _)) => _ = fs::copy(path, to)?,
+            Err((_, error)) => return Err(error),
+            Ok(()) => {}
         }
     }
     Ok(())
@@ -636,4 +640,22 @@ pub fn unused_contexts(records: &[CacheRecord]) -> Vec<CacheRecord> {
             && !records.iter().any(|child| child.parents.contains(&record.id))
     };
     records.iter().filter(is_unused).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_put_beside_by_links_and_over_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let from = dir.path().join("from");
+        fs::write(&from, "new").unwrap();
+        fs::write(dir.path().join("there"), "old").unwrap();
+        let put = |name: &str| put(&[(name.into(), from.clone())], dir.path());
+        put("beside").unwrap();
+        assert_eq!(std::os::unix::fs::MetadataExt::nlink(&from.metadata().unwrap()), 2);
+        assert_eq!(put("there").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read_to_string(dir.path().join("there")).unwrap(), "old");
+    }
 }
