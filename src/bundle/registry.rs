@@ -256,10 +256,16 @@ impl Registry {
             if !answer.status().is_success() {
                 return Err(self.refused(&format!("cannot read {}", blob.digest), answer));
             }
-            let mut file = File::create(to)?;
+            let mut file = File::create(to).map_err(|error| unwritten(to, &error))?;
             let mut from = Counted { from: answer.into_body().into_reader().take(blob.size + 1), progress };
-            io::copy(&mut from, &mut file).map_err(|error| unreachable(&self.reference, &error))?;
-            file.flush()?;
+            let mut buffer = vec![0; 1 << 17];
+            loop {
+                let read = from.read(&mut buffer).map_err(|error| unreachable(&self.reference, &error))?;
+                if read == 0 {
+                    break;
+                }
+                file.write_all(&buffer[..read]).map_err(|error| unwritten(to, &error))?;
+            }
             ensure!(digest(&mut File::open(to)?)? == *blob, Damaged(blob.digest.clone()));
             Ok(())
         })
@@ -562,6 +568,11 @@ fn unreachable(reference: &Reference, error: &(impl std::error::Error + ?Sized))
     anyhow!(Passing { why: format!("cannot reach {host}: {why}"), after: None })
 }
 
+/// Returns the error of a file that what comes from a registry goes to.
+fn unwritten(to: &Path, error: &io::Error) -> anyhow::Error {
+    anyhow!("cannot write {}: {error}\nhint: `TMPDIR` names the disk for what comes from a registry", to.display())
+}
+
 /// Returns the words of an error as registries give it.
 fn said(answer: Response<Body>) -> String {
     #[derive(Deserialize)]
@@ -730,6 +741,22 @@ mod tests {
         let error = connect(&address).download(&blob, file.path(), &|_| ()).unwrap_err().to_string();
         assert!(error.contains("the storage behind it wants a login"), "{error}");
         assert!(!stored.recv().unwrap().to_lowercase().contains("authorization"));
+    }
+
+    #[test]
+    fn a_full_disk_is_no_unreachable_registry() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                lines.map_while(Result::ok).take_while(|line| !line.is_empty()).for_each(drop);
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx");
+            }
+        });
+        let blob = digest(&mut &b"x"[..]).unwrap();
+        let error = connect(&address.to_string()).download(&blob, Path::new("/dev/full"), &|_| ()).unwrap_err();
+        assert!(!error.is::<Passing>() && error.to_string().contains("TMPDIR"), "{error}");
     }
 
     #[test]
