@@ -57,7 +57,25 @@ pub struct Descriptor {
     pub others: Map<String, Value>,
 }
 
+/// What a descriptor refers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// A list of manifests, in the words of the OCI or of docker.
+    Index,
+    Manifest,
+    Other,
+}
+
 impl Descriptor {
+    /// Tells what it refers to by its media type.
+    pub fn content(&self) -> Content {
+        match self.media_type.as_str() {
+            kind if kind.contains("index") || kind.contains("manifest.list") => Content::Index,
+            kind if kind.contains("manifest") => Content::Manifest,
+            _ => Content::Other,
+        }
+    }
+
     fn of(media_type: &str, blob: &Blob) -> Descriptor {
         Descriptor { media_type: media_type.into(), digest: blob.digest.clone(), size: blob.size, ..Default::default() }
     }
@@ -663,15 +681,18 @@ impl Layout {
         ensure!(depth <= 4, "{} is nested too deep", descriptor.digest);
         let blob = descriptor.blob()?;
         live.insert(blob.digest.clone());
-        if descriptor.media_type.contains("index") || descriptor.media_type.contains("manifest.list") {
-            let index: Index = serde_json::from_slice(&self.json(&blob)?)?;
-            return index.manifests.iter().try_for_each(|inner| self.reach(inner, depth + 1, live));
-        }
-        if descriptor.media_type.contains("manifest") {
-            let manifest: Manifest = serde_json::from_slice(&self.json(&blob)?)?;
-            for inner in std::iter::once(&manifest.config).chain(&manifest.layers) {
-                live.insert(inner.blob()?.digest);
+        match descriptor.content() {
+            Content::Index => {
+                let index: Index = serde_json::from_slice(&self.json(&blob)?)?;
+                index.manifests.iter().try_for_each(|inner| self.reach(inner, depth + 1, live))?;
             }
+            Content::Manifest => {
+                let manifest: Manifest = serde_json::from_slice(&self.json(&blob)?)?;
+                for inner in std::iter::once(&manifest.config).chain(&manifest.layers) {
+                    live.insert(inner.blob()?.digest);
+                }
+            }
+            Content::Other => {}
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use super::location::Reference;
 use super::registry::{Damaged, INDEX, Registry};
 use super::verify::ensure_few;
-use super::{Descriptor, Index, Layout, Manifest, NAMES, REF_NAME, TAG, TreeConfig, Writer};
+use super::{Content, Descriptor, Index, Layout, Manifest, NAMES, REF_NAME, TAG, TreeConfig, Writer};
 use crate::docker::{Certificates, Credentials};
 use crate::inside::pack::{Blob, digest};
 
@@ -259,16 +259,16 @@ impl Remote {
         let found = self.registry.manifest(&blob.digest)?;
         let (_, bytes) = found.with_context(|| gone(&self.registry.reference, &blob.digest))?;
         fs::write(layout.path(&blob), &bytes)?;
-        if !is_index(&descriptor.media_type) {
+        if descriptor.content() != Content::Index {
             let manifest: Manifest = serde_json::from_slice(&bytes).context("a manifest makes no sense")?;
             return std::iter::once(&manifest.config).chain(&manifest.layers).map(Descriptor::blob).collect();
         }
         let mut blobs = Vec::new();
         let index: Index = serde_json::from_slice(&bytes).context("an index makes no sense")?;
         for inner in &index.manifests {
-            match inner.media_type.contains("manifest") || is_index(&inner.media_type) {
-                true => blobs.extend(self.fetch_manifest(layout, inner, depth + 1)?),
-                false => blobs.push(inner.blob()?),
+            match inner.content() {
+                Content::Other => blobs.push(inner.blob()?),
+                _ => blobs.extend(self.fetch_manifest(layout, inner, depth + 1)?),
             }
         }
         Ok(blobs)
@@ -281,10 +281,6 @@ const MAX_TAG: usize = 128;
 const ROUNDS: usize = 8;
 /// In this time others see what was written, who read the tag before.
 const SETTLING: Duration = Duration::from_millis(300);
-
-fn is_index(media_type: &str) -> bool {
-    media_type.contains("index") || media_type.contains("manifest.list")
-}
 
 /// Returns the tag of one entry beside the bundle's.
 fn beside(reference: &Reference, name: &str) -> Reference {
@@ -327,7 +323,7 @@ fn read(registry: &Registry) -> Result<(Index, bool)> {
     let index = serde_json::from_slice::<Index>(&bytes)
         .ok()
         .filter(|index| index.others.get("artifactType") == Some(&BUNDLE.into()));
-    let index = index.filter(|_| is_index(&descriptor.media_type)).with_context(|| {
+    let index = index.filter(|_| descriptor.content() == Content::Index).with_context(|| {
         format!("{reference} is something else than a bundle\nhint: name another tag, such as {}-cache", reference.tag)
     })?;
     ensure_few(&index, reference)?;

@@ -13,7 +13,7 @@ use std::thread;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
-use super::{Descriptor, Entry, Index, Layout, Manifest};
+use super::{Content, Descriptor, Entry, Index, Layout, Manifest};
 use crate::inside::archive::{self, Kind};
 use crate::inside::pack::{Blob, Layer, digest};
 use crate::inside::table::{self, MAX_LAYERS, MAX_ROWS, Row, Rows, decoder};
@@ -125,16 +125,20 @@ fn foreign(layout: &Layout, descriptor: &Descriptor, depth: u32, known: &mut Kno
         bail!(wrong);
     }
     let mut bytes = blob.size;
-    if descriptor.media_type.contains("index") || descriptor.media_type.contains("manifest.list") {
-        let index: Index = serde_json::from_slice(&layout.json(&blob)?).context("an index")?;
-        for inner in &index.manifests {
-            bytes += foreign(layout, inner, depth + 1, known, count)?;
+    match descriptor.content() {
+        Content::Index => {
+            let index: Index = serde_json::from_slice(&layout.json(&blob)?).context("an index")?;
+            for inner in &index.manifests {
+                bytes += foreign(layout, inner, depth + 1, known, count)?;
+            }
         }
-    } else if descriptor.media_type.contains("manifest") {
-        let manifest: Manifest = serde_json::from_slice(&layout.json(&blob)?).context("a manifest")?;
-        for inner in std::iter::once(&manifest.config).chain(&manifest.layers) {
-            bytes += foreign(layout, inner, depth + 1, known, count)?;
+        Content::Manifest => {
+            let manifest: Manifest = serde_json::from_slice(&layout.json(&blob)?).context("a manifest")?;
+            for inner in std::iter::once(&manifest.config).chain(&manifest.layers) {
+                bytes += foreign(layout, inner, depth + 1, known, count)?;
+            }
         }
+        Content::Other => {}
     }
     Ok(bytes)
 }
