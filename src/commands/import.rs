@@ -298,6 +298,15 @@ fn act(
                 labels: same.then(|| config.labels.clone()),
                 ..Volume::default()
             })?;
+            let label = config.labels.get("com.docker.compose.volume").filter(|_| same);
+            let mut names = [Some(name), label].into_iter().flatten();
+            if !options.output.quiet && !names.any(|name| catalogue::volume_root(name).is_some()) {
+                report::note(&format!(
+                    "volume {name} is new, and its name does not call it a cache: until a container mounts it at a cache path, \
+                     `docker cache size --volume {}` shows it",
+                    crate::docker::quote(name)
+                ));
+            }
             made.push(driver);
         }
         if !made.is_empty() {

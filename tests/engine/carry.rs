@@ -695,6 +695,14 @@ fn an_export_of_nothing_writes_no_bundle() {
     assert_same(&before, &Tree::read(&bundle));
     let run = engine.cache(&["import", "--src", &text(&bundle), "--lang", "ruby"]).ok();
     assert_eq!(run.stdout, "Nothing to import\n");
+    // Neither name nor container says that the one volume is a cache.
+    for (volume, told) in [("tools", true), ("team-cache", false)] {
+        let run = engine.cache(&["import", "--src", &text(&bundle), "--to-volume", volume]).ok();
+        let hint = format!("`docker cache size --volume {volume}`");
+        assert_eq!(run.stderr.contains(&hint), told, "{run}");
+        let size = json(&engine, &["size"]);
+        assert_eq!(size.to_string().contains(&format!("\"{volume}\"")), !told, "{size}");
+    }
 }
 
 #[test]
