@@ -84,6 +84,15 @@ pub enum Holder {
 }
 
 impl Cache {
+    /// Returns the tool as tables show it: `pip (python)`.
+    pub fn shown_tool(&self) -> String {
+        match (self.tool, self.language) {
+            (Some(tool), Some(language)) if tool != language => format!("{tool} ({language})"),
+            (Some(tool), _) => tool.into(),
+            _ => "-".into(),
+        }
+    }
+
     /// Returns the records behind a row of a builder.
     pub fn records(&self) -> &[CacheRecord] {
         match &self.source {

@@ -181,6 +181,12 @@ pub fn table_within(room: usize, header: &[&str], mut rows: Vec<Vec<String>>, ex
     text
 }
 
+/// Returns how wide a table may be on standard output: wrapped rows are hard to read, and where nobody looks on, nothing is
+/// left out.
+pub fn room() -> usize {
+    if is_terminal() { terminal_width() } else { usize::MAX }
+}
+
 /// Returns the number of characters, as far as a terminal shows one cell for each.
 fn width(cell: &str) -> usize {
     plain(cell).chars().count()

@@ -137,7 +137,12 @@ fn table(rows: &[Row]) -> String {
         ]
     });
     let header = ["NAME", "DRIVER", "STATUS", "BUILDKIT", "CACHE", "CAN EXPORT LAYERS", "USED BY"];
-    report::table(&header, &cells.collect::<Vec<_>>())
+    report::table_within(
+        report::room(),
+        &header,
+        cells.collect(),
+        &["BUILDKIT", "DRIVER", "CAN EXPORT LAYERS", "STATUS"],
+    )
 }
 
 /// Switches, and says what that does and does not change.

@@ -281,7 +281,7 @@ fn show(plan: &Plan, found: &Inventory, options: &Clear, now: Moment) -> Result<
             _ => cache.name.clone(),
         };
         let path = cache.path.clone().filter(|_| cache.kind != Kind::Layer).unwrap_or("-".into());
-        vec![cache.kind.as_str().into(), name, path, cache.tool.unwrap_or("-").into(), cache.class.to_string()]
+        vec![cache.kind.as_str().into(), name, path, cache.shown_tool(), cache.class.to_string()]
     };
     let goes = plan.steps.iter().map(|step| {
         let mut row = start(&step.cache);
@@ -294,19 +294,26 @@ fn show(plan: &Plan, found: &Inventory, options: &Clear, now: Moment) -> Result<
         row
     });
     let (goes, kept): (Vec<_>, Vec<_>) = (goes.collect(), kept.collect());
+    let any = !goes.is_empty();
     let mut text = match goes.is_empty() {
         true => "Nothing to remove\n".into(),
         false => format!(
             "{}\nTotal:    {}\n",
-            report::table(&["KIND", "NAME", "DIRECTORY", "TOOL", "CLASS", "SIZE", "LAST USED"], &goes),
+            report::table_within(
+                report::room(),
+                &["KIND", "NAME", "DIRECTORY", "TOOL", "CLASS", "SIZE", "LAST USED"],
+                goes,
+                &["CLASS", "TOOL", "LAST USED", "KIND"],
+            ),
             plan.bytes()
         ),
     };
     if !kept.is_empty() {
-        let table = report::table(&["KIND", "NAME", "DIRECTORY", "TOOL", "CLASS", "SIZE", "WHY"], &kept);
+        let header = ["KIND", "NAME", "DIRECTORY", "TOOL", "CLASS", "SIZE", "WHY"];
+        let table = report::table_within(report::room(), &header, kept, &["TOOL", "CLASS", "SIZE", "KIND"]);
         text.push_str(&format!("\nKept:\n{table}"));
     }
-    if !goes.is_empty() && !options.dry_run {
+    if any && !options.dry_run {
         text.push('\n');
     }
     report::data(&text)

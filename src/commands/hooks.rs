@@ -83,7 +83,8 @@ fn tell(file: PathBuf, output: &Output) -> Result<()> {
             let word = |yes| if yes { "yes" } else { "no" }.to_owned();
             let because = answer.because.unwrap_or("-".into());
             let row = vec![word(answer.enabled), word(answer.shown), because, answer.file.display().to_string()];
-            report::data(&report::table(&["ENABLED", "SHOWN", "BECAUSE", "FILE"], &[row]))
+            let header = ["ENABLED", "SHOWN", "BECAUSE", "FILE"];
+            report::data(&report::table_within(report::room(), &header, vec![row], &["FILE"]))
         }
     }
 }

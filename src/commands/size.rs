@@ -49,9 +49,7 @@ pub fn run(context: Context, options: &Size) -> Result<u8> {
             report::data(&names.iter().map(|name| format!("{}\n", report::plain(name))).collect::<String>())?;
         }
         Format::Table => {
-            // Wrapped rows are hard to read; where nobody looks on, nothing is left out.
-            let room = if report::is_terminal() { report::terminal_width() } else { usize::MAX };
-            report::data(&format!("{}\n{}", table(&caches, options, room), sums(&caches, options)))?;
+            report::data(&format!("{}\n{}", table(&caches, options, report::room()), sums(&caches, options)))?;
         }
     }
     if !options.output.quiet {
@@ -127,11 +125,6 @@ fn listed(caches: &[Cache], room: usize) -> String {
             (Some(builder), true) => format!("{builder}: {}", cache.name),
             _ => cache.name.clone(),
         };
-        let tool = match (cache.tool, cache.language) {
-            (Some(tool), Some(language)) if tool != language => format!("{tool} ({language})"),
-            (Some(tool), _) => tool.into(),
-            _ => "-".into(),
-        };
         vec![
             cache.kind.as_str().into(),
             name,
@@ -141,7 +134,7 @@ fn listed(caches: &[Cache], room: usize) -> String {
                 (Some(path), ..) => path.clone(),
                 (None, ..) => "-".into(),
             },
-            tool,
+            cache.shown_tool(),
             cache.class.to_string(),
             Bytes(cache.bytes).to_string(),
             share(cache.bytes, sum),

@@ -78,9 +78,7 @@ pub fn run(context: Context, options: &Warm) -> Result<u8> {
     }
     let table = options.output.format == Format::Table;
     if table && (options.dry_run || !quiet) && !jobs.is_empty() {
-        let text = plan_table(&jobs);
-        // It is the answer of a dry run only.
-        if options.dry_run { report::data(&text)? } else { report::note(text.trim_end()) }
+        report::data(&plan_table(&jobs))?;
     }
     let outcomes = if options.dry_run { Vec::new() } else { fill(&jobs, options.output.telling())? };
     if !table {
@@ -136,7 +134,8 @@ fn plan_table(jobs: &[Job]) -> String {
         let image = user.as_ref().map_or(image.clone(), |user| format!("{image} as {user}"));
         vec![job.row.tool.into(), job.lock.clone(), image, into, command.join(" ")]
     });
-    report::table(&["TOOL", "LOCK FILE", "IMAGE", "INTO", "COMMAND"], &rows.collect::<Vec<_>>())
+    let header = ["TOOL", "LOCK FILE", "IMAGE", "INTO", "COMMAND"];
+    report::table_within(report::room(), &header, rows.collect(), &["COMMAND", "IMAGE"])
 }
 
 fn answer(jobs: &[Job], outcomes: &[Outcome], left_out: &[String]) -> Result<()> {
