@@ -1,9 +1,10 @@
 //! Directories below a root, opened name by name and never through a link: the way to files that cannot be led astray.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -51,6 +52,28 @@ pub fn names(dir: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
     }
     names.sort();
     Ok(names)
+}
+
+/// Returns where something is mounted below an open directory, as far as the kernel tells it.
+pub fn mounts_below(dir: BorrowedFd<'_>) -> Vec<PathBuf> {
+    use std::os::fd::AsRawFd;
+    let Ok(root) = std::fs::read_link(format!("/proc/self/fd/{}", dir.as_raw_fd())) else { return Vec::new() };
+    let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let points = table.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
+    points.map(unescaped).filter(|point| point.starts_with(&root) && *point != root).collect()
+}
+
+/// Undoes the escapes of proc(5): a space is `\040`.
+fn unescaped(mut text: &[u8]) -> PathBuf {
+    let mut bytes = Vec::new();
+    while let Some((byte, rest)) = text.split_first() {
+        let octal = rest.get(..3).filter(|_| *byte == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(escaped) => (bytes.push(escaped), text = &rest[3..]),
+            None => (bytes.push(*byte), text = rest),
+        };
+    }
+    OsString::from_vec(bytes).into()
 }
 
 /// A root, and the directories from it to the one that was used last.

@@ -16,6 +16,7 @@ pub mod unpack;
 mod walk;
 
 use std::io::{self, BufRead, Write};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -27,6 +28,7 @@ use self::own::{Gift, Given, Owned};
 use self::pack::{Pack, Packed};
 use self::remove::{Cut, Removed};
 use self::unpack::{Unpack, Unpacked};
+use crate::parallel;
 
 /// Name of the hidden subcommand.
 pub const COMMAND: &str = "inside";
@@ -81,6 +83,16 @@ pub enum Line {
 /// When the job fails as a whole; what cannot be read inside is part of the answer.
 pub fn perform(job: &Job, each: &mut (dyn FnMut(Line) + Send)) -> anyhow::Result<()> {
     raise_open_files();
+    thread::scope(|scope| {
+        let job = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || run(job, each))?;
+        parallel::join(job)
+    })
+}
+
+/// Bytes of stack for what goes down a tree level by level; untouched ones cost nothing.
+const STACK: usize = 64 << 20;
+
+fn run(job: &Job, each: &mut (dyn FnMut(Line) + Send)) -> anyhow::Result<()> {
     match job {
         Job::Measure(trees) => {
             let found = measure::all(trees, &mut |files, bytes| each(Line::Progress { files, bytes }));

@@ -19,7 +19,7 @@ use super::archive::{Kind, MAX_NAME, MAX_PATH, leads_in};
 use super::dirs::DIRECTORY;
 use super::pack::Tree;
 use super::rules::{At, Rules};
-use super::walk::Entries;
+use super::walk::{Entries, Mount, mount_of};
 use crate::parallel;
 
 /// Entries that a thread looks at in one go.
@@ -111,7 +111,7 @@ struct Seen {
 pub fn scan(tree: &Tree, rules: &Rules, sink: &mut dyn FnMut(&[u8], &Found) -> Result<()>) -> Result<Notes> {
     let dir = openat(CWD, &tree.root, DIRECTORY, Mode::empty())
         .with_context(|| format!("cannot read {}", tree.root.display()))?;
-    let root = fstat(&dir)?;
+    let (root, mount) = (fstat(&dir)?, mount_of(&dir)?);
     let mut linked_secrets = HashSet::new();
     add_linked_secrets(&dir, c".", rules.root(), &tree.secrets, &mut linked_secrets);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
@@ -126,12 +126,13 @@ pub fn scan(tree: &Tree, rules: &Rules, sink: &mut dyn FnMut(&[u8], &Found) -> R
             scope.spawn(move || look.at_all(&queue));
         }
         drop(queue);
-        let reader = scope.spawn(move || -> Result<Notes> {
+        let read = move || -> Result<Notes> {
             let (next, notes) = (Batch::default(), Notes::default());
-            let mut reader = Reader { tree, root, batches, in_order, next, dirs: 0, notes };
+            let mut reader = Reader { tree, root, mount, batches, in_order, next, dirs: 0, notes };
             reader.all(dir, rules)?;
             Ok(reader.notes)
-        });
+        };
+        let reader = thread::Builder::new().stack_size(super::STACK).spawn_scoped(scope, read)?;
         let mut notes = Notes::default();
         // First paths of files with several names, by inode.
         let mut first: HashMap<u64, Vec<u8>> = HashMap::new();
@@ -164,8 +165,9 @@ pub fn scan(tree: &Tree, rules: &Rules, sink: &mut dyn FnMut(&[u8], &Found) -> R
 /// Reads the directories.
 struct Reader<'a> {
     tree: &'a Tree,
-    /// Of the root: what is on another device is another file system.
     root: Stat,
+    /// Of the root: what is in another is not the tree's own.
+    mount: Mount,
     batches: SyncSender<(Batch, SyncSender<Seen>)>,
     in_order: SyncSender<Receiver<Seen>>,
     /// The next batch, and how many directories it holds open.
@@ -228,10 +230,10 @@ impl Reader<'_> {
     }
 
     fn enter(&mut self, above: &Arc<OwnedFd>, path: &mut Vec<u8>, name: usize, at: At<'_>) -> Result<()> {
-        let opened = openat(above, &path[name..], DIRECTORY, Mode::empty()).and_then(|fd| Ok((fstat(&fd)?, fd)));
-        match opened {
-            Ok((stat, _)) if stat.st_dev != self.root.st_dev => self.notes.skip(path, "it is another file system"),
-            Ok((stat, fd)) => {
+        let opened = openat(above, &path[name..], DIRECTORY, Mode::empty());
+        match opened.and_then(|fd| Ok((mount_of(&fd)?, fstat(&fd)?, fd))) {
+            Ok((mount, ..)) if mount != self.mount => self.notes.skip(path, "something else is mounted there"),
+            Ok((_, stat, fd)) => {
                 self.add(above, path, name, Some(stat))?;
                 self.dirs += 1;
                 self.directory(&Arc::new(fd), path, at)?;

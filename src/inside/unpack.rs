@@ -28,7 +28,7 @@ use super::moves::{self, Moves, Name};
 use super::pack::{Blob, Hashed, Layer, digest};
 use super::rules::{At, Rule, Rules};
 use super::table::{self, MAX_ROWS, Row, Rows, decoder};
-use super::walk::Counters;
+use super::walk::{Counters, mount_of};
 
 /// Name of the directory in a tree where things are unpacked and, for a moment, what they replace is kept.
 pub const STAGING: &CStr = c".docker-cache-import";
@@ -96,6 +96,9 @@ pub fn all(job: &Unpack, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<
                 places.len() - 1
             }
         };
+        if target.replace {
+            places[at].refuse_mounts()?;
+        }
         let staging = places[at].staging(number)?;
         trees.push((at, Unpacking::beside(&job.blobs, target, staging, &done, progress)?));
     }
@@ -105,8 +108,14 @@ pub fn all(job: &Unpack, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<
     if let Err(error) = trees.iter_mut().try_for_each(|(at, tree)| tree.move_in(&mut places[*at])) {
         return Err(places.iter_mut().rev().fold(error, |error, place| place.undo(error)));
     }
-    places.iter().for_each(Place::clean);
-    trees.into_iter().map(|(at, tree)| tree.told(&places[at])).collect()
+    let left = places.iter().filter_map(|place| {
+        let why = place.clean().err()?;
+        Some(format!("what was replaced stays in {}/{}: {why:#}", place.path.display(), STAGING.to_string_lossy()))
+    });
+    let left: Vec<String> = left.collect();
+    let mut told = trees.into_iter().map(|(at, tree)| tree.told(&places[at])).collect::<Result<Vec<_>>>()?;
+    told.iter_mut().take(1).for_each(|unpacked| unpacked.notes.extend(left.iter().cloned()));
+    Ok(told)
 }
 
 struct Unpacking<'a> {
@@ -505,11 +514,26 @@ impl Place<'_> {
             moves::recover(root.as_fd(), left.as_fd())
                 .with_context(|| format!("what a killed import took out of {} cannot be put back", path.display()))?;
         }
-        remove(root.as_fd(), STAGING)?;
+        remove(root.as_fd(), STAGING).with_context(|| {
+            let staging = STAGING.to_string_lossy();
+            format!("what an earlier import left in {}/{staging} cannot be removed", path.display())
+        })?;
         let was_empty = names(root.as_fd())?.is_empty();
         let beside = make_dir(root.as_fd(), STAGING).context("nothing can be written there")?;
         let moves = Moves::begin(beside.as_fd())?;
         Ok(Place { path, root, beside, moves, was_empty, keeps: false })
+    }
+
+    /// What is mounted somewhere in the tree would be moved away with the directories above it.
+    fn refuse_mounts(&self) -> Result<()> {
+        match dirs::mounts_below(self.root.as_fd()).first() {
+            Some(mount) => bail!(
+                "something is mounted at {}, which --replace would move away\nhint: unmount it, or import without \
+                 `--replace`",
+                mount.display()
+            ),
+            None => Ok(()),
+        }
     }
 
     fn staging(&self, number: usize) -> Result<Staging> {
@@ -532,16 +556,16 @@ impl Place<'_> {
         error.context(format!("{why:#}; what was there is kept in {path}/{kept}"))
     }
 
-    fn clean(&self) {
-        // What cannot be removed now the next run removes.
-        let _ = remove(self.root.as_fd(), STAGING);
+    fn clean(&self) -> Result<()> {
+        remove(self.root.as_fd(), STAGING)
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         if !self.keeps {
-            self.clean();
+            // What cannot be removed now the next run removes.
+            let _ = self.clean();
         }
     }
 }
@@ -658,14 +682,17 @@ fn modified(stat: &Stat) -> (i64, i64) {
     (stat.st_mtime, stat.st_mtime_nsec as i64)
 }
 
-/// Removes a tree, following no link; that it is not there is fine.
+/// Removes a tree, following no link and entering nothing that is mounted there; that it is not there is fine.
 fn remove(dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
-    match unlinkat(dir, name, AtFlags::empty()) {
+    let error = match unlinkat(dir, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        Err(error) => return Err(error.into()),
+        Err(error) => error,
+    };
+    if !statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| is_dir(&stat)) {
+        return Err(error).with_context(|| name.to_string_lossy().into_owned());
     }
     let inner = openat(dir, name, DIRECTORY, Mode::empty())?;
+    ensure!(mount_of(&inner)? == mount_of(dir)?, "something is mounted at {}", name.to_string_lossy());
     for below in names(inner.as_fd())? {
         remove(inner.as_fd(), &below)?;
     }

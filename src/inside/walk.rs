@@ -368,10 +368,14 @@ fn read(folder: &OwnedFd, mut each: impl FnMut(&CStr, FileType)) -> rustix::io::
 
 /// What tells one mounted file system from another: its device, and the mount's own number where the kernel tells it
 /// (Linux 5.8), for a bind mount has the device of its source.
-type Mount = (u64, u64);
+pub type Mount = (u64, u64);
 
+/// Returns the mounted file system that an open file is in.
+///
+/// # Errors
+/// When the kernel does not tell.
 #[cfg(target_os = "linux")]
-fn mount_of(fd: impl AsFd) -> rustix::io::Result<Mount> {
+pub fn mount_of(fd: impl AsFd) -> rustix::io::Result<Mount> {
     use rustix::fs::{StatxFlags, statx};
     let found = statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
     let told = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::MNT_ID);
@@ -380,7 +384,7 @@ fn mount_of(fd: impl AsFd) -> rustix::io::Result<Mount> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn mount_of(fd: impl AsFd) -> rustix::io::Result<Mount> {
+pub fn mount_of(fd: impl AsFd) -> rustix::io::Result<Mount> {
     Ok((fstat(fd)?.st_dev as u64, 0))
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -175,3 +176,41 @@ for_each_generation!(a_driver_that_hangs_is_named_and_the_rest_is_read, [v20, v2
     engine.cache(&["import", "--src", &bundle]).ok();
     assert_eq!(fs::read_to_string(engine.mountpoint("project-cache").join("pip/wheel")).unwrap(), "1");
 });
+
+#[test]
+fn what_is_mounted_in_a_volume_is_neither_taken_along_nor_moved_away() {
+    let engine = Engine::start(Generation::V28);
+    let root = engine.volume("project-cache", &[("pip/a", "1"), ("pip/mnt/none", "1")]);
+    let bundle = text(&engine.folder().join("bundle"));
+    engine.cache(&["export", "--dest", &bundle]).ok();
+    let outside = engine.folder().join("tmp/outside");
+    write_files(&outside, &[("photo", "precious")]);
+    let mounted = root.join("pip/mnt");
+    let mount = |words: &[&Path]| Run::of(Command::new(words[0]).args(&words[1..])).ok();
+    mount(&[Path::new("mount"), Path::new("--bind"), &outside, &mounted]);
+    let replaced = engine.cache(&["import", "--src", &bundle, "--replace"]);
+    let with = text(&engine.folder().join("with"));
+    let exported = engine.cache(&["export", "--dest", &with]);
+    mount(&[Path::new("umount"), &mounted]);
+    assert!(replaced.code == 1 && replaced.stderr.contains("pip/mnt"), "{replaced}");
+    assert!(outside.join("photo").exists() && root.join("pip/a").exists(), "{replaced}");
+    assert!(exported.stderr.contains("something else is mounted there"), "{exported}");
+    engine.cache(&["import", "--src", &with, "--to-volume", "other-cache"]).ok();
+    assert!(!engine.mountpoint("other-cache").join("pip/mnt/photo").exists());
+}
+
+#[test]
+fn a_tree_as_deep_as_paths_can_be_is_carried() {
+    let engine = Engine::start(Generation::V28);
+    let root = engine.volume("project-cache", &[("pip/a", "1")]);
+    let deep = root.join("pip").join("d/".repeat(1_900));
+    fs::create_dir_all(&deep).unwrap();
+    fs::write(deep.join("f"), "1").unwrap();
+    let bundle = text(&engine.folder().join("bundle"));
+    engine.cache(&["export", "--dest", &bundle]).ok();
+    engine.cache(&["import", "--src", &bundle, "--to-volume", "other-cache"]).ok();
+    engine.cache(&["import", "--src", &bundle, "--to-volume", "other-cache", "--replace"]).ok();
+    let other = engine.mountpoint("other-cache").join("pip").join("d/".repeat(1_900)).join("f");
+    assert_eq!(fs::read_to_string(other).unwrap(), "1");
+    assert!(!engine.mountpoint("other-cache").join(".docker-cache-import").exists());
+}
