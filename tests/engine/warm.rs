@@ -151,6 +151,7 @@ fn npm_and_go_need_no_network_after_a_warm() {
 
     // Volumes: what the containers have afterwards is all they need.
     let run = warm(&["--volume=project-cache"]).ok();
+    assert_eq!(run.stdout, planned.stdout, "the plan is shown alike");
     assert!(volume.join("npm/_cacache/content-v2").is_dir() && volume.join("go-mod/cache/download").is_dir(), "{run}");
     let npm_ci = "npm ci --offline && test -e node_modules/small/index.js";
     offline(&engine, &npm, "web", &format!("npm_config_cache=/cache/npm {npm_ci}"));
