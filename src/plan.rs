@@ -320,7 +320,8 @@ fn split(row: usize, cache: &Cache, rules: &Rules) -> Vec<Piece> {
             let piece = |records: &[&CacheRecord], last_used| Piece {
                 row,
                 what: What::Records(records.iter().map(|record| record.id.clone()).collect()),
-                bytes: records.iter().map(|record| record.bytes).sum(),
+                // What images share stays with them.
+                bytes: records.iter().filter(|record| !record.shared).map(|record| record.bytes).sum(),
                 files: None,
                 last_used,
             };

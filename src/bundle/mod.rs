@@ -351,7 +351,7 @@ impl Writer {
         let lock = lock(dir, FlockOperation::NonBlockingLockExclusive, waiting)?;
         if is_new && !dir.join("oci-layout").exists() {
             let foreign = fs::read_dir(dir)?.flatten().find(|entry| !is_ours(&entry.file_name().to_string_lossy()));
-            if let Some(entry) = foreign {
+            if let Some(entry) = foreign.or_else(|| foreign_blob(dir)) {
                 bail!(
                     "{} holds something that is no bundle: {:?}\nhint: name an empty or new directory",
                     dir.display(),
@@ -628,6 +628,15 @@ const GRACE: Duration = Duration::from_secs(3600);
 /// Begins the names of directories in `ingest` that are ours.
 const INGEST: &str = "docker-cache-";
 
+/// Returns a blob of somebody else's store: one of ours that has no index yet is beside what its run has left.
+fn foreign_blob(dir: &Path) -> Option<fs::DirEntry> {
+    let mut left = fs::read_dir(dir.join("ingest")).into_iter().flatten().flatten();
+    if left.any(|left| left.file_name().to_string_lossy().starts_with(INGEST)) {
+        return None;
+    }
+    fs::read_dir(dir.join("blobs/sha256")).ok()?.flatten().next()
+}
+
 fn is_ours(name: &str) -> bool {
     ["blobs", "ingest", "index.json", "index.json.lock"].contains(&name)
 }
@@ -663,10 +672,16 @@ impl Layout {
         if index.manifests.iter().any(|descriptor| self.reach(descriptor, 0, &mut live).is_err()) {
             return Ok(());
         }
+        // Other bundles may lead there too.
+        let is_link = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
+        if is_link(&self.blobs()) || is_link(&self.dir.join("blobs")) {
+            return Ok(());
+        }
         for blob in fs::read_dir(self.blobs())?.flatten() {
             let name = blob.file_name().to_string_lossy().into_owned();
             let Ok(modified) = blob.metadata().and_then(|meta| meta.modified()) else { continue };
-            if chosen(&name, modified) && !live.contains(&format!("sha256:{name}")) {
+            let blob_of = Blob { digest: format!("sha256:{name}"), size: 0 };
+            if chosen(&name, modified) && check(&blob_of).is_ok() && !live.contains(&blob_of.digest) {
                 fs::remove_file(blob.path())?;
             }
         }
@@ -727,13 +742,37 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         export(dir.path(), "one");
         let one = blobs(dir.path());
-        let [young, old] = ["young", "old"].map(|name| dir.path().join("blobs/sha256").join(name));
+        let names = ["1".repeat(64), "2".repeat(64), "photo.jpg".into()];
+        let [young, old, photo] = names.map(|name| dir.path().join("blobs/sha256").join(name));
         fs::write(&young, "").unwrap();
-        File::create(&old).unwrap().set_modified(SystemTime::now() - 2 * GRACE).unwrap();
+        for file in [&old, &photo] {
+            File::create(file).unwrap().set_modified(SystemTime::now() - 2 * GRACE).unwrap();
+        }
         export(dir.path(), "two");
-        assert!(young.exists() && !old.exists());
-        assert_eq!(blobs(dir.path()).len(), one.len() + 1);
+        assert!(young.exists() && !old.exists() && photo.exists());
+        assert_eq!(blobs(dir.path()).len(), one.len() + 2);
         assert!(blobs(dir.path()).is_disjoint(&one));
+    }
+
+    #[test]
+    fn another_store_of_blobs_is_no_bundle_to_begin_and_nothing_is_collected_through_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = dir.path().join("store");
+        fs::create_dir_all(store.join("ingest")).unwrap();
+        fs::create_dir_all(store.join("blobs/sha256")).unwrap();
+        fs::write(store.join("blobs/sha256").join("1".repeat(64)), "").unwrap();
+        assert!(Writer::open(&store, || ()).is_err());
+        let [one, two] = ["one", "two"].map(|name| dir.path().join(name));
+        let shared = dir.path().join("shared");
+        fs::create_dir_all(&shared).unwrap();
+        for bundle in [&one, &two] {
+            fs::create_dir(bundle).unwrap();
+            std::os::unix::fs::symlink(&shared, bundle.join("blobs")).unwrap();
+        }
+        export(&one, "one");
+        let before = blobs(&one);
+        export(&one, "more");
+        assert!(blobs(&one).is_superset(&before));
     }
 
     #[test]

@@ -63,10 +63,15 @@ fn prove(layout: &Layout, wanted: impl Fn(&Descriptor) -> bool, deep: bool) -> R
         }
     }
     let mut known = HashMap::new();
+    // The last layers have a second name.
+    let is_second = |entry: &Descriptor| {
+        let mut others = index.manifests.iter().filter(|other| other.ref_name() != "latest");
+        entry.ref_name() == "latest" && others.any(|other| other.digest == entry.digest)
+    };
     Ok(index
         .manifests
         .iter()
-        .filter(|descriptor| wanted(descriptor))
+        .filter(|descriptor| wanted(descriptor) && !is_second(descriptor))
         .map(|entry| one(layout, entry, deep, &mut known))
         .collect())
 }
