@@ -568,9 +568,14 @@ impl Writer {
         if !dir.join("oci-layout").exists() {
             self.replace("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         }
+        let replaced = self.layout.blobs_of(&former);
+        let mut list = File::options().append(true).create(true).open(self.ingest.join(SETTLED))?;
+        list.write_all(replaced.iter().map(|name| format!("{name}\n")).collect::<String>().as_bytes())?;
         self.replace("index.json", &serde_json::to_vec(&index)?)?;
         File::open(dir)?.sync_all()?;
-        self.collect(&former, &index)
+        // What is young may be of a buildx or skopeo that has not written its entry yet.
+        let young_since = self.started.checked_sub(GRACE).unwrap_or(self.started);
+        self.layout.remove_unless_live(&index, |name, modified| modified < young_since || replaced.contains(name))
     }
 
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
@@ -580,20 +585,6 @@ impl Writer {
         file.sync_all()?;
         fs::rename(&new, self.layout.dir.join(name))?;
         Ok(())
-    }
-
-    /// Removes blobs that only the former index refers to, and old ones to which nothing does: what is young may be of a
-    /// buildx or skopeo that has not written its entry yet.
-    fn collect(&self, former: &Index, index: &Index) -> Result<()> {
-        let mut replaced = HashSet::new();
-        for descriptor in &former.manifests {
-            // What one that is damaged referred to goes when it is old.
-            let _ = self.layout.reach(descriptor, 0, &mut replaced);
-        }
-        let young_since = self.started.checked_sub(GRACE).unwrap_or(self.started);
-        self.layout.remove_unless_live(index, |name, modified| {
-            modified < young_since || replaced.contains(&format!("sha256:{name}"))
-        })
     }
 }
 
@@ -618,8 +609,8 @@ fn lock(dir: &Path, how: FlockOperation, waiting: impl FnOnce()) -> Result<File>
 /// Where a blob waits in the ingest directory until all are synced.
 const KEPT: &str = "kept";
 
-/// In the ingest directory, names the blobs that were moved to their place: should the run be killed before it writes the
-/// index, the next one removes them.
+/// In the ingest directory, names the blobs that were moved to their place, and those of the former index: should the run be
+/// killed, the next one removes those that the index does not refer to.
 const SETTLED: &str = "settled";
 
 /// How long a blob may wait for the tool that wrote it to write its entry.
@@ -686,6 +677,15 @@ impl Layout {
             }
         }
         Ok(())
+    }
+
+    /// Returns the file names of the blobs that an index refers to, but of a damaged entry just what can be read.
+    fn blobs_of(&self, index: &Index) -> HashSet<String> {
+        let mut digests = HashSet::new();
+        for descriptor in &index.manifests {
+            let _ = self.reach(descriptor, 0, &mut digests);
+        }
+        digests.iter().map(|digest| digest.trim_start_matches("sha256:").to_owned()).collect()
     }
 
     /// Adds all that an entry refers to, whoever wrote it.
