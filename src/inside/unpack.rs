@@ -1057,6 +1057,7 @@ mod tests {
                     let _ = fs::write(path, content);
                 }
             }
+            settle();
             let packed = pack(&tree, &out, ALL, None);
             unpack(target(&packed, &back), &out).unwrap();
             prop_assert_eq!(listing(&tree), listing(&back));
