@@ -367,7 +367,8 @@ impl Writer {
         for left in fs::read_dir(layout.dir.join("ingest"))?.flatten() {
             if left.file_name().to_string_lossy().starts_with(INGEST) {
                 let settled = fs::read_to_string(left.path().join(SETTLED)).unwrap_or_default();
-                layout.remove_unless_live(&index, |name, _| settled.lines().any(|line| line == name))?;
+                let settled: HashSet<&str> = settled.lines().collect();
+                layout.remove_unless_live(&index, |name, _| settled.contains(name))?;
                 fs::remove_dir_all(left.path())?;
             }
         }

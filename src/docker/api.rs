@@ -92,7 +92,7 @@ pub struct ContainerMount {
     /// Directory on the engine's host.
     pub source: String,
     pub destination: String,
-    /// True if it is a directory of the volume and not all of it: `volume-subpath`.
+    /// True if it is a directory of the volume and not all of it: `volume-subpath`. Told by [`Docker::overview_of`].
     #[serde(skip)]
     pub is_part: bool,
 }
@@ -218,7 +218,7 @@ impl Docker {
         Ok(advice.and_then(|(_, version)| version.trim().parse().ok()))
     }
 
-    /// What commands about volumes need: [`Docker::overview_of_local`], and then the volumes of other drivers.
+    /// What commands about volumes need: [`Docker::overview_of`] all drivers.
     ///
     /// # Errors
     /// As all of these: when docker cannot be started, no engine answers, or its answer makes no sense.
@@ -226,12 +226,14 @@ impl Docker {
         self.overview_of(|_| true)
     }
 
-    /// [`Docker::overview`] without the volumes of drivers that are not `wanted`.
+    /// [`Docker::overview_of_local`], then the volumes of the other drivers that are `wanted`, and, of containers that have
+    /// volumes, `/containers/ID/json`: lists do not tell that a container has a part of a volume only.
     ///
     /// # Errors
     /// See [`Docker::overview`].
     pub fn overview_of(&self, wanted: impl Fn(&str) -> bool) -> Result<Overview> {
         let mut overview = self.overview_of_local()?;
+        self.find_parts(&mut overview.containers)?;
         let drivers = overview.info.plugins.volume.clone().unwrap_or_default();
         let others: Vec<String> = drivers.into_iter().filter(|driver| driver != "local" && wanted(driver)).collect();
         let asking = self.within(DRIVER_LIMIT);
@@ -248,8 +250,7 @@ impl Docker {
         Ok(overview)
     }
 
-    /// `GET /info`, `/containers/json?all=1` and `/volumes` of the driver `local` over one connection, and, of those that have
-    /// volumes, `/containers/ID/json` over another: lists do not tell that a container has a part of a volume only.
+    /// `GET /info`, `/containers/json?all=1` and `/volumes` of the driver `local` over one connection.
     ///
     /// # Errors
     /// See [`Docker::overview`].
@@ -258,9 +259,8 @@ impl Docker {
         let paths = ["/info", "/containers/json?all=1", &local];
         let [info, containers, volumes] = self.requests(paths)?;
         let info = read(paths[0], info)?;
-        let mut containers: Vec<Container> = read(paths[1], containers)?;
+        let containers = read(paths[1], containers)?;
         let volumes: Volumes = read(paths[2], volumes)?;
-        self.find_parts(&mut containers)?;
         Ok(Overview { info, containers, volumes: volumes.volumes.unwrap_or_default(), silent: Vec::new() })
     }
 
