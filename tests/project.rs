@@ -115,6 +115,19 @@ fn a_backup_is_kept_on_request_and_a_link_stays_a_link() {
 }
 
 #[test]
+fn a_file_that_cannot_be_changed_hinders_no_other() {
+    // There is no room in its name for that of the backup.
+    let long = format!("{}.Dockerfile", "a".repeat(241));
+    let world = World::new(&[(&long, BAD), ("b.Dockerfile", BAD)]);
+    let run = world.doctor("--fix --backup --check missing-cache-mount");
+    let told = text(&run.stderr);
+    assert!(run.status.code() == Some(1) && told.starts_with(&format!("ERROR: cannot change `{long}`: ")), "{told}");
+    assert!(told.ends_with("1 file changed; 1 problem is left to you: `docker cache doctor .`\n"), "{told}");
+    assert_eq!((world.read(&long).as_str(), world.read("b.Dockerfile.bak").as_str()), (BAD, BAD));
+    assert!(world.read("b.Dockerfile").contains("--mount=type=cache"));
+}
+
+#[test]
 fn only_the_chosen_checks_are_fixed() {
     let world = World::new(&[("Dockerfile", BAD)]);
     world.doctor("--fix --check unsafe-sharing");

@@ -76,8 +76,8 @@ pub fn run(context: Context, options: &Doctor) -> Result<u8> {
         // Owners in mounts are put right as the Dockerfiles stand: those that change get mounts of their own.
         let owners = options.check == [MOUNT_OWNER] && options.format == DoctorFormat::Table;
         let project = Project::new(files);
-        fix::run(&project.files, &checks, options)?;
-        return if owners { own::mounts(context, &project, options) } else { Ok(0) };
+        let status = fix::run(&project.files, &checks, options)?;
+        return if owners && status == 0 { own::mounts(context, &project, options) } else { Ok(status) };
     }
     let none = || NotRun::Skipped("there is no project here; name one with `docker cache doctor PATH`".into());
     let facts = facts::gather(&context, &checks, options, files.map(Project::new).ok_or_else(none));

@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::checks::project::{MOUNT_OWNER, diff};
 use crate::checks::{self, Check, Finding, Severity, containers, dockerfile};
 use crate::cli::{Doctor, DoctorFormat};
+use crate::exit::FAILED;
 use crate::project::{File, Kind, Project};
 use crate::{cancel, project, report};
 
@@ -32,23 +33,33 @@ struct Answer<'a> {
     changes: &'a [Change],
 }
 
-pub fn run(files: &Project, checks: &[&'static Check], options: &Doctor) -> Result<()> {
-    let changes = plan(files, checks);
+/// Returns the status to exit with: a file that cannot be written hinders no other.
+///
+/// # Errors
+/// When nothing can be printed, and when it is cancelled: between two files.
+pub fn run(files: &Project, checks: &[&'static Check], options: &Doctor) -> Result<u8> {
+    let mut changes = plan(files, checks);
     match options.format {
         DoctorFormat::Json => report::json(&Answer { version: 1, changes: &changes })?,
         _ => report::data(&changes.iter().map(|change| change.diff.as_str()).collect::<String>())?,
     }
+    let planned = changes.len();
     if !options.dry_run {
-        for change in &changes {
+        let mut written = Vec::new();
+        for change in changes {
             ensure!(!cancel::requested(), "cancelled");
-            write(change, options.backup).with_context(|| format!("cannot change `{}`", change.file))?;
+            match write(&change, options.backup).with_context(|| format!("cannot change `{}`", change.file)) {
+                Ok(()) => written.push(change),
+                Err(error) => report::error(&error),
+            }
         }
+        changes = written;
     }
     // What the owners of mounts come to is told after this.
-    let more = options.check == [MOUNT_OWNER] && changes.is_empty();
+    let more = options.check == [MOUNT_OWNER] && planned == 0;
     if !options.quiet && !more {
         let done = match (changes.len(), options.dry_run) {
-            (0, _) => "Nothing to fix".into(),
+            (0, _) if planned == 0 => "Nothing to fix".into(),
             (1, true) => "1 file would be changed".into(),
             (1, false) => "1 file changed".into(),
             (count, true) => format!("{count} files would be changed"),
@@ -62,7 +73,7 @@ pub fn run(files: &Project, checks: &[&'static Check], options: &Doctor) -> Resu
         };
         report::note(&format!("{done}{left}"));
     }
-    Ok(())
+    Ok(if changes.len() < planned { FAILED } else { 0 })
 }
 
 fn plan(files: &Project, checks: &[&'static Check]) -> Vec<Change> {
