@@ -41,12 +41,7 @@ fn main() -> ExitCode {
         let bench = Bench::new(0);
         bench.start(&options, &mut results);
     }
-    for (at, files) in options.files.iter().enumerate() {
-        if at > 0 {
-            // ext4 does not hand out an inode again before it has been free for a minute, and looks for others meanwhile.
-            Run::of(&mut Command::new("sync"));
-            thread::sleep(Duration::from_secs(61));
-        }
+    for files in &options.files {
         Bench::new(*files).run(&options, &mut results);
     }
     println!("{}", results.tables(&options.files));
@@ -84,7 +79,7 @@ impl Options {
     }
 }
 
-/// An engine, and volumes of so many files on it.
+/// An engine with a file system of its own, and volumes of so many files on it.
 struct Bench {
     engine: Engine,
     files: u64,
@@ -95,7 +90,8 @@ type Runner<'a> = Box<dyn FnMut(usize) -> Duration + 'a>;
 
 impl Bench {
     fn new(files: u64) -> Bench {
-        let engine = Engine::start(Generation::V28);
+        let engine = Engine::on_own_disk(Generation::V28);
+        fs::create_dir(engine.folder().join("data/bench")).unwrap();
         engine.build("RUN busybox --install -s /bin", &["--tag", "busybox"]);
         engine.cache(&["--help"]);
         Bench { engine, files }
@@ -129,9 +125,9 @@ impl Bench {
         if self.files > SIZES[0] { 1 } else { 3 }
     }
 
-    /// Returns a place beside the engine.
+    /// Returns a place beside the engine's data.
     fn at(&self, name: &str) -> String {
-        self.engine.folder().join(name).display().to_string()
+        self.engine.folder().join("data/bench").join(name).display().to_string()
     }
 
     fn start(&self, options: &Options, results: &mut Results) {
@@ -444,7 +440,7 @@ impl Bench {
 
     /// Returns false, and says so, if the disk has no room for so many more copies of the volume.
     fn has_room(&self, part: &str, copies: u64) -> bool {
-        let disk = rustix::fs::statvfs(self.engine.folder()).unwrap();
+        let disk = rustix::fs::statvfs(self.at("")).unwrap();
         let (free, needed) = (disk.f_bavail * disk.f_frsize, copies * self.files * (FILE / 4096 + 1) * 4096);
         if free < needed + needed / 10 {
             eprintln!("{part} with {} files is left out: it needs {} GB of disk", self.files, needed.div_ceil(1 << 30));

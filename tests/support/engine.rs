@@ -95,22 +95,28 @@ impl Engine {
 
     /// Starts an engine with these settings added to its daemon.json.
     pub fn start_with(generation: Generation, settings: Value) -> Engine {
-        Engine::launch(generation, settings, false, false)
+        Engine::launch(generation, settings, Own::Nothing)
     }
 
     /// Starts an engine whose builds reach this machine's package registries by `--network host`.
     ///
     /// It runs in the machine's network namespace, with a bridge of its own: the machine's docker0 is left alone.
     pub fn online(generation: Generation) -> Engine {
-        Engine::launch(generation, json!({}), true, false)
+        Engine::launch(generation, json!({}), Own::Bridge)
     }
 
     /// Starts an engine that looks for plugins in the folder `plugins` of its own and not where the machine's engine does.
     pub fn with_plugins(generation: Generation) -> Engine {
-        Engine::launch(generation, json!({}), false, true)
+        Engine::launch(generation, json!({}), Own::Plugins)
     }
 
-    fn launch(generation: Generation, settings: Value, online: bool, plugins: bool) -> Engine {
+    /// Starts an engine whose folder `data` is a new file system, as large as what TMPDIR has free: what other engines
+    /// wrote and removed costs it nothing, and what it wrote is gone at once.
+    pub fn on_own_disk(generation: Generation) -> Engine {
+        Engine::launch(generation, json!({}), Own::Disk)
+    }
+
+    fn launch(generation: Generation, settings: Value, own: Own) -> Engine {
         static SWEEP: Once = Once::new();
         static COUNT: AtomicU32 = AtomicU32::new(0);
         parts::check_machine();
@@ -123,6 +129,9 @@ impl Engine {
             fs::create_dir_all(folder.join(inner)).unwrap();
         }
         let at = |inner: &str| folder.join(inner).display().to_string();
+        if own == Own::Disk {
+            mount_disk(&folder.join("data"));
+        }
 
         let mut config = json!({
             "hosts": [format!("unix://{}", at("docker.sock"))],
@@ -139,7 +148,7 @@ impl Engine {
         if generation.containerd_store() {
             config["features"] = json!({"containerd-snapshotter": true});
         }
-        let bridge = online.then(|| Bridge::named(&name));
+        let bridge = (own == Own::Bridge).then(|| Bridge::named(&name));
         if let Some(bridge) = &bridge {
             bridge.add();
             for off in ["iptables", "ip6tables", "ip-masq", "ip-forward"] {
@@ -155,18 +164,18 @@ impl Engine {
         if let Some(bridge) = &bridge {
             keeper.env("BENCH_BRIDGE", &bridge.name);
         } else {
-            let plugins = match plugins {
-                true => format!("&& mkdir -p {PLUGINS} && mount --bind {} {PLUGINS} ", at("plugins")),
-                false => String::new(),
+            let plugins = match own {
+                Own::Plugins => format!("&& mkdir -p {PLUGINS} && mount --bind {} {PLUGINS} ", at("plugins")),
+                _ => String::new(),
             };
             let up = format!("ip link set lo up {plugins}&& exec \"$@\"");
-            let own = if plugins.is_empty() { &["unshare", "--net"][..] } else { &["unshare", "--net", "--mount"] };
-            keeper.args(own).args(["sh", "-c", &up, "sh"]);
+            let unshare = if plugins.is_empty() { &["unshare", "--net"][..] } else { &["unshare", "--net", "--mount"] };
+            keeper.args(unshare).args(["sh", "-c", &up, "sh"]);
         }
         keeper.args(["dockerd", "--config-file", &at("daemon.json")]);
         // A Ctrl-C at the terminal ends the test process; the keeper outlives it and cleans up.
         keeper.stdin(Stdio::piped()).process_group(0);
-        let engine = Engine { generation, folder, online, keeper: spawn(keeper) };
+        let engine = Engine { generation, folder, online: own == Own::Bridge, keeper: spawn(keeper) };
         engine.wait_until_up();
         engine.install_buildx(generation);
         engine
@@ -519,6 +528,27 @@ const KEEPER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/engine.
 /// An image without an image: the start of a Dockerfile that needs no registry.
 const SCRATCH: &str =
     "FROM scratch\nCOPY busybox /bin/busybox\nSHELL [\"/bin/busybox\", \"sh\", \"-c\"]\nENV PATH=/bin\n";
+
+/// What an engine has for itself that others share with the machine.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Own {
+    Nothing,
+    Bridge,
+    Plugins,
+    Disk,
+}
+
+/// Mounts a new file system, kept in a file that has no name any more: `engine.sh` unmounts it, and it is gone.
+fn mount_disk(at: &Path) {
+    let (image, free) = (at.with_extension("image"), rustix::fs::statvfs(at).unwrap());
+    fs::File::create(&image).unwrap().set_len(free.f_bavail * free.f_frsize / 10 * 9).unwrap();
+    let mut make = Command::new("mkfs.ext4");
+    // Nothing is left for the kernel to prepare in the background; an inode for every 8 kB.
+    make.args(["-q", "-m", "0", "-i", "8192", "-E", "lazy_itable_init=0,lazy_journal_init=0"]).arg(&image);
+    Run::of(make.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")).ok();
+    Run::of(Command::new("mount").args(["-o", "loop"]).args([image.as_path(), at])).ok();
+    fs::remove_file(&image).unwrap();
+}
 
 /// A bridge in the machine's network, for an engine that must not touch docker0. `engine.sh` removes it.
 #[derive(Debug)]
