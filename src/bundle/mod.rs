@@ -124,6 +124,14 @@ pub struct Index {
     pub others: Map<String, Value>,
 }
 
+impl Index {
+    /// Puts an entry in the place of one of the same name.
+    pub fn put(&mut self, descriptor: Descriptor) {
+        self.manifests.retain(|other| other.ref_name() != descriptor.ref_name());
+        self.manifests.push(descriptor);
+    }
+}
+
 /// An image manifest.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -485,7 +493,7 @@ impl Writer {
         let mut descriptor = Descriptor::of(MANIFEST, &self.write(&serde_json::to_vec(&manifest)?)?);
         descriptor.annotations = config.annotations();
         descriptor.others.insert("artifactType".into(), ARTIFACT.into());
-        self.put(descriptor.clone());
+        self.index.put(descriptor.clone());
         Ok(Entry { descriptor, config: config.clone() })
     }
 
@@ -536,33 +544,26 @@ impl Writer {
         }
         for name in names {
             descriptor.annotations.insert(REF_NAME.into(), (*name).into());
-            self.put(descriptor.clone());
+            self.index.put(descriptor.clone());
         }
         Ok((descriptor, bytes))
-    }
-
-    /// Puts an entry into the index, in the place of one of the same name.
-    pub fn put(&mut self, descriptor: Descriptor) {
-        let same = |other: &Descriptor| other.ref_name() == descriptor.ref_name();
-        self.index.manifests.retain(|other| !same(other));
-        self.index.manifests.push(descriptor);
     }
 
     /// Makes the new index the bundle's, without entries whose manifest is gone, and then removes what it does not refer to.
     ///
     /// # Errors
-    /// When something cannot be written; the bundle is then what it was.
+    /// When something cannot be written, and the bundle is then what it was; or when what the new index does not refer to
+    /// cannot be removed.
     pub fn commit(mut self) -> Result<()> {
         self.settle(true)?;
         let dir = &self.layout.dir;
-        // Entries of others may have come meanwhile: buildx locks this file only.
+        // Entries of others may have come or changed meanwhile: buildx locks this file only.
         let _others = lock_of_buildx(dir)?;
-        let mut index = self.index.clone();
         let former = self.layout.index()?;
-        let known: HashSet<&str> = index.manifests.iter().map(Descriptor::ref_name).collect();
-        let came = former.manifests.iter().filter(|other| !other.is_tree() && !known.contains(other.ref_name()));
-        let came: Vec<Descriptor> = came.cloned().collect();
-        index.manifests.extend(came);
+        let mut index = former.clone();
+        for entry in self.index.manifests.iter().filter(|entry| self.used.contains(&entry.digest)) {
+            index.put(entry.clone());
+        }
         verify::ensure_few(&index, &dir.display())?;
         index.manifests.retain(|entry| entry.blob().is_ok_and(|blob| self.layout.path(&blob).exists()));
         File::open(self.layout.blobs())?.sync_all()?;
@@ -753,6 +754,37 @@ mod tests {
         assert!(young.exists() && !old.exists() && photo.exists());
         assert_eq!(blobs(dir.path()).len(), one.len() + 2);
         assert!(blobs(dir.path()).is_disjoint(&one));
+    }
+
+    #[test]
+    fn what_others_have_put_into_the_index_meanwhile_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str, content: &str| {
+            let (layout, blob) = (Layout { dir: dir.path().into() }, digest(&mut content.as_bytes()).unwrap());
+            fs::create_dir_all(layout.blobs()).unwrap();
+            fs::write(layout.path(&blob), content).unwrap();
+            let mut index = layout.index().unwrap();
+            let annotations = BTreeMap::from([(REF_NAME.into(), name.into())]);
+            index.put(Descriptor { annotations, ..Descriptor::of("of another", &blob) });
+            fs::write(dir.path().join("oci-layout"), "{}").unwrap();
+            fs::write(dir.path().join("index.json"), serde_json::to_vec(&index).unwrap()).unwrap();
+            blob.digest
+        };
+        put("latest", "old");
+        let gone = put("gone", "gone");
+        let mut writer = Writer::open(dir.path(), || ()).unwrap();
+        add(&mut writer, "one");
+        let latest = put("latest", "new");
+        let came = put("came", "came");
+        fs::remove_file(dir.path().join("blobs/sha256").join(gone.trim_start_matches("sha256:"))).unwrap();
+        let layout = writer.layout.clone();
+        writer.commit().unwrap();
+        let index = layout.index().unwrap();
+        let digests: Vec<&str> = index.manifests.iter().map(|entry| entry.digest.as_str()).collect();
+        assert_eq!((&digests[..2], digests.len()), (&[latest.as_str(), &came][..], 3));
+        for entry in &index.manifests {
+            assert!(layout.path(&entry.blob().unwrap()).exists());
+        }
     }
 
     #[test]

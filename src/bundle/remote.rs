@@ -128,7 +128,7 @@ impl Remote {
         (descriptor.digest, descriptor.size) = (digest, size);
         descriptor.annotations.insert(REF_NAME.into(), name.into());
         self.gone.remove(&descriptor.digest);
-        writer.put(descriptor.clone());
+        writer.index.put(descriptor.clone());
         Ok((descriptor, manifest.layers.iter().map(|layer| layer.size).sum()))
     }
 

@@ -475,10 +475,15 @@ mod tests {
 
     #[test]
     fn a_bundle_with_more_entries_than_are_read_is_not_written() {
+        let named = |number: usize| {
+            let annotations = [(crate::bundle::REF_NAME.into(), number.to_string())].into();
+            Descriptor { annotations, ..Descriptor::default() }
+        };
         for (count, is_written) in [(MAX_MANIFESTS, true), (MAX_MANIFESTS + 1, false)] {
             let dir = tempfile::tempdir().unwrap();
             let mut writer = Writer::open(dir.path(), || ()).unwrap();
-            writer.index.manifests = vec![Descriptor::default(); count];
+            writer.index.manifests = (0..count).map(named).collect();
+            writer.used.insert(String::new());
             let _ = writer.commit();
             assert_eq!(dir.path().join("index.json").exists(), is_written);
         }
