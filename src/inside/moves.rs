@@ -192,7 +192,7 @@ impl Move {
 }
 
 /// Tells the error of a way to a path that is there no more.
-fn is_gone(error: &io::Error) -> bool {
+pub fn is_gone(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
 }
 

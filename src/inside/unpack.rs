@@ -64,9 +64,9 @@ pub struct Target {
 pub struct Unpacked {
     pub files: u64,
     pub bytes: u64,
-    /// Files that were there, and as new as the bundle's.
+    /// Files that did not come: what is there is as new as the bundle's, or of another kind.
     pub kept: u64,
-    /// Their bytes, as files tell them.
+    /// Their bytes, as the bundle's files tell them.
     pub kept_bytes: u64,
     /// Entries at the top of what `replace` took away.
     pub removed: u64,
@@ -113,7 +113,7 @@ pub fn all(job: &Unpack, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<
         Some(format!("what was replaced stays in {}/{}: {why:#}", place.path.display(), STAGING.to_string_lossy()))
     });
     let left: Vec<String> = left.collect();
-    let mut told = trees.into_iter().map(|(at, tree)| tree.told(&places[at])).collect::<Result<Vec<_>>>()?;
+    let mut told: Vec<Unpacked> = trees.into_iter().map(|(at, tree)| tree.told(&places[at])).collect();
     told.iter_mut().take(1).for_each(|unpacked| unpacked.notes.extend(left.iter().cloned()));
     Ok(told)
 }
@@ -195,12 +195,15 @@ impl<'a> Unpacking<'a> {
     }
 
     /// Restores the directories above what was moved in, times and all, and tells what became of the tree.
-    fn told(mut self, place: &Place<'_>) -> Result<Unpacked> {
-        if self.is_whole() && (self.target.replace || place.was_empty) {
-            self.shared_directories(&place.root)?;
+    fn told(mut self, place: &Place<'_>) -> Unpacked {
+        if self.is_whole()
+            && (self.target.replace || place.was_empty)
+            && let Err(error) = self.shared_directories(&place.root)
+        {
+            self.unpacked.notes.push(format!("directories have other owners, modes or times: {error:#}"));
         }
-        self.unpacked.notes = self.notes.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Ok(self.unpacked)
+        self.unpacked.notes.extend(self.notes.into_inner().unwrap_or_else(PoisonError::into_inner));
+        self.unpacked
     }
 
     /// Returns where a path of the packed tree goes, if it is wanted.
@@ -384,13 +387,19 @@ impl<'a> Unpacking<'a> {
         self.later().each(Kind::Dir, |member| {
             let at = self.rules.at(&member.path);
             let shared = member.path.is_empty() || !at.rule.is_some_and(|rule| self.target.rules[rule].take);
-            if shared { self.directory(&mut dirs, member) } else { Ok(()) }
+            match if shared { self.directory(&mut dirs, member) } else { Ok(()) } {
+                // What is in its place was told of.
+                Err(error) if error.downcast_ref().is_some_and(moves::is_gone) => {}
+                Err(error) => self.note(member, &format!("its owner, mode or time cannot be set: {error:#}")),
+                Ok(()) => {}
+            }
+            Ok(())
         })
     }
 
     fn directory(&self, dirs: &mut Dirs, member: &Member) -> Result<()> {
         let (dir, name) = dirs.parent(&member.path)?;
-        let fd = openat(dir, name, DIRECTORY, Mode::empty())?;
+        let fd = openat(dir, name, DIRECTORY, Mode::empty()).map_err(io::Error::from)?;
         self.metadata(fd.as_fd(), member)
     }
 
@@ -634,14 +643,29 @@ impl Merge<'_> {
                 self.directory(Some(new.as_fd()), old.as_fd(), at)
             }
             (false, false) if modified(&arriving) > modified(&there) => self.bring(new, &arriving, old, name, true),
+            (false, false) => self.keep(new, name),
             _ => {
-                self.unpacked.kept += 1;
-                if FileType::from_raw_mode(arriving.st_mode) == FileType::RegularFile {
-                    self.unpacked.kept_bytes += arriving.st_size as u64;
+                if self.unpacked.notes.len() < NAMED {
+                    let path = String::from_utf8_lossy(&self.path);
+                    self.unpacked.notes.push(format!("{path}: something of another kind is there, and stays"));
                 }
-                Ok(())
+                self.keep(new, name)
             }
         }
+    }
+
+    /// Counts what does not come, with all that is below.
+    fn keep(&mut self, new: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+        let arriving = statat(new, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if is_dir(&arriving) {
+            let below = openat(new, name, DIRECTORY, Mode::empty())?;
+            return names(below.as_fd())?.iter().try_for_each(|name| self.keep(below.as_fd(), name));
+        }
+        self.unpacked.kept += 1;
+        if FileType::from_raw_mode(arriving.st_mode) == FileType::RegularFile {
+            self.unpacked.kept_bytes += arriving.st_size as u64;
+        }
+        Ok(())
     }
 
     /// Takes away, of what does not arrive, what the rules take.
@@ -955,6 +979,29 @@ mod tests {
                 && back.join("state/c").exists()
                 && !back.join(STAGING.to_str().unwrap()).exists()
         );
+    }
+
+    #[test]
+    fn what_is_in_the_way_of_another_kind_stays_and_is_told() {
+        let (_dir, tree, out, back) = dirs();
+        for path in ["a/b/c", "a/b/d/e", "file"] {
+            fs::create_dir_all(tree.join(path).parent().unwrap()).unwrap();
+            fs::write(tree.join(path), "12").unwrap();
+        }
+        let taken = [("", false), ("a", false), ("a/b", true), ("file", true)];
+        let packed = pack(&tree, &out, &taken, None);
+        fs::create_dir_all(back.join("file/mine")).unwrap();
+        fs::write(back.join("replaced"), "").unwrap();
+        symlink("elsewhere", back.join("a")).unwrap();
+        let note = |path| format!("{path}: something of another kind is there, and stays");
+        let added = unpack(Target { rules: rules(&taken), ..target(&packed, &back) }, &out).unwrap();
+        assert_eq!((&added.notes, added.files), (&vec![note("a"), note("file")], 3));
+        assert_eq!((added.kept, added.kept_bytes), (3, 6));
+        assert!(back.join("a").is_symlink() && back.join("file/mine").is_dir());
+        let replacing = Target { replace: true, rules: rules(&taken), ..target(&packed, &back) };
+        let replaced = unpack(replacing, &out).unwrap();
+        assert_eq!((&replaced.notes, replaced.kept), (&vec![note("a")], 2));
+        assert!(back.join("a").is_symlink() && back.join("file").is_file());
     }
 
     #[test]
