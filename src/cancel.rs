@@ -2,7 +2,7 @@
 //! The work then fails with [`crate::docker::Cause::Interrupted`] and unwinds, so that guards clean the engine.
 
 use std::collections::HashSet;
-use std::io::Read;
+use std::io::{self, Read};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -69,6 +69,19 @@ pub fn leave() {
 /// Asks everything to stop, as SIGTERM does.
 pub fn request() {
     cancel(&mut state(), SIGTERM);
+}
+
+/// A reader that stops when the user does.
+#[derive(Debug)]
+pub struct Reader<R>(pub R);
+
+impl<R: Read> Read for Reader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if requested() {
+            return Err(io::Error::other("cancelled"));
+        }
+        self.0.read(buffer)
+    }
 }
 
 /// Keeps a process group on the list of those that a cancel ends, until dropped.

@@ -389,6 +389,31 @@ fn ends_by(signal: Signal, code: i32) {
     assert_eq!(sleepers(&world), 0, "docker goes on");
 }
 
+#[test]
+fn a_cancelled_verify_calls_nothing_broken() {
+    let world = World::new(REFUSES);
+    let blob = world.at("blobs/sha256").join("1".repeat(64));
+    fs::create_dir_all(world.at("blobs/sha256")).unwrap();
+    let size = 64_u64 << 30;
+    fs::File::create(&blob).unwrap().set_len(size).unwrap();
+    let entry = format!(r#"{{"mediaType":"x","digest":"sha256:{}","size":{size}}}"#, "1".repeat(64));
+    fs::write(world.at("oci-layout"), "{}").unwrap();
+    fs::write(world.at("index.json"), format!(r#"{{"schemaVersion":2,"manifests":[{entry}]}}"#)).unwrap();
+    let mut command = world.plugin(["cache", "verify", "."]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let open = format!("/proc/{}/fd", child.id());
+    let is_read =
+        || fs::read_dir(&open).unwrap().flatten().any(|file| fs::read_link(file.path()).is_ok_and(|to| to == blob));
+    let begin = Instant::now();
+    while !is_read() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "nothing is read");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let run = outcome(child);
+    assert_eq!((run.code, run.stdout.as_str(), run.stderr.as_str()), (143, "", ""), "{run}");
+}
+
 /// Counts the processes that the world's docker became.
 fn sleepers(world: &World) -> usize {
     let log = format!("LOG={}", world.at("log").display());

@@ -257,7 +257,8 @@ impl Registry {
                 return Err(self.refused(&format!("cannot read {}", blob.digest), answer));
             }
             let mut file = File::create(to).map_err(|error| unwritten(to, &error))?;
-            let mut from = Counted { from: answer.into_body().into_reader().take(blob.size + 1), progress };
+            let mut from =
+                Counted { from: cancel::Reader(answer.into_body().into_reader().take(blob.size + 1)), progress };
             let mut buffer = vec![0; 1 << 17];
             loop {
                 let read = from.read(&mut buffer).map_err(|error| unreachable(&self.reference, &error))?;
@@ -327,7 +328,7 @@ impl Registry {
             Sent::Nothing => self.agent.run(request.body(())?),
             Sent::Bytes(bytes) => self.agent.run(request.body(*bytes)?),
             Sent::Blob(path, size, progress) => {
-                let mut body = Counted { from: File::open(path)?, progress };
+                let mut body = Counted { from: cancel::Reader(File::open(path)?), progress };
                 let body = SendBody::from_reader(&mut body);
                 self.agent.run(request.header(header::CONTENT_LENGTH, *size).body(body)?)
             }
@@ -621,7 +622,7 @@ fn is_loopback(host: &str) -> bool {
     name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// A reader that tells of its bytes, and stops when the user does.
+/// A reader that tells of its bytes.
 struct Counted<'a, R> {
     from: R,
     progress: Progress<'a>,
@@ -629,9 +630,6 @@ struct Counted<'a, R> {
 
 impl<R: Read> Read for Counted<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if cancel::requested() {
-            return Err(io::Error::other("cancelled"));
-        }
         let read = self.from.read(buffer)?;
         (self.progress)(read as u64);
         Ok(read)

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
 use super::{Content, Descriptor, Entry, Index, Layout, Manifest};
+use crate::cancel;
 use crate::inside::archive::{self, Kind};
 use crate::inside::pack::{Blob, Layer, digest};
 use crate::inside::table::{self, MAX_LAYERS, MAX_ROWS, Row, Rows, decoder};
@@ -39,7 +40,7 @@ pub struct Verified {
 /// Proves every entry of a bundle that `wanted` wants.
 ///
 /// # Errors
-/// When the index itself cannot be read, or makes no sense.
+/// When the index itself cannot be read, or makes no sense, or the user cancels.
 pub fn all(layout: &Layout, wanted: impl Fn(&Descriptor) -> bool) -> Result<Vec<Verified>> {
     prove(layout, wanted, true)
 }
@@ -68,12 +69,14 @@ fn prove(layout: &Layout, wanted: impl Fn(&Descriptor) -> bool, deep: bool) -> R
         let mut others = index.manifests.iter().filter(|other| other.ref_name() != "latest");
         entry.ref_name() == "latest" && others.any(|other| other.digest == entry.digest)
     };
-    Ok(index
-        .manifests
-        .iter()
-        .filter(|descriptor| wanted(descriptor) && !is_second(descriptor))
-        .map(|entry| one(layout, entry, deep, &mut known))
-        .collect())
+    let entries = index.manifests.iter().filter(|descriptor| wanted(descriptor) && !is_second(descriptor));
+    let proved = entries.map(|entry| {
+        let verified = one(layout, entry, deep, &mut known);
+        // It is not broken because the user does not wait for it.
+        ensure!(!cancel::requested(), "cancelled");
+        Ok(verified)
+    });
+    proved.collect()
 }
 
 /// Manifests that an index may list.
@@ -150,11 +153,11 @@ fn foreign(layout: &Layout, descriptor: &Descriptor, depth: u32, known: &mut Kno
 
 /// Checks the size and the digest of a blob.
 pub(super) fn whole(layout: &Layout, blob: &Blob) -> Result<()> {
-    let mut file = File::open(layout.path(blob)).with_context(|| format!("{} is missing", blob.digest))?;
+    let file = File::open(layout.path(blob)).with_context(|| format!("{} is missing", blob.digest))?;
     let size = file.metadata()?.len();
     ensure!(size == blob.size, "{} has {size} bytes instead of {}", blob.digest, blob.size);
     ensure!(
-        digest(&mut file)?.digest == blob.digest,
+        digest(&mut cancel::Reader(file))?.digest == blob.digest,
         "{} is damaged: its content is not what its name says",
         blob.digest
     );
@@ -182,14 +185,11 @@ fn tree(layout: &Layout, descriptor: &Descriptor, deep: bool, verified: &mut Ver
         rows(layout, config, &(0..0))?;
         archives(&config.layers, |_, layer| whole(layout, &layer.blob))?;
     }
-    if crate::cancel::requested() {
-        bail!("cancelled");
-    }
     verified.entry = Some(entry);
     Ok(())
 }
 
-/// Does something with each archive, on all cores, until one fails or the user cancels.
+/// Does something with each archive, on all cores, until one fails.
 fn archives(layers: &[Layer], work: impl Fn(usize, &Layer) -> Result<()> + Sync) -> Result<()> {
     let next = AtomicUsize::new(0);
     let failed: Mutex<Option<anyhow::Error>> = Mutex::default();
@@ -200,9 +200,6 @@ fn archives(layers: &[Layer], work: impl Fn(usize, &Layer) -> Result<()> + Sync)
                     let at = next.fetch_add(1, Relaxed);
                     let failure = || failed.lock().unwrap_or_else(PoisonError::into_inner);
                     let Some(layer) = layers.get(at).filter(|_| failure().is_none()) else { return };
-                    if crate::cancel::requested() {
-                        return;
-                    }
                     if let Err(error) = work(at, layer).with_context(|| layer.blob.digest.clone()) {
                         failure().get_or_insert(error);
                     }
@@ -250,7 +247,7 @@ fn rows(layout: &Layout, config: &super::TreeConfig, part: &Range<usize>) -> Res
 fn members(layout: &Layout, layer: &Layer, rows: &[Row], base: &str) -> Result<()> {
     let mut rows = rows.iter().peekable();
     let file = File::open(layout.path(&layer.blob))?;
-    archive::read(decoder(file)?, layer.raw, layer.entries.min(MAX_ENTRIES), |member, data| {
+    archive::read(decoder(cancel::Reader(file))?, layer.raw, layer.entries.min(MAX_ENTRIES), |member, data| {
         if let Some(row) = rows.next_if(|row| row.path == member.path) {
             check(&member, row, base)?;
             io::copy(data, &mut io::sink())?;
