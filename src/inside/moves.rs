@@ -7,7 +7,7 @@ use std::io;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, mkdirat, openat, renameat, renameat_with, statat};
 use rustix::io::Errno;
 
@@ -131,13 +131,15 @@ impl Moves {
 /// or is newer.
 ///
 /// # Errors
-/// With the first that cannot be put back; all others are.
+/// With the first that cannot be put back; all others are. When there is more to read than may be, none is.
 pub fn recover(root: BorrowedFd<'_>, beside: BorrowedFd<'_>) -> Result<()> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let journal = match openat(beside, JOURNAL, flags, Mode::empty()) {
         Err(Errno::NOENT) => return Ok(()),
         opened => File::from(opened?),
     };
+    let length = journal.metadata()?.len();
+    ensure!(length <= MAX_JOURNAL, "its journal has {length} bytes, and may have {MAX_JOURNAL}");
     let (mut tree, mut beside) =
         (Dirs::at(root.try_clone_to_owned()?, false), Dirs::at(beside.try_clone_to_owned()?, false));
     let taken = read(&mut journal.take(MAX_JOURNAL))?.into_iter().rev().filter(|one| !one.came);

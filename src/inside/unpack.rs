@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::fs::{
     AtFlags, FileType, FlockOperation, Gid, Mode, OFlags, RawMode, Stat, Timespec, Timestamps, Uid, XattrFlags,
     chownat, fchmod, fchown, fsetxattr, futimens, linkat, mkdirat, openat, renameat, statat, symlinkat, unlinkat,
@@ -520,8 +520,13 @@ impl Place<'_> {
         // Of two imports at once one waits: they would take each other's directory for what an interrupted one left.
         dirs::lock(&root, FlockOperation::NonBlockingLockExclusive, || ()).context("it cannot be locked")?;
         if let Ok(left) = openat(&root, STAGING, DIRECTORY, Mode::empty()) {
-            moves::recover(root.as_fd(), left.as_fd())
-                .with_context(|| format!("what a killed import took out of {} cannot be put back", path.display()))?;
+            moves::recover(root.as_fd(), left.as_fd()).map_err(|error| {
+                let (path, staging) = (path.display(), STAGING.to_string_lossy());
+                anyhow!(
+                    "what a killed import took out of {path} cannot be put back, and is kept in {staging}/old there: \
+                     {error:#}\nhint: move out of it what is still wanted, remove {staging}, and import again"
+                )
+            })?;
         }
         remove(root.as_fd(), STAGING).with_context(|| {
             let staging = STAGING.to_string_lossy();
@@ -1090,6 +1095,19 @@ mod tests {
         let texts = ["alone", "replaced", "new"].map(|name| fs::read_to_string(back.join(name)).unwrap());
         assert_eq!(texts, ["old", "new", ""]);
         assert_eq!(fs::read_dir(&back).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn what_a_killed_run_took_away_stays_where_its_journal_is_too_long() {
+        let (_dir, tree, out, back) = dirs();
+        let packed = pack(&tree, &out, ALL, None);
+        let beside = back.join(STAGING.to_str().unwrap());
+        fs::create_dir_all(beside.join("old")).unwrap();
+        fs::write(beside.join("old/1"), "old").unwrap();
+        File::create(beside.join("moves")).unwrap().set_len((256 << 20) + 1).unwrap();
+        let error = unpack(target(&packed, &back), &out).unwrap_err().to_string();
+        assert!(error.contains("is kept in .docker-cache-import/old there") && error.contains("\nhint: "), "{error}");
+        assert!(beside.join("old/1").exists());
     }
 
     proptest! {
