@@ -149,17 +149,22 @@ impl Registry {
     /// # Errors
     /// When the registry does not answer or refuses, or the manifest is too large or [`Damaged`].
     pub fn manifest(&self, tag: &str) -> Result<Option<(Descriptor, Vec<u8>)>> {
-        let answer = self.call("GET", &self.url("manifests", tag), &[("accept", MANIFESTS)], &Sent::Nothing)?;
-        match answer.status() {
-            StatusCode::OK => {}
-            StatusCode::NOT_FOUND => return Ok(None),
-            _ => return Err(self.refused(&format!("cannot read {tag}"), answer)),
-        }
-        let kind = header_of(&answer, header::CONTENT_TYPE).unwrap_or_default();
-        let mut media_type = kind.split(';').next().unwrap_or_default().to_string();
-        let mut bytes = Vec::new();
-        let read = answer.into_body().into_reader().take(MAX_JSON + 1).read_to_end(&mut bytes);
-        read.map_err(|error| unreachable(&self.reference, &error))?;
+        let found = patiently(|| {
+            let url = self.url("manifests", tag);
+            let answer = self.as_user("GET", &url, &[("accept", MANIFESTS)], &Sent::Nothing)?;
+            match answer.status() {
+                StatusCode::OK => {}
+                StatusCode::NOT_FOUND => return Ok(None),
+                _ => return Err(self.refused(&format!("cannot read {tag}"), answer)),
+            }
+            let kind = header_of(&answer, header::CONTENT_TYPE).unwrap_or_default();
+            let media_type = kind.split(';').next().unwrap_or_default().to_string();
+            let mut bytes = Vec::new();
+            let read = answer.into_body().into_reader().take(MAX_JSON + 1).read_to_end(&mut bytes);
+            read.map_err(|error| unreachable(&self.reference, &error))?;
+            Ok(Some((media_type, bytes)))
+        })?;
+        let Some((mut media_type, bytes)) = found else { return Ok(None) };
         if !MANIFESTS.contains(&media_type) || media_type.is_empty() {
             // Storage behind a registry may call it just JSON.
             let own = serde_json::from_slice::<MediaType>(&bytes).unwrap_or_default();
@@ -705,8 +710,9 @@ mod tests {
                 }
                 let Some(answer) = answers.next() else { return };
                 let _ = heads.send(head.join("\n"));
-                let end = "Content-Length: 0\r\nConnection: close\r\n\r\n";
-                let _ = stream.write_all(format!("HTTP/1.1 {answer}\r\n{end}").as_bytes());
+                let end = if answer.contains("Content-Length") { "" } else { "\r\nContent-Length: 0" };
+                let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+                let _ = stream.write_all(format!("HTTP/1.1 {head}{end}\r\nConnection: close\r\n\r\n{body}").as_bytes());
             }
         });
         (address, seen)
@@ -723,6 +729,14 @@ mod tests {
         let busy = "429 Too Many Requests\r\nRetry-After: 0".to_string();
         let (address, _heads) = answering(vec![busy.clone(), busy.clone(), busy.clone(), busy, "200 OK".into()]);
         assert!(connect(&address).has("blobs", "sha256:0").unwrap());
+    }
+
+    #[test]
+    fn a_manifest_that_breaks_off_is_read_again() {
+        let answer = |body| format!("200 OK\r\nContent-Type: {INDEX}\r\nContent-Length: 2\r\n\r\n{body}");
+        let (address, heads) = answering(vec![answer("{"), answer("{}")]);
+        let (descriptor, bytes) = connect(&address).manifest("c").unwrap().unwrap();
+        assert_eq!((descriptor.media_type.as_str(), &bytes[..], heads.try_iter().count()), (INDEX, &b"{}"[..], 2));
     }
 
     #[test]
