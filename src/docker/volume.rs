@@ -3,12 +3,12 @@
 use super::{Docker, Result, Volume};
 
 impl Docker {
-    /// `docker volume rm NAME`.
+    /// `docker volume rm NAME`, to its end once it has begun: whoever makes the volume anew must know whether it is gone.
     ///
     /// # Errors
-    /// When there is no such volume, or a container uses it, stopped or not.
+    /// When there is no such volume, a container uses it, stopped or not, or the user has already cancelled.
     pub fn remove_volume(&self, name: &str) -> Result<()> {
-        self.call(["volume", "rm", "--", name]).unlimited().run().map(drop)
+        self.call(["volume", "rm", "--", name]).whole()?.unlimited().run().map(drop)
     }
 
     /// `docker volume create --driver DRIVER --opt … --label … NAME`, also after a cancel: it may stand for one that was

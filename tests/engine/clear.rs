@@ -505,6 +505,24 @@ for_each_engine!(a_volume_is_made_anew_as_it_was, [v20, v26, v28_containerd], |e
     engine.docker(&["rm", "--force", "worker"]);
 });
 
+for_each_engine!(a_volume_whose_removal_is_stopped_is_made_anew_all_the_same, [v20, v28_containerd], |engine| {
+    for name in ["one-cache", "two-cache"] {
+        engine.docker(&["volume", "create", "--label", "keep=me", name]);
+        write_files(&engine.mountpoint(name), &[("pip/file", "1")]);
+    }
+    // The plugin is stopped once the engine has removed the first volume, and docker not yet ended.
+    let script =
+        "docker \"$@\"; status=$?; [ \"$1 $2\" != 'volume rm' ] || { kill -TERM $PPID; sleep 1; }; exit $status";
+    let line = ["clear", "--volume", "one-cache", "--volume", "two-cache", "--recreate", "--force"];
+    let run = engine.cache_through(script, &line);
+    assert_eq!(run.code, 143, "{run}");
+    for name in ["one-cache", "two-cache"] {
+        let volumes = engine.api("/volumes");
+        let volume = volumes["Volumes"].as_array().unwrap().iter().find(|volume| volume["Name"] == name);
+        assert_eq!(volume.expect(name)["Labels"]["keep"], "me", "{run}");
+    }
+});
+
 for_each_engine!(go_closed_directories_are_removed, [v20, v28_containerd], |engine| {
     let root = engine.volume("project-cache", &[("go/mod/example.com/small@v1.0.0/small.go", "1")]);
     for at in ["go/mod/example.com/small@v1.0.0", "go/mod/example.com"] {

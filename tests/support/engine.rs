@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -293,6 +294,17 @@ impl Engine {
         let mut command = self.command(self.docker_program());
         command.arg("cache").args(arguments);
         command
+    }
+
+    /// Runs the plugin itself, whose docker is this bash script; `docker` in there is the real one.
+    pub fn cache_through(&self, script: &str, arguments: &[&str]) -> Run {
+        self.cache_command(&[]);
+        let docker = self.folder.join("scripted-docker");
+        fs::write(&docker, format!("#!/bin/bash\n{script}\n")).unwrap();
+        fs::set_permissions(&docker, fs::Permissions::from_mode(0o755)).unwrap();
+        let mut command = self.command(self.config().join("cli-plugins/docker-cache"));
+        command.env("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND", docker).arg("cache").args(arguments);
+        Run::of(&mut command)
     }
 
     /// Asks the engine's API, without any of Docker's clients: `engine.api("/volumes")`.
