@@ -377,7 +377,7 @@ fn act(
 /// How many records one call names: an argument of a command may have 128 KiB.
 const RECORDS_IN_CALL: usize = 4000;
 
-/// Prunes what the plan names of one builder, in one call, and looks what is really gone.
+/// Prunes what the plan names of one builder, and looks what is really gone.
 fn prune(FoundBuilder { builder, records }: &FoundBuilder, plan: &Plan) -> Outcome {
     let of_builder = plan.steps.iter().filter(|step| step.cache.builder.as_ref() == Some(&builder.name));
     let ids: BTreeMap<&String, &Step> = of_builder
@@ -486,16 +486,20 @@ fn cut_mounts(found: &Inventory, takes: &BTreeMap<Holder, Takes>) -> Outcome {
     let mut outcome = Outcome::default();
     for mounts in places.into_values() {
         // A build that began meanwhile may have the mount for itself, and ours would get another, empty one.
-        let free = match mounts[0].0.builder.records() {
+        let reachable = match mounts[0].0.builder.records() {
             Ok(records) => inventory::reachable(&records),
             Err(error) => {
                 outcome.add(Outcome::failure(error));
                 continue;
             }
         };
-        if let Some((busy, _)) = mounts.iter().find(|(mount, _)| !free.contains(&mount.name)) {
-            let name = busy.name.shown();
+        let (mounts, busy): (Vec<_>, Vec<_>) =
+            mounts.into_iter().partition(|(mount, _)| reachable.contains(&mount.name));
+        for (mount, _) in busy {
+            let name = mount.name.shown();
             outcome.add(Outcome::failure(format!("mount {name} is not cleared: a build uses it now, or it is gone")));
+        }
+        if mounts.is_empty() {
             continue;
         }
         let names = mounts.iter().map(|(mount, _)| Mount::plain(&mount.name));

@@ -1,13 +1,16 @@
 //! `docker cache clear`: what was chosen goes, every other byte stays.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use docker_cache::catalogue::{self, Known};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::support::debian::Tool;
@@ -320,23 +323,73 @@ for_each_engine!(a_volume_is_in_use_by_whatever_name_a_container_has_it, [v20, v
 
 for_each_engine!(what_a_build_uses_stays_and_the_build_succeeds, [all], |engine| {
     engine.build("RUN --mount=type=cache,id=idle,target=/root/.cache/pip echo 1 > /root/.cache/pip/f", &[]);
-    let context = engine.context(
-        "RUN --mount=type=cache,id=busy,target=/root/.cache/pip,sharing=locked \
+    let dockerfile = "RUN --mount=type=cache,id=busy,target=/root/.cache/pip,sharing=locked \
          for i in 1 2 3 4 5 6 7 8 9 10; do echo $i > /root/.cache/pip/$i; echo step; sleep 0.5; done; \
-         test $(ls /root/.cache/pip | wc -l) = 10",
-    );
-    let mut build = engine.command(engine.docker_program());
-    build.env("DOCKER_BUILDKIT", "1").args(["build", "--progress", "plain"]).arg(context.path());
-    let mut build = build.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped()).spawn().unwrap();
-    let mut lines =
-        std::io::BufRead::lines(std::io::BufReader::new(build.stderr.take().unwrap())).map_while(Result::ok);
-    assert!(lines.any(|line| line.ends_with("step")));
+         test $(ls /root/.cache/pip | wc -l) = 10";
+    let (mut build, lines) = start_build(engine, dockerfile, "step");
     let done = json(engine, &["--all", "--force"]);
     let rest: Vec<String> = lines.collect();
     assert!(build.wait().unwrap().success(), "{rest:?}");
     let kept = done["kept"].as_array().unwrap();
     assert!(kept.iter().any(|row| row["kind"] == "mount" && row["why"] == "in use by a running build"), "{done}");
     assert_eq!(engine.mounts().len(), 1);
+});
+
+/// Starts a build, and returns it once this line of its steps has come.
+fn start_build(engine: &Engine, dockerfile: &str, line: &str) -> (Child, impl Iterator<Item = String>) {
+    let context = engine.context(dockerfile);
+    let mut build = engine.command(engine.docker_program());
+    build.env("DOCKER_BUILDKIT", "1").args(["build", "--progress", "plain"]).arg(context.path());
+    let mut build = build.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(build.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|told| told.ends_with(line)));
+    (build, lines)
+}
+
+for_each_engine!(a_mount_that_a_build_takes_meanwhile_stays_alone, [v26, v28, v28_containerd], |engine| {
+    let mounts = ["/root/.cache", "/home/one/.cache", "/home/two/.cache"];
+    let words: String = mounts.iter().map(|target| format!("--mount=type=cache,target={target} ")).collect();
+    let fill = "for at in /root /home/one /home/two; do mkdir -p $at/.cache/pip $at/.cache/own; \
+                echo 1 > $at/.cache/pip/f; echo 1 > $at/.cache/own/f; done";
+    engine.build(&format!("RUN {words} {fill}"), &[]);
+    // The first question about records after the mounts were looked into is the last before they are cleared.
+    let folder = engine.folder().join("tmp");
+    let (looked, go) = (folder.join("looked"), folder.join("go"));
+    let script = format!(
+        "[[ ! ( -e {looked} && \"$1 $2\" = 'system dial-stdio' ) ]] || until [ -e {go} ]; do sleep 0.05; done\n\
+         docker \"$@\"; status=$?; [[ \" $* \" != *' build '* ]] || touch {looked}; exit $status",
+        looked = looked.display(),
+        go = go.display()
+    );
+    let clear = ["clear", "--lang", "python", "--kind", "mount", "--force"];
+    let (run, build) = thread::scope(|scope| {
+        let clear = scope.spawn(|| engine.cache_through(&script, &clear));
+        while !looked.exists() {
+            assert!(!clear.is_finished(), "it has not looked into the mounts");
+            thread::sleep(Duration::from_millis(20));
+        }
+        let busy = "RUN --mount=type=cache,target=/home/one/.cache,sharing=locked echo begun; sleep 1000";
+        let (build, _lines) = start_build(engine, busy, "begun");
+        fs::write(&go, "").unwrap();
+        (clear.join().unwrap(), build)
+    });
+    kill_process(Pid::from_child(&build), Signal::INT).unwrap();
+    build.wait_with_output().unwrap();
+    let failures: Vec<&str> = run.stderr.lines().filter(|line| line.starts_with("ERROR: ")).collect();
+    assert!(
+        run.code == 1 && failures.len() == 1 && failures[0].contains("mount /home/one/.cache is not cleared"),
+        "{run}"
+    );
+    let told =
+        engine.build(&format!("RUN {words} find / -name f -path '*/.cache/*' -exec echo FILE={{}} \\;"), &[]).stderr;
+    let mut left: Vec<&str> = told
+        .lines()
+        .filter_map(|line| line.split_once(" FILE=").map(|(_, file)| file))
+        .filter(|file| file.starts_with('/'))
+        .collect();
+    left.sort();
+    let own = ["/home/one/.cache/own/f", "/home/one/.cache/pip/f", "/home/two/.cache/own/f", "/root/.cache/own/f"];
+    assert_eq!(left, own, "{run}");
 });
 
 /// Returns one number for all that the mounts of these targets hold, names and bytes.
