@@ -1,6 +1,6 @@
 //! Finds the builders, and which of them docker's two command families use.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::docker::{BuilderRef, Docker, DockerError, endpoint};
 use crate::model::{Builder, Node};
@@ -78,6 +78,16 @@ impl Builders {
         }
         let in_use = [&self.of_docker_build, &self.of_buildx];
         Ok(self.list.iter().filter(|builder| in_use.contains(&&builder.name)).collect())
+    }
+
+    /// Returns the builder of this name, else that of `docker build`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn one(&self, name: Option<&str>) -> Result<&Builder> {
+        let name = name.unwrap_or(&self.of_docker_build);
+        let builder = self.selected(Some(name), false)?.into_iter().next();
+        builder.context("there is no builder\nhint: `docker cache builder ls` lists those that are there")
     }
 }
 

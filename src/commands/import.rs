@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
+use std::thread;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -15,9 +16,9 @@ use crate::bundle::verify::{self, Verified};
 use crate::bundle::{Entry, Layout, TreeConfig};
 use crate::catalogue;
 use crate::cli::{Import, Selection};
-use crate::docker::{Docker, Overview, Volume, endpoint};
+use crate::docker::{BuilderRef, Docker, Overview, Volume, endpoint};
 use crate::exit;
-use crate::inside::unpack::Target;
+use crate::inside::unpack::{Target, Unpacked};
 use crate::inventory::{self, Kind, Names};
 use crate::place::carry::{self, Mount, Site};
 use crate::place::{self, Access, Place};
@@ -86,18 +87,29 @@ pub fn run(context: Context, options: &Import) -> Result<u8> {
         show(&answer, &options.output, NOTHING)?;
         return Ok(0);
     }
-    place::sweep(&docker);
+    let any_mount = steps.iter().any(|step| matches!(step.to, To::Mount(_)));
+    let any_layer = imports_layers && layout.index()?.manifests.iter().any(|descriptor| !descriptor.is_tree());
+    let builder = (any_mount || any_layer).then(|| builder(&docker, &settings, options)).transpose()?;
     let (files, bytes) = steps
         .iter()
         .fold((0, 0), |(files, bytes), Step { entry, .. }| (files + entry.config.files, bytes + entry.config.bytes));
     let mut progress = Carrying::new("Importing", (files, bytes), "Sending", options.output.telling());
-    let mut answer = act(&docker, &settings, layout, steps, options, answer, &mut progress)?;
+    thread::scope(|scope| {
+        scope.spawn(|| place::sweep(&docker));
+        act(&docker, builder.as_ref(), layout, &steps, options, &mut answer, &mut progress)
+    })?;
     drop(progress);
     let building = Progress::new("Building", options.output.telling());
-    let whole = !with_layers || layers::import(&Builders::ask(&docker, &settings)?, layout, options, &mut answer)?;
+    let whole = !with_layers || layers::import(builder.as_ref(), layout, options, &mut answer)?;
     drop(building);
     show(&answer, &options.output, NOTHING)?;
     Ok(if whole { 0 } else { exit::FAILED })
+}
+
+/// Returns the builder that mounts and layers are imported into.
+fn builder(docker: &Docker, settings: &endpoint::Settings, options: &Import) -> Result<BuilderRef> {
+    let builders = Builders::ask(docker, settings)?;
+    Ok(builders.reference(builders.one(options.selection.builder.as_deref())?))
 }
 
 fn answer(entry: &Entry) -> AnswerEntry {
@@ -248,14 +260,92 @@ fn place_in_tree(config: &TreeConfig) -> Result<String> {
 
 fn act(
     docker: &Docker,
-    settings: &endpoint::Settings,
+    builder: Option<&BuilderRef>,
     layout: &Layout,
-    steps: Vec<Step>,
+    steps: &[Step],
     options: &Import,
-    mut answer: Answer,
+    answer: &mut Answer,
     progress: &mut Carrying,
-) -> Result<Answer> {
-    let target = |step: &Step| Target {
+) -> Result<()> {
+    let mut volumes: BTreeMap<&str, Vec<&Step>> = BTreeMap::new();
+    let mut mounts: Vec<(&Mount, &Step)> = Vec::new();
+    for step in steps {
+        match &step.to {
+            To::Volume(name) => volumes.entry(name).or_default().push(step),
+            To::Mount(mount) => mounts.push((mount, step)),
+        }
+    }
+    if !volumes.is_empty() {
+        note(into_volumes(docker, layout, &volumes, options, progress)?, answer);
+        progress.next();
+    }
+    for (mount, step) in mounts {
+        let site = Site::Mounts(builder.context("there is no builder")?.clone(), vec![mount.clone()]);
+        let trees = vec![(0, target(step, options))];
+        let done = carry::unpack(&site, trees, &layout.blobs(), &mut |told| progress.tell(told));
+        progress.next();
+        note(done.with_context(|| format!("mount {}", mount.id))?, answer);
+    }
+    let bytes: u64 = answer.entries.iter().map(|entry| entry.bytes).sum();
+    answer.bytes_written = bytes.saturating_sub(answer.bytes_reused);
+    Ok(())
+}
+
+/// Unpacks into volumes, and makes those that are not there.
+fn into_volumes(
+    docker: &Docker,
+    layout: &Layout,
+    volumes: &BTreeMap<&str, Vec<&Step>>,
+    options: &Import,
+    progress: &mut Carrying,
+) -> Result<Vec<Unpacked>> {
+    let Overview { info, volumes: mut there, containers, .. } = docker.overview()?;
+    for volume in there.iter().filter(|volume| options.replace && volumes.contains_key(volume.name.as_str())) {
+        let users = inventory::users(&containers, &there, volume);
+        if let Some(user) = users.iter().find(|user| user.running).filter(|_| !options.force_in_use) {
+            bail!(
+                "volume {} is used by container {}, which --replace would take the files from\n\
+                 hint: stop the container, import without `--replace`, or add `--force-in-use`",
+                volume.name,
+                user.container
+            );
+        }
+    }
+    let mut made = Vec::new();
+    for (&name, steps) in volumes.iter().filter(|(name, _)| !there.iter().any(|volume| volume.name == **name)) {
+        let config = &steps[0].entry.config;
+        let same = config.kind == Kind::Volume && config.name == name;
+        let driver = if same && !config.driver.is_empty() { config.driver.as_str() } else { "local" };
+        docker.create_volume(&Volume {
+            name: name.into(),
+            driver: driver.into(),
+            labels: same.then(|| config.labels.clone()),
+            ..Volume::default()
+        })?;
+        let label = config.labels.get("com.docker.compose.volume").filter(|_| same);
+        let mut names = [Some(name), label.map(String::as_str)].into_iter().flatten();
+        if !options.output.quiet && !names.any(|name| catalogue::volume_root(name).is_some()) {
+            report::note(&format!(
+                "volume {name} is new, and its name does not call it a cache: until a container mounts it at a cache path, \
+                 `docker cache size --volume {}` shows it",
+                crate::docker::quote(name)
+            ));
+        }
+        made.push(driver);
+    }
+    if !made.is_empty() {
+        there.extend(docker.overview_of(|driver| made.contains(&driver))?.volumes);
+    }
+    let places = volumes.keys().map(|name| there.iter().find(|volume| volume.name == **name));
+    let places = places.collect::<Option<Vec<_>>>().context("a volume is gone")?;
+    let site = Site::Volumes(Place::of_volumes(docker, &info, &places, Access::Write));
+    let trees = volumes.values().enumerate().flat_map(|(at, steps)| steps.iter().map(move |step| (at, step)));
+    let trees = trees.map(|(at, step)| (at, target(step, options))).collect();
+    carry::unpack(&site, trees, &layout.blobs(), &mut |told| progress.tell(told))
+}
+
+fn target(step: &Step, options: &Import) -> Target {
+    Target {
         root: Default::default(),
         base: step.entry.config.base.clone(),
         table: step.entry.config.table.clone(),
@@ -265,79 +355,10 @@ fn act(
         to: step.below.clone(),
         replace: options.replace,
         owner: options.owner,
-    };
-    let mut volumes: BTreeMap<String, Vec<&Step>> = BTreeMap::new();
-    let mut mounts: Vec<(&Mount, &Step)> = Vec::new();
-    for step in &steps {
-        match &step.to {
-            To::Volume(name) => volumes.entry(name.clone()).or_default().push(step),
-            To::Mount(mount) => mounts.push((mount, step)),
-        }
     }
-    if !volumes.is_empty() {
-        let Overview { info, volumes: mut there, containers, .. } = docker.overview()?;
-        for volume in there.iter().filter(|volume| options.replace && volumes.contains_key(&volume.name)) {
-            let users = inventory::users(&containers, &there, volume);
-            if let Some(user) = users.iter().find(|user| user.running).filter(|_| !options.force_in_use) {
-                bail!(
-                    "volume {} is used by container {}, which --replace would take the files from\n\
-                     hint: stop the container, import without `--replace`, or add `--force-in-use`",
-                    volume.name,
-                    user.container
-                );
-            }
-        }
-        let mut made = Vec::new();
-        for (name, steps) in volumes.iter().filter(|(name, _)| !there.iter().any(|volume| volume.name == **name)) {
-            let config = &steps[0].entry.config;
-            let same = config.kind == Kind::Volume && config.name == *name;
-            let driver = if same && !config.driver.is_empty() { config.driver.as_str() } else { "local" };
-            docker.create_volume(&Volume {
-                name: name.clone(),
-                driver: driver.into(),
-                labels: same.then(|| config.labels.clone()),
-                ..Volume::default()
-            })?;
-            let label = config.labels.get("com.docker.compose.volume").filter(|_| same);
-            let mut names = [Some(name), label].into_iter().flatten();
-            if !options.output.quiet && !names.any(|name| catalogue::volume_root(name).is_some()) {
-                report::note(&format!(
-                    "volume {name} is new, and its name does not call it a cache: until a container mounts it at a cache path, \
-                     `docker cache size --volume {}` shows it",
-                    crate::docker::quote(name)
-                ));
-            }
-            made.push(driver);
-        }
-        if !made.is_empty() {
-            there.extend(docker.overview_of(|driver| made.contains(&driver))?.volumes);
-        }
-        let places = volumes.keys().map(|name| there.iter().find(|volume| volume.name == *name));
-        let places = places.collect::<Option<Vec<_>>>().context("a volume is gone")?;
-        let site = Site::Volumes(Place::of_volumes(docker, &info, &places, Access::Write));
-        let trees = volumes.values().enumerate().flat_map(|(at, steps)| steps.iter().map(move |step| (at, step)));
-        let trees = trees.map(|(at, step)| (at, target(step))).collect();
-        note(carry::unpack(&site, trees, &layout.blobs(), &mut |told| progress.tell(told))?, &mut answer);
-        progress.next();
-    }
-    if !mounts.is_empty() {
-        let builders = Builders::ask(docker, settings)?;
-        let name = options.selection.builder.as_deref().unwrap_or(&builders.of_docker_build);
-        let builder = builders.selected(Some(name), false)?.into_iter().next().context("there is no builder")?;
-        let builder = builders.reference(builder);
-        for (mount, step) in mounts {
-            let site = Site::Mounts(builder.clone(), vec![mount.clone()]);
-            let done = carry::unpack(&site, vec![(0, target(step))], &layout.blobs(), &mut |told| progress.tell(told));
-            progress.next();
-            note(done.with_context(|| format!("mount {}", mount.id))?, &mut answer);
-        }
-    }
-    let bytes: u64 = answer.entries.iter().map(|entry| entry.bytes).sum();
-    answer.bytes_written = bytes.saturating_sub(answer.bytes_reused);
-    Ok(answer)
 }
 
-fn note(unpacked: Vec<crate::inside::unpack::Unpacked>, answer: &mut Answer) {
+fn note(unpacked: Vec<Unpacked>, answer: &mut Answer) {
     for unpacked in unpacked {
         answer.left_out.extend(unpacked.notes);
         answer.bytes_reused += unpacked.kept_bytes;

@@ -113,8 +113,8 @@ pub fn plan_export(builders: &Builders, options: &Export) -> Result<Layers> {
     if let Some(error) = &builders.no_buildx {
         return Ok(Layers::Without(format!("layers: {error}")));
     }
-    let name = options.selection.builder.as_deref().unwrap_or(&builders.of_docker_build);
-    let chosen = builders.selected(Some(name), false)?.into_iter().next().context("there is no builder")?;
+    let chosen = builders.one(options.selection.builder.as_deref())?;
+    let name = &chosen.name;
     let mut able: Vec<_> = builders
         .list
         .iter()
@@ -250,8 +250,8 @@ pub struct Steps {
 /// the cache until then is imported all the same.
 ///
 /// # Errors
-/// When there is no builder of the given name, or the user cancels.
-pub fn import(builders: &Builders, layout: &Layout, options: &Import, answer: &mut Answer) -> Result<bool> {
+/// When there is no builder, or the user cancels.
+pub fn import(builder: Option<&BuilderRef>, layout: &Layout, options: &Import, answer: &mut Answer) -> Result<bool> {
     let index = layout.index()?;
     let layers: Vec<&Descriptor> = index.manifests.iter().filter(|descriptor| !descriptor.is_tree()).collect();
     let (directory, missing) = directory(&options.build);
@@ -263,14 +263,12 @@ pub fn import(builders: &Builders, layout: &Layout, options: &Import, answer: &m
             answer.left_out.push(format!("{missing}, and layers are imported by building; name its directory"));
         }
         (false, None) => {
-            let name = options.selection.builder.as_deref().unwrap_or(&builders.of_docker_build);
-            let builder = builders.selected(Some(name), false)?.into_iter().next().context("there is no builder")?;
             let mut seen = HashSet::new();
             // `latest` is one of the others by a second name.
             let newest = layers.iter().rev().filter(|layer| seen.insert(layer.digest.clone()));
             let digests: Vec<String> = newest.map(|layer| layer.digest.clone()).collect();
             let args = args(&options.build, &directory);
-            let done = bring(&builders.reference(builder), &layout.dir, &digests, &args, answer)?;
+            let done = bring(builder.context("there is no builder")?, &layout.dir, &digests, &args, answer)?;
             if !done && answer.steps.is_none() {
                 return Ok(false);
             }

@@ -134,6 +134,25 @@ for_each_engine!(mounts_come_back_under_their_ids, [v26, v28, v28_containerd], |
     assert!(run.stderr.contains("0:86400"), "{run}");
 });
 
+for_each_engine!(an_import_asks_about_builders_only_if_it_needs_one, [v20, v28], |engine| {
+    engine.volume("project-cache", &[("pip/a", "a")]);
+    let bundle = text(&engine.folder().join("bundle"));
+    engine.cache(&["export", "--dest", &bundle]).ok();
+    let (run, calls) = engine.cache_told(&["import", "--src", &bundle]);
+    assert!(run.ok().stdout.contains("project-cache") && !calls.contains("buildx"), "{calls}");
+});
+
+for_each_engine!(an_import_into_a_builder_that_is_not_there_writes_nothing, [v26, v28_containerd], |engine| {
+    engine.volume("project-cache", &[("pip/a", "a")]);
+    engine.build(FILL, &[]);
+    let bundle = text(&engine.folder().join("bundle"));
+    engine.cache(&["export", "--dest", &bundle]).ok();
+    engine.docker(&["volume", "rm", "project-cache"]);
+    let run = engine.cache(&["import", "--src", &bundle, "--builder", "nowhere"]);
+    assert!(run.code == 1 && run.stderr.contains("no builder \"nowhere\""), "{run}");
+    assert_eq!(engine.docker(&["volume", "ls", "--quiet"]).stdout, "", "{run}");
+});
+
 /// Two stages that use mounts of these ids at the same time, each with a copy of its own.
 fn side_by_side(ids: &[&str]) -> String {
     let mount = |id: &&str| format!("--mount=type=cache,id={id},target=/of-{id},sharing=private ");

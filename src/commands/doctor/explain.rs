@@ -47,7 +47,7 @@ pub fn run(context: Context, options: &Doctor) -> Result<u8> {
     let builders = Builders::ask(&docker, &settings)?;
     let variable = std::env::var("BUILDX_BUILDER").ok().filter(|name| !name.is_empty());
     let name = build.value(&["--builder"]).or(variable).unwrap_or_else(|| builders.of_docker_build.clone());
-    let builder = builders.selected(Some(&name), false)?.into_iter().next().context("there is no builder")?;
+    let builder = builders.one(Some(&name))?;
 
     let kept = build.kept()?;
     let before: Option<Fingerprint> = fs::read(&kept).ok().and_then(|text| serde_json::from_slice(&text).ok());

@@ -17,7 +17,7 @@ use crate::place::between;
 /// belong to no builder.
 pub fn to_builder(builders: &Builders, options: &Export) -> Result<u8> {
     let name = options.to_builder.as_deref().unwrap_or_default();
-    let to = builders.selected(Some(name), false)?.into_iter().next().context("there is no builder")?;
+    let to = builders.one(Some(name))?;
     let to = builders.reference(to);
     let mut plan = Plan::default();
     plan_mounts(builders, options, &mut plan)?;
