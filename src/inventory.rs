@@ -318,16 +318,17 @@ fn join(names: impl Iterator<Item = &'static str>) -> String {
 fn of_builders(answers: &Answers<'_>, wanted: Wanted<'_>, look: Look, names: &Names) -> Result<Inventory> {
     let Selection { builder, all_builders, mount, .. } = wanted.selection;
     // Most often docker's own builder is the one in use: it is asked while `docker buildx ls` runs.
-    let (builders, early) = thread::scope(|scope| {
-        let early = scope.spawn(|| answers.build_cache());
+    let context = &answers.docker.endpoint.context;
+    let maybe_own = *all_builders || builder.as_ref().is_none_or(|name| name.is_empty() || name == context);
+    let (builders, mut early) = thread::scope(|scope| {
+        let early = maybe_own.then(|| scope.spawn(|| answers.build_cache()));
         let builders = answers.builders();
-        (builders, parallel::join(early))
+        (builders, early.map(parallel::join))
     });
     let builders = builders?;
-    let mut early = Some(early);
     let selected = builders.selected(builder.as_deref(), *all_builders)?;
     let references: Vec<BuilderRef> = selected.iter().map(|builder| builders.reference(builder)).collect();
-    let own = |reference: &BuilderRef| reference.is_of_context(&answers.docker.endpoint.context);
+    let own = |reference: &BuilderRef| reference.is_of_context(context);
     let found = parallel::each(&references, |reference| (!own(reference)).then(|| reference.records_at_rest()));
     let mut inventory = Inventory::default();
     let mut there: HashSet<String> = HashSet::new();

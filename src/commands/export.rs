@@ -16,7 +16,6 @@ use super::{Context, layers};
 use crate::builders::Builders;
 use crate::bundle::location::Location;
 use crate::bundle::{Entry, Layout, TreeConfig, Writer};
-use crate::cancel;
 use crate::catalogue::{self, Class};
 use crate::cli::{Export, Format, Output, Selection};
 use crate::docker::{BuilderRef, Docker, Info, Volume};
@@ -29,6 +28,7 @@ use crate::model::{self, Bytes, CacheRecord, CacheVolume, MountName};
 use crate::place::carry::{self, Mount, Site};
 use crate::place::{self, Access, Place};
 use crate::report::{self, Progress};
+use crate::{cancel, parallel};
 
 /// The JSON contract of export and import.
 #[derive(Debug, Default, Serialize)]
@@ -350,9 +350,10 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
     let selected = builders.selected(selection.builder.as_deref(), selection.all_builders)?;
     let several = selected.len() > 1;
     let told = told(&layers::dockerfile(&options.build));
-    for builder in &selected {
-        let reference = builders.reference(builder);
-        let records = match reference.records_at_rest() {
+    let references: Vec<BuilderRef> = selected.iter().map(|builder| builders.reference(builder)).collect();
+    let found = parallel::each(&references, BuilderRef::records_at_rest);
+    for ((builder, reference), records) in selected.iter().zip(references).zip(found) {
+        let records = match records {
             Ok(records) => records,
             Err(error) if several => {
                 plan.left_out.push(format!("the mounts of builder {}: {error}", builder.name));

@@ -215,6 +215,23 @@ for_each_engine!(all_builders_are_counted, [v26, v28_containerd], |engine| {
     assert!(asked.stdout.contains("\"second\""), "{asked}");
 });
 
+for_each_engine!(
+    an_engine_is_not_asked_for_its_build_cache_if_another_builder_is_meant,
+    [v26, v28_containerd],
+    |engine| {
+        let _far = engine.remote_builder("far");
+        let (run, calls) = engine.cache_told(&["size", "--builder", "far"]);
+        run.ok();
+        assert!(
+            calls.contains("docker buildx ls") && calls.contains("GET /volumes") && !calls.contains("/system/df"),
+            "{calls}"
+        );
+        let (run, calls) = engine.cache_told(&["size"]);
+        run.ok();
+        assert!(calls.contains("GET /system/df"), "{calls}");
+    }
+);
+
 for_each_engine!(context_flag_asks_that_context, [v20, v28], |engine| {
     let second = engine.second_context("second");
     second.volume("there-cache", &[("pip/a", "b")]);
