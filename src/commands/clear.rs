@@ -94,7 +94,14 @@ pub fn run(context: Context, options: &Clear) -> Result<u8> {
         worth_pruning(&found, &plan).for_each(|found| place::sweep_records(&found.builder, &found.records));
     }
     if cancel::requested() {
-        bail!("interrupted: what is not removed yet stays as it was");
+        if go {
+            outcome.tell();
+            report::note(&format!(
+                "interrupted: at least {} freed; what is not removed yet stays as it was",
+                Bytes(outcome.freed)
+            ));
+        }
+        bail!("interrupted");
     }
     match options.output.format {
         Format::Json => report::json(&Answer {
@@ -109,8 +116,7 @@ pub fn run(context: Context, options: &Clear) -> Result<u8> {
         }
         Format::Table => {}
     }
-    outcome.notes.iter().for_each(|note| report::note(note));
-    outcome.failed.iter().for_each(|failure| report::error(&anyhow::Error::msg(failure.clone())));
+    outcome.tell();
     Ok(u8::from(!outcome.failed.is_empty()))
 }
 
@@ -347,8 +353,15 @@ impl Outcome {
         self.failed.extend(other.failed);
     }
 
+    /// After a cancel it is no news that something was not done.
     fn failure(why: impl std::fmt::Display) -> Outcome {
-        Outcome { failed: vec![why.to_string()], ..Outcome::default() }
+        let failed = if cancel::requested() { Vec::new() } else { vec![why.to_string()] };
+        Outcome { failed, ..Outcome::default() }
+    }
+
+    fn tell(&self) {
+        self.notes.iter().for_each(|note| report::note(note));
+        self.failed.iter().for_each(|failure| report::error(&anyhow::Error::msg(failure.clone())));
     }
 }
 

@@ -569,6 +569,7 @@ for_each_engine!(a_volume_whose_removal_is_stopped_is_made_anew_all_the_same, [v
     let line = ["clear", "--volume", "one-cache", "--volume", "two-cache", "--recreate", "--force"];
     let run = engine.cache_through(script, &line);
     assert_eq!(run.code, 143, "{run}");
+    assert!(run.stderr.contains("interrupted: ") && run.stderr.contains("what is not removed yet stays"), "{run}");
     for name in ["one-cache", "two-cache"] {
         let volumes = engine.api("/volumes");
         let volume = volumes["Volumes"].as_array().unwrap().iter().find(|volume| volume["Name"] == name);

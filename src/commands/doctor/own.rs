@@ -103,15 +103,17 @@ pub fn mounts(context: Context, project: &Project, options: &Doctor) -> Result<u
 fn give(place: Place, gifts: Vec<Gift>, names: &[String], options: &Doctor) -> Result<u8> {
     let mut progress = Progress::new("Changing owners", options.telling());
     let mut given: Vec<Given> = Vec::new();
-    place.run(&Job::Give(gifts), &mut |line| match line {
+    let done = place.run(&Job::Give(gifts), &mut |line| match line {
         Line::Progress { files, bytes } => progress.update(files, bytes),
         Line::Given(done) => given = done,
         _ => {}
-    })?;
+    });
     drop(progress);
     if cancel::requested() {
-        bail!("interrupted: run it again to go on with what is left");
+        report::note("interrupted: run it again to go on with what is left");
+        bail!("interrupted");
     }
+    done?;
     let changed: u64 = given.iter().map(|given| given.changed).sum();
     report::data(&format!("Entries changed: {changed}\n"))?;
     let failed = names.iter().zip(&given).filter_map(|(name, given)| {
