@@ -542,8 +542,7 @@ fn cut_volumes(
     let Some(info) = found.info.as_ref().filter(|_| !cuts.is_empty()) else { return Ok(outcome) };
     // The world may have changed while the user was asked.
     let all_local = cuts.iter().all(|(found, _)| found.volume.driver == "local");
-    let now = if all_local { docker.overview_of_local() } else { docker.overview() };
-    let Overview { volumes, containers, .. } = now?;
+    let Overview { volumes, containers, .. } = docker.overview_of(|_| !all_local)?;
     cuts.retain(|(FoundVolume { cache, volume, .. }, _)| {
         let name = &volume.name;
         if !volumes.iter().any(|now| now.name == *name && now.mountpoint == volume.mountpoint) {

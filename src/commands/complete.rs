@@ -331,7 +331,7 @@ impl Asked {
     }
 
     fn cache_volumes(&self) -> Vec<Candidate> {
-        let overview = self.docker.overview_of(|_| false).ok();
+        let overview = self.docker.overview_of_local().and_then(|overview| self.docker.with_parts(overview)).ok();
         let found = overview.and_then(|overview| cache_volumes(&overview, &[]).ok()).unwrap_or_default();
         found.into_iter().map(|volume| (volume.name, "cache volume".into())).collect()
     }

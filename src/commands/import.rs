@@ -299,7 +299,7 @@ fn into_volumes(
     options: &Import,
     progress: &mut Carrying,
 ) -> Result<Vec<Unpacked>> {
-    let Overview { info, volumes: mut there, containers, .. } = docker.overview()?;
+    let Overview { info, volumes: mut there, containers, .. } = docker.overview_of(|_| true)?;
     for volume in there.iter().filter(|volume| options.replace && volumes.contains_key(volume.name.as_str())) {
         let users = inventory::users(&containers, &there, volume);
         if let Some(user) = users.iter().find(|user| user.running).filter(|_| !options.force_in_use) {

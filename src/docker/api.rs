@@ -45,7 +45,7 @@ pub struct Plugins {
     pub volume: Option<Vec<String>>,
 }
 
-/// An image, container or volume name with what docker says of it: `GET /containers/json?all=1`.
+/// A container as lists tell it: `GET /containers/json?all=1`.
 #[derive(Clone, Debug, Deserialize, Default)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Container {
@@ -92,7 +92,7 @@ pub struct ContainerMount {
     /// Directory on the engine's host.
     pub source: String,
     pub destination: String,
-    /// True if it is a directory of the volume and not all of it: `volume-subpath`. Told by [`Docker::overview_of`].
+    /// True if it is a directory of the volume and not all of it: `volume-subpath`. Told by [`Docker::with_parts`].
     #[serde(skip)]
     pub is_part: bool,
 }
@@ -218,22 +218,20 @@ impl Docker {
         Ok(advice.and_then(|(_, version)| version.trim().parse().ok()))
     }
 
-    /// What commands about volumes need: [`Docker::overview_of`] all drivers.
+    /// What commands about caches in volumes need: [`Docker::overview_of`] all drivers, and the parts of volumes.
     ///
     /// # Errors
     /// As all of these: when docker cannot be started, no engine answers, or its answer makes no sense.
     pub fn overview(&self) -> Result<Overview> {
-        self.overview_of(|_| true)
+        self.with_parts(self.overview_of(|_| true)?)
     }
 
-    /// [`Docker::overview_of_local`], then the volumes of the other drivers that are `wanted`, and, of containers that have
-    /// volumes, `/containers/ID/json`: lists do not tell that a container has a part of a volume only.
+    /// [`Docker::overview_of_local`], then the volumes of the other drivers that are `wanted`.
     ///
     /// # Errors
     /// See [`Docker::overview`].
     pub fn overview_of(&self, wanted: impl Fn(&str) -> bool) -> Result<Overview> {
         let mut overview = self.overview_of_local()?;
-        self.find_parts(&mut overview.containers)?;
         let drivers = overview.info.plugins.volume.clone().unwrap_or_default();
         let others: Vec<String> = drivers.into_iter().filter(|driver| driver != "local" && wanted(driver)).collect();
         let asking = self.within(DRIVER_LIMIT);
@@ -264,9 +262,13 @@ impl Docker {
         Ok(Overview { info, containers, volumes: volumes.volumes.unwrap_or_default(), silent: Vec::new() })
     }
 
-    /// Marks the mounts that are parts of volumes, which Engine 26.0 and later have. Of a container that is gone by now
-    /// nothing is known, so that all of its are taken for parts.
-    fn find_parts(&self, containers: &mut [Container]) -> Result<()> {
+    /// `GET /containers/ID/json` of containers that have volumes: marks the mounts that are parts of volumes, which Engine
+    /// 26.0 and later have, and lists do not tell. Of a container that is gone by now nothing is known, so that all of its are
+    /// taken for parts.
+    ///
+    /// # Errors
+    /// See [`Docker::overview`].
+    pub fn with_parts(&self, mut overview: Overview) -> Result<Overview> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Made {
@@ -296,7 +298,8 @@ impl Docker {
             }
         }
         let has_volume = |container: &Container| container.mounts.iter().any(|mount| mount.r#type == "volume");
-        let mut found: Vec<&mut Container> = containers.iter_mut().filter(|container| has_volume(container)).collect();
+        let mut found: Vec<&mut Container> =
+            overview.containers.iter_mut().filter(|container| has_volume(container)).collect();
         for some in found.chunks_mut(IN_CALL) {
             let paths: Vec<String> =
                 some.iter().map(|container| format!("/containers/{}/json", container.id)).collect();
@@ -310,7 +313,7 @@ impl Docker {
                 container.mounts.iter_mut().for_each(|mount| mount.is_part = is_part(&mount.destination));
             }
         }
-        Ok(())
+        Ok(overview)
     }
 
     /// `GET /containers/ID/json`: how a container was made. The id is docker's own, so it is plain in a path.

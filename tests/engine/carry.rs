@@ -134,12 +134,16 @@ for_each_engine!(mounts_come_back_under_their_ids, [v26, v28, v28_containerd], |
     assert!(run.stderr.contains("0:86400"), "{run}");
 });
 
-for_each_engine!(an_import_asks_about_builders_only_if_it_needs_one, [v20, v28], |engine| {
+for_each_engine!(an_import_into_volumes_asks_about_no_builder_and_no_single_container, [v20, v28], |engine| {
     engine.volume("project-cache", &[("pip/a", "a")]);
+    engine.build("RUN true", &["--tag", "box"]);
+    engine.docker(&["create", "--volume", "project-cache:/cache", "box", "/bin/busybox", "true"]);
     let bundle = text(&engine.folder().join("bundle"));
-    engine.cache(&["export", "--dest", &bundle]).ok();
+    engine.cache(&["export", "--dest", &bundle, "--volume", "project-cache"]).ok();
     let (run, calls) = engine.cache_told(&["import", "--src", &bundle]);
     assert!(run.ok().stdout.contains("project-cache") && !calls.contains("buildx"), "{calls}");
+    let of_container = |line: &&str| line.starts_with("GET /containers/") && !line.contains("/containers/json");
+    assert_eq!(calls.lines().find(of_container), None);
 });
 
 for_each_engine!(an_import_into_a_builder_that_is_not_there_writes_nothing, [v26, v28_containerd], |engine| {
