@@ -10,6 +10,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 use crate::budget::Budget;
 use crate::bundle::location::Location;
 use crate::checks;
+use crate::inventory::Kind;
 use crate::report::Telling;
 
 /// Layout of docker's own help pages.
@@ -694,6 +695,16 @@ impl Selection {
     /// Returns true if it takes less than all caches of its builders and of the engine's volumes.
     pub fn narrows(&self) -> bool {
         [&self.lang, &self.tool, &self.volume, &self.mount].into_iter().any(|names| !names.is_empty())
+    }
+
+    /// Returns true if it is about this kind: naming volumes says that no mounts are meant, and layers belong to no language,
+    /// tool, mount or volume.
+    pub fn wants(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Volume => !self.volume.is_empty() || self.mount.is_empty(),
+            Kind::Mount => !self.mount.is_empty() || self.volume.is_empty(),
+            Kind::Layer => !self.narrows(),
+        }
     }
 }
 

@@ -201,20 +201,8 @@ pub struct Look {
 
 impl Wanted<'_> {
     fn look(&self) -> Look {
-        Look { volumes: self.volumes(), mounts: self.mounts(), layers: self.layers(), ..Look::default() }
-    }
-
-    fn volumes(&self) -> bool {
-        !self.selection.volume.is_empty() || self.selection.mount.is_empty()
-    }
-
-    fn mounts(&self) -> bool {
-        !self.selection.mount.is_empty() || self.selection.volume.is_empty()
-    }
-
-    /// Layers belong to no language, tool, mount or volume.
-    fn layers(&self) -> bool {
-        !self.selection.narrows()
+        let [volumes, mounts, layers] = [Kind::Volume, Kind::Mount, Kind::Layer].map(|kind| self.selection.wants(kind));
+        Look { volumes, mounts, layers, ..Look::default() }
     }
 }
 

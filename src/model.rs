@@ -149,7 +149,6 @@ pub struct GcRule {
     pub keep_duration: u64,
     pub reserved_space: i64,
     pub max_used_space: i64,
-    pub min_free_space: i64,
     /// buildx before 0.18 names the one limit there was.
     pub keep_bytes: i64,
 }

@@ -144,17 +144,15 @@ fn misuse(options: &Clear) -> Option<&'static str> {
     None
 }
 
-/// Returns where to look. What names a language, a tool, a volume or a mount is not about layers.
+/// Returns where to look.
 fn look(options: &Clear) -> Look {
     let Clear { selection, layers, kind, .. } = options;
-    let named = !selection.lang.is_empty() || !selection.tool.is_empty();
-    let placed = !selection.volume.is_empty() || !selection.mount.is_empty();
-    let rest_too = !layers || named || placed || options.all;
+    let rest_too = !layers || selection.narrows() || options.all;
     let of_kind = |wanted| if kind.is_empty() { rest_too } else { kind.contains(&wanted) };
     Look {
-        volumes: of_kind(CacheKind::Volume) && (!selection.volume.is_empty() || selection.mount.is_empty()),
-        mounts: of_kind(CacheKind::Mount) && (!selection.mount.is_empty() || selection.volume.is_empty()),
-        layers: *layers || (of_kind(CacheKind::Layer) && !named && !placed),
+        volumes: of_kind(CacheKind::Volume) && selection.wants(Kind::Volume),
+        mounts: of_kind(CacheKind::Mount) && selection.wants(Kind::Mount),
+        layers: *layers || (of_kind(CacheKind::Layer) && selection.wants(Kind::Layer)),
         ages: options.older_than.is_some() || options.keep.is_some(),
         inside: true,
         glance: false,

@@ -124,17 +124,17 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
     layers::named(&options.build)?;
     let mut plan = Plan::default();
     let Some(dest) = &options.dest else { return to_builder(&Builders::ask(&docker, &settings)?, options) };
-    let of_builders = [Kind::Mount, Kind::Layer].map(|kind| wants(&options.selection, kind));
+    let of_builders = [Kind::Mount, Kind::Layer].map(|kind| options.selection.wants(kind));
     let builders = of_builders.contains(&true).then(|| Builders::ask(&docker, &settings)).transpose()?;
-    if wants(&options.selection, Kind::Volume) {
+    if options.selection.wants(Kind::Volume) {
         let former = if options.dry_run { Former::new() } else { former(dest) };
         let mut progress = Progress::new("Measuring", options.output.telling());
         plan_volumes(&docker, options, &former, &mut plan, &mut |files, bytes| progress.update(files, bytes))?;
     }
-    if let Some(builders) = builders.as_ref().filter(|_| wants(&options.selection, Kind::Mount)) {
+    if let Some(builders) = builders.as_ref().filter(|_| options.selection.wants(Kind::Mount)) {
         plan_mounts(builders, options, &mut plan)?;
     }
-    let layers = match builders.as_ref().filter(|_| wants(&options.selection, Kind::Layer)) {
+    let layers = match builders.as_ref().filter(|_| options.selection.wants(Kind::Layer)) {
         Some(builders) => layers::plan_export(builders, options)?,
         None => Layers::None,
     };
@@ -228,16 +228,6 @@ fn former(dest: &Location) -> Former {
     let entries = Layout::open(dir).and_then(|layout| layout.entries()).unwrap_or_default();
     let sizes = |Entry { config, .. }: Entry| (config.ref_name(), (config.bytes, config.files));
     entries.into_iter().map(sizes).collect()
-}
-
-/// Returns true if the selection is about this kind: naming volumes says that no mounts are meant, and so on.
-pub fn wants(selection: &Selection, kind: Kind) -> bool {
-    let Selection { lang, tool, volume, mount, .. } = selection;
-    match kind {
-        Kind::Volume => !volume.is_empty() || mount.is_empty(),
-        Kind::Mount => !mount.is_empty() || volume.is_empty(),
-        Kind::Layer => [lang, tool, volume, mount].into_iter().all(Vec::is_empty),
-    }
 }
 
 /// Returns true if the class may go into a bundle.

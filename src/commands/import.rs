@@ -8,7 +8,7 @@ use std::thread;
 use anyhow::{Context as _, Result, bail};
 
 use super::bundles::{Carrying, Source};
-use super::export::{Answer, AnswerEntry, show, wants};
+use super::export::{Answer, AnswerEntry, show};
 use super::{Context, layers};
 use crate::builders::Builders;
 use crate::bundle::location::Location;
@@ -63,7 +63,7 @@ pub fn run(context: Context, options: &Import) -> Result<u8> {
     let (docker, settings) = context.into_docker()?;
     let names = inventory::names(&options.selection)?;
     let mut with_layers =
-        wants(&options.selection, Kind::Layer) && options.to_volume.is_none() && options.to_mount.is_none();
+        options.selection.wants(Kind::Layer) && options.to_volume.is_none() && options.to_mount.is_none();
     if let (Location::Registry(_), true, Some(missing)) = (&options.src, with_layers, layers::missing(&options.build)) {
         report::note(&format!("{missing}; the rest is imported"));
         with_layers = false;
@@ -186,7 +186,7 @@ fn selects<'a>(selection: &'a Selection, names: &Names, config: &TreeConfig) -> 
         _ => &selection.mount,
     };
     let by_name = named.iter().find(|name| **name == config.name || **name == config.base);
-    let wanted = wants(selection, config.kind)
+    let wanted = selection.wants(config.kind)
         && (named.is_empty() || by_name.is_some())
         && names.select(config.language.as_deref(), config.tool.as_deref());
     (wanted, by_name.map(String::as_str))

@@ -30,7 +30,6 @@ pub struct Info {
     pub architecture: String,
     pub docker_root_dir: String,
     pub driver: String,
-    pub operating_system: String,
     /// Host name of the engine's machine.
     pub name: String,
     pub kernel_version: String,

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::super::bundles::Carrying;
 use super::super::layers::{self, Layers};
-use super::{Answer, AnswerEntry, From, Item, NOTHING, Plan, SECRETS, plan_mounts, show, wants};
+use super::{Answer, AnswerEntry, From, Item, NOTHING, Plan, SECRETS, plan_mounts, show};
 use crate::builders::Builders;
 use crate::cli::Export;
 use crate::exit;
@@ -24,7 +24,7 @@ pub fn to_builder(builders: &Builders, options: &Export) -> Result<u8> {
     if plan.builders.iter().all(|from| from.name == to.name) {
         bail!("{name} is where the mounts are\nhint: name the builder to copy from by `--builder`");
     }
-    let layers = match wants(&options.selection, Kind::Layer) {
+    let layers = match options.selection.wants(Kind::Layer) {
         true => layers::plan_export(builders, options)?,
         false => Layers::None,
     };
