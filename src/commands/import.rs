@@ -219,7 +219,11 @@ fn step(entry: &Entry, options: &Import) -> Result<Step> {
     if let To::Mount(mount) = &to
         && !mount.is_carriable()
     {
-        bail!("mount {}: its id cannot be written in a Dockerfile safely", mount.id);
+        bail!(
+            "mount {}: its id cannot be written in a Dockerfile safely\nhint: `--to-mount ID` imports it under another id; \
+             `--mount` and `--tool` select others",
+            mount.id
+        );
     }
     Ok(Step { entry: entry.clone(), to, from, below })
 }
@@ -336,8 +340,16 @@ fn into_volumes(
     if !made.is_empty() {
         there.extend(docker.overview_of(|driver| made.contains(&driver))?.volumes);
     }
-    let places = volumes.keys().map(|name| there.iter().find(|volume| volume.name == **name));
-    let places = places.collect::<Option<Vec<_>>>().context("a volume is gone")?;
+    let places = volumes.keys().map(|name| {
+        there.iter().find(|volume| volume.name == **name).with_context(|| {
+            format!(
+                "volume {name} is gone, or its driver does not tell of it\nhint: look by `docker volume inspect {}`, then \
+                 import again",
+                crate::docker::quote(name)
+            )
+        })
+    });
+    let places = places.collect::<Result<Vec<_>>>()?;
     let site = Site::Volumes(Place::of_volumes(docker, &info, &places, Access::Write));
     let trees = volumes.values().enumerate().flat_map(|(at, steps)| steps.iter().map(move |step| (at, step)));
     let trees = trees.map(|(at, step)| (at, target(step, options))).collect();
@@ -362,5 +374,26 @@ fn note(unpacked: Vec<Unpacked>, answer: &mut Answer) {
     for unpacked in unpacked {
         answer.left_out.extend(unpacked.notes);
         answer.bytes_reused += unpacked.kept_bytes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundle::Descriptor;
+    use crate::cli::{self, Command};
+
+    #[test]
+    fn a_mount_whose_id_fits_no_dockerfile_is_refused_with_a_way_out() {
+        let config = TreeConfig { kind: Kind::Mount, name: "a$b".into(), base: "/m".into(), ..TreeConfig::default() };
+        let entry = Entry { config, descriptor: Descriptor::default() };
+        let of = |line: &str| {
+            let Ok(parsed) = cli::parse(&line.split(' ').map(Into::into).collect::<Vec<_>>()) else { panic!("{line}") };
+            let Command::Import(options) = parsed.command else { panic!("{line}") };
+            step(&entry, &options)
+        };
+        let refused = of("import --src bundle").err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(refused.contains("hint: `--to-mount ID`"), "{refused}");
+        assert!(of("import --src bundle --to-mount other").is_ok());
     }
 }
