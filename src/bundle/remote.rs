@@ -18,6 +18,7 @@ use super::verify::ensure_few;
 use super::{Content, Descriptor, Index, Layout, Manifest, NAMES, REF_NAME, TAG, TreeConfig, Writer};
 use crate::docker::{Certificates, Credentials};
 use crate::inside::pack::{Blob, digest};
+use crate::parallel;
 
 /// What a tag is that holds a bundle.
 const BUNDLE: &str = "application/vnd.docker-cache.bundle.v1";
@@ -65,37 +66,43 @@ impl Remote {
     pub fn prepare(&mut self, writer: &mut Writer, names: &[String]) -> Result<()> {
         writer.index = self.index.clone();
         writer.tag = Some(self.registry.reference.tag.clone());
-        for descriptor in &self.index.manifests {
+        let layout = &writer.layout;
+        let (manifests, gone) = (Mutex::new(Vec::new()), Mutex::new(&mut self.gone));
+        side_by_side(&self.index.manifests, |descriptor| {
             let blob = descriptor.blob()?;
             let bytes = match names.iter().any(|name| name == descriptor.ref_name()) {
                 true => undamaged(self.registry.manifest(&blob.digest))?.flatten().map(|(_, bytes)| bytes),
                 false => self.registry.has("manifests", &blob.digest)?.then(Vec::new),
             };
             let Some(bytes) = bytes else {
-                self.gone.insert(blob.digest);
-                continue;
+                gone.lock().unwrap_or_else(PoisonError::into_inner).insert(blob.digest);
+                return Ok(());
             };
             if let Ok(manifest) = serde_json::from_slice::<Manifest>(&bytes) {
-                fs::write(writer.layout.path(&blob), bytes)?;
-                self.prepare_entry(writer, &manifest)?;
+                fs::write(layout.path(&blob), bytes)?;
+                manifests.lock().unwrap_or_else(PoisonError::into_inner).push(manifest);
+            }
+            Ok(())
+        })?;
+        let (mut blobs, mut seen) = (Vec::new(), HashSet::new());
+        for manifest in manifests.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            let (table, archives) = manifest.layers.split_first().context("a manifest lists nothing")?;
+            let fetched = [&manifest.config, table].map(|descriptor| (descriptor, true));
+            for (descriptor, is_fetched) in fetched.into_iter().chain(archives.iter().map(|archive| (archive, false))) {
+                let blob = descriptor.blob()?;
+                if seen.insert(blob.clone()) {
+                    blobs.push((blob, is_fetched));
+                }
             }
         }
-        Ok(())
-    }
-
-    /// What cannot be fetched is packed again.
-    fn prepare_entry(&self, writer: &mut Writer, manifest: &Manifest) -> Result<()> {
-        let (table, archives) = manifest.layers.split_first().context("a manifest lists nothing")?;
-        for descriptor in [&manifest.config, table] {
-            let blob = descriptor.blob()?;
-            if self.registry.has("blobs", &blob.digest)? {
-                undamaged(self.registry.download(&blob, &writer.layout.path(&blob), &|_| ()))?;
-            }
-        }
-        let there = Mutex::new(&mut writer.elsewhere);
-        side_by_side(archives, |archive| {
-            if self.registry.has("blobs", &archive.blob()?.digest)? {
-                there.lock().unwrap_or_else(PoisonError::into_inner).insert(archive.digest.clone());
+        let elsewhere = Mutex::new(&mut writer.elsewhere);
+        side_by_side(&blobs, |(blob, is_fetched)| {
+            if !self.registry.has("blobs", &blob.digest)? {
+                // It is packed again.
+            } else if *is_fetched {
+                undamaged(self.registry.download(blob, &layout.path(blob), &|_| ()))?;
+            } else {
+                elsewhere.lock().unwrap_or_else(PoisonError::into_inner).insert(blob.digest.clone());
             }
             Ok(())
         })
@@ -216,8 +223,9 @@ impl Remote {
             true => anyhow!("{name}: {error:#}\nhint: {}, and export again", removal(reference, name)),
             false => error.context(name.to_string()),
         };
-        for entry in &self.index.manifests {
-            let found = self.fetch_entry(&layout, entry);
+        let found = self.index.manifests.chunks(LINES);
+        let found = found.flat_map(|some| parallel::each(some, |entry| self.fetch_entry(&layout, entry)));
+        for (entry, found) in self.index.manifests.iter().zip(found) {
             let config = match &found {
                 Ok((_, config)) => config.clone(),
                 Err(_) => entry.is_tree().then(|| entry.told()),
@@ -385,6 +393,10 @@ fn side_by_side<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<()> + Sync) ->
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::TcpListener;
+    use std::sync::Barrier;
+
     use super::*;
 
     fn index(entries: &[(&str, &str)]) -> Index {
@@ -410,5 +422,44 @@ mod tests {
         assert_eq!(result(&theirs, false), index(&theirs).manifests);
         // Another run did not know of this one.
         assert_eq!(result(&[("a", "1"), ("b", "1")], false), new.manifests);
+    }
+
+    /// A registry that has an index of two entries, and answers what it is asked of one when it is asked of the other too.
+    fn asked_of_two_at_once() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let entry = |digit: &str| json!({"digest": format!("sha256:{}", digit.repeat(64)), "size": 1});
+        let index =
+            json!({"schemaVersion": 2, "artifactType": BUNDLE, "manifests": [entry("1"), entry("2")]}).to_string();
+        thread::spawn(move || {
+            let both = Barrier::new(2);
+            let answer = |mut stream: std::net::TcpStream| {
+                let lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+                let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+                let Some(call) = head.first().filter(|call| call.contains(" HTTP/1.1")) else { return };
+                if call.contains("/manifests/sha256:") {
+                    both.wait();
+                }
+                let (status, body) = if call.contains("/manifests/c ") { ("200 OK", &index[..]) } else { ("404", "") };
+                let head = format!("HTTP/1.1 {status}\r\nContent-Type: {INDEX}\r\nContent-Length: {}", body.len());
+                let _ = stream.write_all(format!("{head}\r\nConnection: close\r\n\r\n{body}").as_bytes());
+            };
+            thread::scope(|scope| {
+                for stream in listener.incoming().map_while(Result::ok) {
+                    scope.spawn(|| answer(stream));
+                }
+            });
+        });
+        address
+    }
+
+    #[test]
+    fn entries_are_looked_at_side_by_side() {
+        let reference = format!("{}/a/b:c", asked_of_two_at_once()).parse().unwrap();
+        let mut remote = Remote::open(&reference, Credentials::default(), &Certificates::default(), false).unwrap();
+        let [to, from] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        remote.fetch(to.path(), |_| false, &mut |_, _| ()).unwrap();
+        remote.prepare(&mut Writer::open(from.path(), || ()).unwrap(), &[]).unwrap();
+        assert_eq!(remote.gone.len(), 2);
     }
 }
