@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -68,7 +68,7 @@ impl Remote {
         writer.tag = Some(self.registry.reference.tag.clone());
         let layout = &writer.layout;
         let (manifests, gone) = (Mutex::new(Vec::new()), Mutex::new(&mut self.gone));
-        side_by_side(&self.index.manifests, |descriptor| {
+        parallel::try_each(LINES, &self.index.manifests, |descriptor| {
             let blob = descriptor.blob()?;
             let bytes = match names.iter().any(|name| name == descriptor.ref_name()) {
                 true => undamaged(self.registry.manifest(&blob.digest))?.flatten().map(|(_, bytes)| bytes),
@@ -96,7 +96,7 @@ impl Remote {
             }
         }
         let elsewhere = Mutex::new(&mut writer.elsewhere);
-        side_by_side(&blobs, |(blob, is_fetched)| {
+        parallel::try_each(LINES, &blobs, |(blob, is_fetched)| {
             if !self.registry.has("blobs", &blob.digest)? {
                 // It is packed again.
             } else if *is_fetched {
@@ -161,7 +161,7 @@ impl Remote {
         }
         let sent = AtomicU64::new(0);
         let told = Telling::new(progress);
-        side_by_side(&blobs, |blob| {
+        parallel::try_each(LINES, &blobs, |blob| {
             let bytes = self.registry.upload(blob, &writer.layout.path(blob), &|bytes| told.more(0, bytes))?;
             sent.fetch_add(bytes, Relaxed);
             told.more(u64::from(bytes > 0), 0);
@@ -238,7 +238,7 @@ impl Remote {
             }
         }
         let telling = Telling::new(progress);
-        side_by_side(&blobs, |(name, blob)| {
+        parallel::try_each(LINES, &blobs, |(name, blob)| {
             let done = self.registry.download(blob, &layout.path(blob), &|bytes| telling.more(0, bytes));
             done.map_err(|error| told(error, name))?;
             telling.more(1, 0);
@@ -370,25 +370,6 @@ impl<'a> Telling<'a> {
         let (files, bytes) = (told.0, told.1);
         (told.2)(files, bytes);
     }
-}
-
-/// Runs `work` on all items, a few at a time, until one fails.
-fn side_by_side<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
-    let next = AtomicUsize::new(0);
-    let failed: Mutex<Option<anyhow::Error>> = Mutex::default();
-    let failure = || failed.lock().unwrap_or_else(PoisonError::into_inner);
-    thread::scope(|scope| {
-        for _ in 0..LINES.min(items.len()) {
-            scope.spawn(|| {
-                while let Some(item) = items.get(next.fetch_add(1, Relaxed)).filter(|_| failure().is_none()) {
-                    if let Err(error) = work(item) {
-                        failure().get_or_insert(error);
-                    }
-                }
-            });
-        }
-    });
-    failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }
 
 #[cfg(test)]

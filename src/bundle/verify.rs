@@ -5,10 +5,6 @@ use std::fmt::Display;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
@@ -19,6 +15,7 @@ use crate::inside::archive::{self, Kind};
 use crate::inside::pack::{Blob, Layer, digest};
 use crate::inside::table::{self, MAX_LAYERS, MAX_ROWS, Row, Rows, decoder};
 use crate::inside::unpack::{MAX_ENTRIES, check};
+use crate::parallel;
 
 /// What was found of one entry of the index.
 #[derive(Debug, Serialize)]
@@ -191,23 +188,10 @@ fn tree(layout: &Layout, descriptor: &Descriptor, deep: bool, verified: &mut Ver
 
 /// Does something with each archive, on all cores, until one fails.
 fn archives(layers: &[Layer], work: impl Fn(usize, &Layer) -> Result<()> + Sync) -> Result<()> {
-    let next = AtomicUsize::new(0);
-    let failed: Mutex<Option<anyhow::Error>> = Mutex::default();
-    thread::scope(|scope| {
-        for _ in 0..crate::parallel::workers() {
-            scope.spawn(|| {
-                loop {
-                    let at = next.fetch_add(1, Relaxed);
-                    let failure = || failed.lock().unwrap_or_else(PoisonError::into_inner);
-                    let Some(layer) = layers.get(at).filter(|_| failure().is_none()) else { return };
-                    if let Err(error) = work(at, layer).with_context(|| layer.blob.digest.clone()) {
-                        failure().get_or_insert(error);
-                    }
-                }
-            });
-        }
-    });
-    failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    let layers: Vec<(usize, &Layer)> = layers.iter().enumerate().collect();
+    parallel::try_each(parallel::workers(), &layers, |(at, layer)| {
+        work(*at, layer).with_context(|| layer.blob.digest.clone())
+    })
 }
 
 /// Reads the rows of the archives of this part, and checks of all that each file is in a directory of the table: so no

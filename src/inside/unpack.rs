@@ -8,7 +8,7 @@ use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -29,6 +29,7 @@ use super::pack::{Blob, Hashed, Layer, digest};
 use super::rules::{At, Rule, Rules};
 use super::table::{self, MAX_ROWS, Row, Rows, decoder};
 use super::walk::{Counters, mount_of};
+use crate::parallel;
 
 /// Name of the directory in a tree where things are unpacked and, for a moment, what they replace is kept.
 pub const STAGING: &CStr = c".docker-cache-import";
@@ -234,31 +235,20 @@ impl<'a> Unpacking<'a> {
 
     /// Unpacks archives on all cores.
     fn layers(&self, layers: &[Layer], rows: &[Vec<Row>], progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<()> {
-        let next = AtomicUsize::new(0);
-        let failed: Mutex<Option<anyhow::Error>> = Mutex::default();
+        let layers: Vec<_> = layers.iter().zip(rows).collect();
         let work = || {
-            let failure = || failed.lock().unwrap_or_else(PoisonError::into_inner);
-            loop {
-                let at = next.fetch_add(1, Relaxed);
-                if at >= rows.len() || failure().is_some() {
-                    return;
-                }
-                let layer = &layers[at];
-                let done = self.layer(layer, &rows[at]);
-                if let Err(error) = done.with_context(|| layer.blob.digest.clone()) {
-                    failure().get_or_insert(error);
-                }
-            }
+            parallel::try_each(parallel::workers(), &layers, |(layer, rows)| {
+                self.layer(layer, rows).with_context(|| layer.blob.digest.clone())
+            })
         };
         thread::scope(|scope| {
-            let workers: Vec<_> = (0..crate::parallel::workers()).map(|_| scope.spawn(work)).collect();
-            while workers.iter().any(|worker| !worker.is_finished()) {
+            let done = scope.spawn(work);
+            while !done.is_finished() {
                 thread::sleep(Duration::from_millis(5));
                 self.done.tell(progress);
             }
-            workers.into_iter().for_each(crate::parallel::join);
-        });
-        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+            parallel::join(done)
+        })
     }
 
     fn layer(&self, layer: &Layer, rows: &[Row]) -> Result<()> {
