@@ -2048,7 +2048,8 @@ pub fn single_out(known: &mut Vec<Known>, path: &str) -> bool {
 
 /// Returns where a volume that no container mounts would be mounted, going by its name alone: `myproj_pip-cache` at
 /// `/cache/pip`, `containers-cargo-registry` at `/cache/cargo/registry`, `project-cache` at `/cache`. `None` if the name
-/// neither says cache nor ends in one of the ids that say it by themselves.
+/// neither ends in what says cache nor in one of the ids that say it by themselves: `pip-cache-db` is a database's. Only a
+/// version or architecture may follow the word, or the tool: `pip-cache-3.12`, `cache-npm`.
 pub fn volume_root(name: &str) -> Option<String> {
     let words = words(name);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -2057,13 +2058,17 @@ pub fn volume_root(name: &str) -> Option<String> {
         labels.iter().filter(|label| fits(&label.words)).max_by_key(|label| label.words.len()).map(|label| &label.root)
     };
     for (at, word) in words.iter().enumerate() {
+        let rest = &words[at + 1..];
+        let is_last = rest.iter().all(|word| is_version(word));
         let root = match *word {
-            "cache" | "caches" => longest(&|label| ends_with(&words[..at], label) || ends_with(&words[..=at], label))
-                .or_else(|| longest(&|label| starts_with(&words[at + 1..], label)))
-                .cloned()
-                .or_else(|| Some("/cache".to_owned())),
+            "cache" | "caches" if is_last => {
+                longest(&|label| ends_with(&words[..at], label) || ends_with(&words[..=at], label))
+                    .cloned()
+                    .or_else(|| Some("/cache".to_owned()))
+            }
+            "cache" | "caches" => longest(&|label| label == rest).cloned(),
             // `ccache`, and `npmcache` for `npm-cache`
-            _ => word.strip_suffix("cache").and_then(|rest| {
+            _ => word.strip_suffix("cache").filter(|_| is_last).and_then(|rest| {
                 longest(&|label| label.len() == 1 && (label[0] == *word || label[0] == rest)).cloned()
             }),
         };
@@ -2244,6 +2249,12 @@ fn absolute(path: &str) -> Option<Vec<&str>> {
 
 fn words(text: &str) -> Vec<String> {
     text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_lowercase).collect()
+}
+
+/// Tells whether a word is of a version or an architecture: `3`, `v2`, `amd64`.
+fn is_version(word: &str) -> bool {
+    word.strip_prefix('v').unwrap_or(word).starts_with(|c: char| c.is_ascii_digit())
+        || matches!(word, "amd64" | "arm64" | "aarch64" | "x86" | "arm" | "armv7")
 }
 
 fn starts_with(words: &[&str], label: &[String]) -> bool {
@@ -2610,6 +2621,13 @@ mod tests {
             ("project-cache", Some("/cache")),
             ("x-cache", Some("/cache")),
             ("cache", Some("/cache")),
+            ("pip-cache-3.12", Some("/cache/pip")),
+            ("ccache-v4-arm64", Some("/cache/ccache")),
+            ("pip-cache-db", None),
+            ("npm-cache-server", None),
+            ("cache-npm-server", None),
+            ("pip-cache_pgdata", None),
+            ("ccache-data", None),
             ("redis-data", None),
             ("nexus-maven-repository", None),
             ("baget_nuget-packages", None),

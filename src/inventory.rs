@@ -673,9 +673,9 @@ pub fn cache_volumes(overview: &Overview, named: &[String]) -> Result<Vec<CacheV
         let mounted_at = at_cache_path
             .cloned()
             .or_else(|| {
-                let label = labels.get("com.docker.compose.volume");
-                let said = label.and_then(|name| catalogue::volume_root(name));
-                said.or_else(|| catalogue::volume_root(&volume.name)).filter(|_| !is_state)
+                // The name that compose gives begins with that of the project, whose other volumes are no caches.
+                let name = labels.get("com.docker.compose.volume").unwrap_or(&volume.name);
+                catalogue::volume_root(name).filter(|_| !is_state)
             })
             .or_else(|| asked.then(|| destinations().next().cloned().unwrap_or("/cache".into())))?;
         Some(CacheVolume {
@@ -840,4 +840,35 @@ pub fn total(caches: &[Cache]) -> Bytes {
 /// Returns when a row was last used, in docker's words.
 pub fn last_used(cache: &Cache, now: Moment) -> String {
     cache.last_used.map_or("N/A".into(), |moment| Moment(moment).ago(now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volume(name: &str) -> Volume {
+        Volume { name: name.into(), mountpoint: format!("/v/{name}/_data"), ..Volume::default() }
+    }
+
+    fn of_compose(name: &str) -> Volume {
+        let label = ("com.docker.compose.volume".into(), name.into());
+        Volume { labels: Some([label].into()), ..volume(&format!("pip-cache_{name}")) }
+    }
+
+    fn overview(volumes: &[Volume], containers: &[Container]) -> Overview {
+        let (volumes, containers) = (volumes.to_vec(), containers.to_vec());
+        Overview { info: Info::default(), containers, volumes, silent: Vec::new() }
+    }
+
+    /// Returns the names of the volumes that are caches, with where they are mounted.
+    fn caches(overview: &Overview, named: &[String]) -> Vec<(String, String)> {
+        let found = cache_volumes(overview, named).unwrap().into_iter();
+        found.map(|cache| (cache.name, cache.mounted_at)).collect()
+    }
+
+    #[test]
+    fn the_name_of_a_compose_project_makes_none_of_its_volumes_a_cache() {
+        let overview = overview(&[of_compose("pgdata"), of_compose("npm-cache")], &[]);
+        assert_eq!(caches(&overview, &[]), [("pip-cache_npm-cache".into(), "/cache/npm".into())]);
+    }
 }
