@@ -1,7 +1,7 @@
 //! Everything that is cached, as rows: asks builders, volumes and the catalogue, side by side. Changes nothing.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::slice;
 use std::thread;
 
@@ -12,7 +12,7 @@ use crate::answers::Answers;
 use crate::cancel;
 use crate::catalogue::{self, Class, Known, Unit};
 use crate::cli::Selection;
-use crate::docker::{BuilderRef, Container, ContainerMount, Docker, Info, Overview, Volume, endpoint};
+use crate::docker::{BuilderRef, Container, ContainerMount, Docker, Info, Overview, Volume, endpoint, is_helper};
 use crate::inside::measure::{Measured, Sum, Tree};
 use crate::inside::{Job, Line};
 use crate::model::{self, Bytes, CacheRecord, CacheVolume, Moment, MountName, VolumeUser};
@@ -645,8 +645,8 @@ pub fn left_out(overview: &Overview) -> impl Iterator<Item = String> {
     silent.map(|driver| format!("volumes of the driver {driver} are left out: it does not answer"))
 }
 
-/// Returns the volumes that hold caches: those mounted at cache paths by all their containers, those that compose or their
-/// name calls a cache, and the named ones whatever they are.
+/// Returns the volumes that hold caches: those that no container has at another path than a cache's, if one has it there or
+/// their name, or compose's, calls them a cache; and the named ones whatever they are.
 ///
 /// # Errors
 /// When there is no volume of a given name.
@@ -660,24 +660,24 @@ pub fn cache_volumes(overview: &Overview, named: &[String]) -> Result<Vec<CacheV
             bail!("no volume {name:?}\nhint: `docker volume ls` lists all volumes");
         }
     }
+    let held = held(containers, volumes);
     let found = volumes.iter().filter(|volume| named.is_empty() || named.contains(&volume.name)).filter_map(|volume| {
-        let users = users(containers, volumes, volume);
-        let destinations = || users.iter().filter_map(|user| user.destination.as_ref());
+        let users = users_of(&held, volume);
         let asked = named.contains(&volume.name);
         // What one container takes for a cache, another may have for its data.
-        let agreed = destinations().all(|path| catalogue::is_cache_path(path));
-        let at_cache_path = destinations().find(|path| catalogue::is_cache_path(path)).filter(|_| agreed || asked);
+        let at = |user: &VolumeUser| user.destination.clone();
+        let other = users.iter().filter_map(at).find(|path| !catalogue::is_cache_path(path));
         let labels = volume.labels.clone().unwrap_or_default();
         // A builder's own state is counted as that builder's cache.
         let is_state = volume.name.starts_with("buildx_buildkit_") && volume.name.ends_with("_state");
-        let mounted_at = at_cache_path
-            .cloned()
-            .or_else(|| {
-                // The name that compose gives begins with that of the project, whose other volumes are no caches.
-                let name = labels.get("com.docker.compose.volume").unwrap_or(&volume.name);
-                catalogue::volume_root(name).filter(|_| !is_state)
-            })
-            .or_else(|| asked.then(|| destinations().next().cloned().unwrap_or("/cache".into())))?;
+        // The name that compose gives begins with that of the project, whose other volumes are no caches.
+        let name = labels.get("com.docker.compose.volume").unwrap_or(&volume.name);
+        let mounted_at = match other {
+            Some(_) => other.filter(|_| asked),
+            None => (users.iter().filter(|user| user.is_whole).find_map(at))
+                .or_else(|| catalogue::volume_root(name).filter(|_| !is_state))
+                .or_else(|| asked.then(|| "/cache".into())),
+        }?;
         Some(CacheVolume {
             name: volume.name.clone(),
             driver: volume.driver.clone(),
@@ -692,27 +692,66 @@ pub fn cache_volumes(overview: &Overview, named: &[String]) -> Result<Vec<CacheV
     Ok(found)
 }
 
-/// Returns the containers that mount a volume, running ones first: by its name, by that of another volume of the same device,
-/// or by its directory on the host.
+/// Returns the containers that mount a volume, running ones first: by its name, or by a directory of the host that is the
+/// volume's, lies in it or holds it. Those that have all volumes of the engine, or all of the host, only watch.
 pub fn users(containers: &[Container], volumes: &[Volume], volume: &Volume) -> Vec<VolumeUser> {
-    let device =
-        |volume: &Volume| volume.options.as_ref()?.get("device").filter(|device| device.starts_with('/')).cloned();
-    let (own, there) = (device(volume), Path::new(&volume.mountpoint));
-    let twins = volumes.iter().filter(|other| own.is_some() && device(other) == own).map(|other| &other.name);
-    let names: HashSet<&String> = twins.chain([&volume.name]).collect();
-    let has = |mount: &ContainerMount| match mount.r#type.as_str() {
-        "volume" => names.contains(&mount.name),
-        _ => !volume.mountpoint.is_empty() && Path::new(&mount.source).starts_with(there),
-    };
+    users_of(&held(containers, volumes), volume)
+}
+
+/// A container, one of its mounts, and the directories of the host that it is.
+type Held<'a> = (&'a Container, &'a ContainerMount, Vec<PathBuf>);
+
+fn held<'a>(containers: &'a [Container], volumes: &[Volume]) -> Vec<Held<'a>> {
+    let of_volumes: BTreeMap<&str, Vec<PathBuf>> =
+        volumes.iter().map(|volume| (volume.name.as_str(), directories(volume))).collect();
     let mounts = containers.iter().flat_map(|container| container.mounts.iter().map(move |mount| (container, mount)));
-    let mut users: Vec<VolumeUser> = mounts
-        .filter(|(_, mount)| has(mount))
-        .map(|(container, mount)| VolumeUser {
+    let directories = |mount: &ContainerMount| match mount.r#type.as_str() {
+        "volume" => of_volumes.get(mount.name.as_str()).cloned().unwrap_or_default(),
+        _ => on_host([&mount.source].into_iter()),
+    };
+    mounts.map(|(container, mount)| (container, mount, directories(mount))).collect()
+}
+
+/// Returns docker's directory of a volume, and the one that its option `device` names.
+fn directories(volume: &Volume) -> Vec<PathBuf> {
+    let device = volume.options.iter().flatten().filter(|(name, _)| *name == "device").map(|(_, path)| path);
+    on_host([&volume.mountpoint].into_iter().chain(device))
+}
+
+/// Returns absolute paths as they are written, without what means nothing, and where their links lead on this host. If the
+/// engine is elsewhere, that adds paths that mean nothing there.
+fn on_host<'a>(paths: impl Iterator<Item = &'a String>) -> Vec<PathBuf> {
+    let paths = paths.map(|path| Path::new(path).components().collect::<PathBuf>()).filter(|path| path.is_absolute());
+    paths.flat_map(|path| [path.canonicalize().ok(), Some(path)]).flatten().collect()
+}
+
+fn users_of(held: &[Held<'_>], volume: &Volume) -> Vec<VolumeUser> {
+    let directories = directories(volume);
+    let all = Path::new(&volume.mountpoint).ancestors().nth(2);
+    // Where a container sees the volume, or what it has of it.
+    let seen = |mount: &ContainerMount, own: &Path, theirs: &Path| match own.strip_prefix(theirs) {
+        Ok(_) if theirs.parent().is_none() => None,
+        Ok(_) if all.is_some_and(|all| own.starts_with(all) && all.starts_with(theirs)) => None,
+        Ok(below) => Some(Path::new(&mount.destination).join(below).components().collect()),
+        Err(_) => theirs.starts_with(own).then(|| PathBuf::from(&mount.destination)),
+    };
+    let users = held.iter().filter_map(|(container, mount, theirs)| {
+        let by_name = mount.r#type == "volume" && mount.name == volume.name;
+        let destination = match by_name {
+            true => mount.destination.clone(),
+            false => {
+                let met = directories.iter().flat_map(|own| theirs.iter().map(move |theirs| (own, theirs)));
+                met.filter_map(|(own, theirs)| seen(mount, own, theirs)).next()?.display().to_string()
+            }
+        };
+        Some(VolumeUser {
             container: container.name().into(),
-            destination: (mount.name == volume.name && !mount.is_part).then(|| mount.destination.clone()),
+            destination: Some(destination).filter(|_| !is_helper(container.name())),
+            is_whole: by_name && !mount.is_part,
             running: container.is_running(),
         })
-        .collect();
+    });
+    let mut users: Vec<VolumeUser> = users.collect();
     users.sort_by_key(|user| (!user.running, user.container.clone()));
     users
 }
@@ -864,6 +903,71 @@ mod tests {
     fn caches(overview: &Overview, named: &[String]) -> Vec<(String, String)> {
         let found = cache_volumes(overview, named).unwrap().into_iter();
         found.map(|cache| (cache.name, cache.mounted_at)).collect()
+    }
+
+    /// Returns a container with one mount, given as `docker run --volume` takes it.
+    fn container(mount: &str) -> Container {
+        let (source, destination) = mount.split_once(':').unwrap();
+        let (kind, name) = if source.starts_with('/') { ("bind", "") } else { ("volume", source) };
+        let source = if name.is_empty() { source.into() } else { format!("/v/{name}/_data") };
+        let (r#type, name, destination) = (kind.into(), name.into(), destination.into());
+        let mount = ContainerMount { r#type, name, source, destination, is_part: false };
+        Container { names: vec![format!("/of {}", mount.destination)], mounts: vec![mount], ..Container::default() }
+    }
+
+    fn at_device(name: &str, device: &str) -> Volume {
+        let option = |name: &str, value: &str| (name.into(), value.into());
+        let options = [option("type", "none"), option("o", "bind"), option("device", device)];
+        Volume { options: Some(options.into()), ..volume(name) }
+    }
+
+    #[test]
+    fn a_container_that_has_a_volume_as_something_else_is_believed() {
+        let all = [of_compose("npm-cache"), volume("pip-cache"), at_device("a", "/srv/x"), at_device("b", "/srv/x/")];
+        let cached = |mounts: &[&str], name: &str| {
+            let containers: Vec<Container> = mounts.iter().map(|mount| container(mount)).collect();
+            caches(&overview(&all, &containers), &[]).into_iter().find(|(found, _)| found == name).map(|(_, at)| at)
+        };
+        assert_eq!(cached(&["pip-cache_npm-cache:/root/.npm"], "pip-cache_npm-cache").as_deref(), Some("/root/.npm"));
+        assert_eq!(cached(&["pip-cache_npm-cache:/verdaccio/storage"], "pip-cache_npm-cache"), None);
+        assert_eq!(cached(&[], "pip-cache").as_deref(), Some("/cache/pip"));
+        for other in ["/v/pip-cache/_data/db:/db", "/v/pip-cache:/all"] {
+            assert_eq!(cached(&[other], "pip-cache"), None, "{other}");
+        }
+        let as_cache = "a:/root/.cache/pip";
+        for agreed in ["b:/cache", "/srv/x/y:/cache/y", "/srv:/cache", "/:/rootfs", "/srv/xy:/db"] {
+            assert_eq!(cached(&[as_cache, agreed], "a").as_deref(), Some("/root/.cache/pip"), "{agreed}");
+        }
+        for other in ["b:/db", "/srv/x:/db", "/srv/x/y:/db", "/srv:/db"] {
+            assert_eq!(cached(&[as_cache, other], "a"), None, "{other}");
+        }
+        for watcher in ["/v:/volumes", "/:/host"] {
+            assert_eq!(cached(&[watcher], "pip-cache").as_deref(), Some("/cache/pip"), "{watcher}");
+        }
+    }
+
+    #[test]
+    fn a_helper_has_no_opinion_what_a_volume_is() {
+        let mut helper = container("pip-cache:/volumes/0");
+        helper.names = vec![crate::docker::unique_name()];
+        assert_eq!(caches(&overview(&[volume("pip-cache")], &[helper]), &[])[0].1, "/cache/pip");
+    }
+
+    #[test]
+    fn a_volume_that_was_named_is_still_what_a_container_takes_it_for() {
+        let containers = ["shared:/root/.cache/pip", "shared:/var/lib/db"].map(container);
+        let found = caches(&overview(&[volume("shared")], &containers), &["shared".into()]);
+        assert_eq!(found, [("shared".into(), "/var/lib/db".into())]);
+    }
+
+    #[test]
+    fn directories_meet_through_links() {
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(folder.path(), folder.path().join("link")).unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let volume = at_device("a", &path("link"));
+        let mount = format!("{}:/data", path(""));
+        assert_eq!(users(&[container(&mount)], slice::from_ref(&volume), &volume).len(), 1);
     }
 
     #[test]

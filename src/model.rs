@@ -332,8 +332,10 @@ pub struct CacheVolume {
 #[derive(Clone, Debug)]
 pub struct VolumeUser {
     pub container: String,
-    /// None if it has a part of the volume only, or has it by another name.
+    /// Where it has the volume, or what it has of it; None for a helper of this program.
     pub destination: Option<String>,
+    /// False if it has a part of the volume only, or has it by another name.
+    pub is_whole: bool,
     pub running: bool,
 }
 

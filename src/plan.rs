@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde::Serialize;
 
-use crate::catalogue::Unit;
+use crate::catalogue::{self, Unit};
 use crate::inside::remove::Take;
 use crate::inventory::{Cache, Holder, Inventory, Kind, Source};
-use crate::model::{Bytes, CacheRecord, Moment};
+use crate::model::{Bytes, CacheRecord, Moment, VolumeUser};
 
 /// How the user narrowed or widened a clear.
 #[derive(Clone, Debug, Default)]
@@ -93,7 +93,7 @@ impl Plan {
             if is_empty(cache) {
                 continue;
             }
-            if let Some(why) = refusal(cache, rules) {
+            if let Some(why) = refusal(cache, inventory, rules) {
                 plan.keep(cache, cache.bytes, why);
                 continue;
             }
@@ -287,7 +287,7 @@ fn is_empty(cache: &Cache) -> bool {
 }
 
 /// Returns why a row may not go, if it may not: the class is law, unless the row was named and the user insists.
-fn refusal(cache: &Cache, rules: &Rules) -> Option<String> {
+fn refusal(cache: &Cache, inventory: &Inventory, rules: &Rules) -> Option<String> {
     let named = match cache.kind {
         Kind::Mount => rules.mounts.iter().any(|name| *name == cache.name || Some(name) == cache.path.as_ref()),
         Kind::Volume => rules.by_path,
@@ -297,8 +297,21 @@ fn refusal(cache: &Cache, rules: &Rules) -> Option<String> {
         return None;
     }
     Some(match cache.tool {
-        None => "not known to be a cache".into(),
+        None => {
+            let other = other_use(cache, inventory).map_or(String::new(), |other| format!(": {other}"));
+            format!("not known to be a cache{other}")
+        }
         Some(_) => format!("class {}", cache.class),
+    })
+}
+
+/// Returns which container has a volume as something else than a cache.
+fn other_use(cache: &Cache, inventory: &Inventory) -> Option<String> {
+    let Source::Part { holder: Holder::Volume(volume), .. } = cache.source else { return None };
+    let mut users = inventory.volumes[volume].cache.users.iter();
+    users.find_map(|VolumeUser { container, destination, .. }| {
+        let path = destination.as_ref().filter(|path| !catalogue::is_cache_path(path))?;
+        Some(format!("container {container} has it at {path}"))
     })
 }
 

@@ -123,8 +123,12 @@ mod tests {
     use super::*;
 
     fn volume(mounted_at: &str, containers: &[&str], names: &[&str]) -> Holder {
-        let user =
-            |name: &&str| VolumeUser { container: (*name).into(), destination: Some(mounted_at.into()), running: true };
+        let user = |name: &&str| VolumeUser {
+            container: (*name).into(),
+            destination: Some(mounted_at.into()),
+            is_whole: true,
+            running: true,
+        };
         Holder {
             kind: Kind::Volume(containers.iter().map(user).collect()),
             name: "v".into(),

@@ -21,6 +21,11 @@ pub fn unique_name() -> String {
     format!("{PREFIX}{}-{}-{}", machine(), std::process::id(), now().as_nanos())
 }
 
+/// Tells whether a name is one of [`unique_name`].
+pub fn is_helper(name: &str) -> bool {
+    name.starts_with(PREFIX)
+}
+
 /// Returns the name of a helper that a text holds (a name, or the description of a record), if the run that made it is
 /// surely over: its process is gone from this machine, or it was another machine's and a day ago.
 pub fn abandoned(text: &str) -> Option<&str> {

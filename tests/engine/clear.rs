@@ -311,14 +311,57 @@ for_each_engine!(a_volume_is_in_use_by_whatever_name_a_container_has_it, [v20, v
     let root = engine.volume("project-cache", &[("pip/file", "1")]);
     let there = engine.folder().join("tmp/there");
     write_files(&there, &[("pip/file", "1")]);
-    for name in ["one-cache", "other-cache"] {
-        let device = format!("device={}", there.display());
+    for (name, end) in [("one-cache", ""), ("same-cache", "/"), ("part-cache", "/pip")] {
+        let device = format!("device={}{end}", there.display());
         engine.docker(&["volume", "create", "--opt=type=none", "--opt=o=bind", "--opt", &device, name]);
     }
-    let by_path = format!("--volume={}:/pip", root.join("pip").display());
-    engine.docker(&["run", "--detach", "--volume=other-cache:/data", &by_path, "box", "/bin/busybox", "sleep", "600"]);
-    let run = engine.cache(&["clear", "--all", "--force"]);
-    assert!(root.join("pip/file").exists() && there.join("pip/file").exists(), "{run}");
+    let bind = |path: &Path| format!("{}:/cache", path.display());
+    for (volume, mount) in [
+        ("one-cache", "same-cache:/cache".into()),
+        ("one-cache", "part-cache:/cache".into()),
+        ("one-cache", bind(&there)),
+        ("one-cache", bind(there.parent().unwrap())),
+        ("project-cache", bind(&root.join("pip"))),
+        ("project-cache", bind(root.parent().unwrap())),
+    ] {
+        let user = engine.docker(&["run", "--detach", "--volume", &mount, "box", "/bin/busybox", "sleep", "600"]);
+        let run = engine.cache(&["clear", "--volume", volume, "--force"]).ok();
+        assert!(run.stdout.contains("in use by container"), "{mount}: {run}");
+        assert!(root.join("pip/file").exists() && there.join("pip/file").exists(), "{mount}: {run}");
+        engine.docker(&["rm", "--force", user.stdout.trim_end()]);
+    }
+});
+
+for_each_engine!(what_a_stopped_container_has_as_its_data_stays, [v20, v28_containerd], |engine| {
+    engine.build("RUN true", &["--tag", "box"]);
+    let there = engine.folder().join("tmp/there");
+    let of_compose = |volume: &str| format!("--label=com.docker.compose.volume={volume}");
+    let device = format!("--opt=device={}", there.display());
+    engine.docker(&["volume", "create", &of_compose("pgdata"), "pip-cache_pgdata"]);
+    engine.docker(&["volume", "create", &of_compose("npm-cache"), "proj_npm-cache"]);
+    fs::create_dir_all(&there).unwrap();
+    for name in ["one", "twin"] {
+        engine.docker(&["volume", "create", "--opt=type=none", "--opt=o=bind", &device, name]);
+    }
+    for mount in [
+        "pip-cache_pgdata:/var/lib/postgresql/data",
+        "proj_npm-cache:/verdaccio/storage",
+        "one:/root/.cache/pip",
+        "twin:/var/lib/app",
+        "shared:/root/.cache/pip",
+        "shared:/var/lib/db",
+    ] {
+        engine.docker(&["create", "--volume", mount, "box", "true"]);
+    }
+    let shared = engine.mountpoint("shared");
+    let data = [there, engine.mountpoint("pip-cache_pgdata"), engine.mountpoint("proj_npm-cache"), shared];
+    data.iter().for_each(|root| write_files(root, &[("base", "precious")]));
+    let all = engine.cache(&["clear", "--kind", "volume", "--force"]).ok();
+    let named = engine.cache(&["clear", "--volume", "shared", "--force"]).ok();
+    assert!(named.stdout.contains("has it at /var/lib/db"), "{named}");
+    for root in data {
+        assert!(root.join("base").exists(), "{}: {all} {named}", root.display());
+    }
 });
 
 for_each_engine!(what_a_build_uses_stays_and_the_build_succeeds, [all], |engine| {
