@@ -419,8 +419,7 @@ fn mounts(builder: &str, records: &[CacheRecord]) -> Vec<(MountRecords, Cache)> 
                 path: Some(mount.target.clone()),
                 language: known.map(|(row, _)| row.language),
                 tool: known.map(|(row, _)| row.tool),
-                // A mount is made for caching, but it may lie over programs or settings.
-                class: known.map_or(Class::Cache, |(_, class)| class),
+                class: known.map_or_else(|| class_of_unknown(&mount.target), |(_, class)| class),
                 bytes: 0,
                 files: None,
                 exact: false,
@@ -446,6 +445,16 @@ fn mounts(builder: &str, records: &[CacheRecord]) -> Vec<(MountRecords, Cache)> 
             (records, row)
         })
         .collect()
+}
+
+/// Returns the class of a mount that no tool has for itself. It is made for caching, but all of `/root` or `/usr/local` has
+/// programs, settings and secrets in it.
+fn class_of_unknown(target: &str) -> Class {
+    let is_cache = |known: Known| known.class.is_deletable();
+    match catalogue::is_cache_path(target) || catalogue::known_below(target).into_iter().all(is_cache) {
+        true => Class::Cache,
+        false => Class::State,
+    }
 }
 
 /// Returns the mounts that a build is sure to reach: no other has their id, and none runs that uses them.
@@ -968,6 +977,22 @@ mod tests {
         let volume = at_device("a", &path("link"));
         let mount = format!("{}:/data", path(""));
         assert_eq!(users(&[container(&mount)], slice::from_ref(&volume), &volume).len(), 1);
+    }
+
+    #[test]
+    fn a_mount_on_all_of_a_home_is_no_cache_as_a_whole() {
+        for (target, class) in [
+            ("/root", Class::State),
+            ("/home", Class::State),
+            ("/usr/local", Class::State),
+            ("/root/.cache", Class::Cache),
+            ("/var/cache", Class::Cache),
+            ("/cache", Class::Cache),
+            ("/data", Class::Cache),
+            ("/app", Class::Cache),
+        ] {
+            assert_eq!(class_of_unknown(target), class, "{target}");
+        }
     }
 
     #[test]
