@@ -805,6 +805,16 @@ fn measure_volumes(
     Ok(inventory)
 }
 
+/// Returns a directory of a volume that holds files, if any does by now.
+///
+/// # Errors
+/// When the volume cannot be looked into.
+pub fn left_in(docker: &Docker, info: &Info, found: &FoundVolume) -> Result<Option<String>> {
+    let now = measure_volumes(docker, info.clone(), vec![found.clone()], true, Look::default(), &mut |_, _| ())?;
+    let row = now.caches.into_iter().find(|row| row.files != Some(0));
+    Ok(row.and_then(|row| row.path))
+}
+
 fn measure(
     docker: &Docker,
     info: &Info,

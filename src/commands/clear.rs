@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::thread;
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, bail};
 use serde::Serialize;
 
 use super::Context;
 use crate::answers::Answers;
+use crate::catalogue::{self, Known};
 use crate::cli::{CacheKind, Clear, Format};
 use crate::docker::{BuilderRef, Docker, Overview, Volume, quote};
 use crate::exit::USAGE;
@@ -22,7 +23,7 @@ use crate::place::carry::{self, Mount};
 use crate::place::{self, Access, MountPlace, Place};
 use crate::plan::{Act, Plan, Rules, Step};
 use crate::report::{self, Progress};
-use crate::{cancel, catalogue, parallel};
+use crate::{cancel, parallel};
 
 /// The JSON contract.
 #[derive(Serialize)]
@@ -371,7 +372,7 @@ fn act(
     options: &Clear,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Outcome {
-    let takes = takes(found, plan);
+    let takes = takes(found, plan, options);
     thread::scope(|scope| {
         let builders = scope.spawn(|| {
             let mut outcomes = parallel::each(&found.builders, |builder| prune(builder, plan));
@@ -435,7 +436,7 @@ fn prune(FoundBuilder { builder, records }: &FoundBuilder, plan: &Plan) -> Outco
 type Takes = (Vec<String>, Vec<Take>);
 
 /// Returns the part of the plan that is done inside volumes and mounts.
-fn takes(found: &Inventory, plan: &Plan) -> BTreeMap<Holder, Takes> {
+fn takes(found: &Inventory, plan: &Plan, options: &Clear) -> BTreeMap<Holder, Takes> {
     let mut takes: BTreeMap<Holder, Takes> = BTreeMap::new();
     for step in &plan.steps {
         match step.act {
@@ -451,7 +452,17 @@ fn takes(found: &Inventory, plan: &Plan) -> BTreeMap<Holder, Takes> {
                 takes[part] = take;
             }
             Act::Recreate { volume, .. } => {
-                takes.insert(Holder::Volume(volume), (Vec::new(), vec![Take::Everything]));
+                let known = &found.volumes[volume].known;
+                let take = |known: &Known| match known.class.is_deletable() {
+                    true => Take::Everything,
+                    false => Take::Nothing,
+                };
+                // What came after the plan was made may be no cache.
+                let of_volume = match options.include_installs {
+                    true => (Vec::new(), vec![Take::Everything]),
+                    false => (paths(known), known.iter().map(take).chain([Take::Nothing]).collect()),
+                };
+                takes.insert(Holder::Volume(volume), of_volume);
             }
             Act::Prune(_) => {}
         }
@@ -547,9 +558,14 @@ fn cut_volumes(
             outcome.failed.push(format!("volume {name} is not there any more"));
             return false;
         }
-        let known = |user: &VolumeUser| cache.users.iter().any(|was| was.running && was.container == user.container);
+        let was = |user: &VolumeUser| cache.users.iter().find(|was| was.container == user.container);
+        // To make a volume anew, not even a container that was only created may have it.
+        let is_new = |user: &&VolumeUser| match was(user) {
+            Some(was) => user.running && !was.running,
+            None => user.running || options.recreate,
+        };
         let users = inventory::users(&containers, &volumes, volume);
-        match users.iter().find(|user| user.running && !known(user)).filter(|_| !options.force_in_use) {
+        match users.iter().find(is_new).filter(|_| !options.force_in_use) {
             Some(user) => {
                 outcome
                     .failed
@@ -570,9 +586,18 @@ fn cut_volumes(
     let is_empty = outcome.failed.is_empty() && outcome.notes.is_empty();
     for step in plan.steps.iter().filter(|_| is_empty) {
         let Act::Recreate { volume, emptied: false } = step.act else { continue };
-        let volume = &found.volumes[volume].volume;
-        let made = docker.remove_volume(&volume.name).and_then(|()| docker.create_volume(volume));
-        outcome.failed.extend(made.err().map(|error| error.to_string()));
+        let emptied = &found.volumes[volume];
+        let volume = &emptied.volume;
+        let made = match inventory::left_in(docker, info, emptied) {
+            Ok(None) => {
+                docker.remove_volume(&volume.name).and_then(|()| docker.create_volume(volume)).map_err(Error::from)
+            }
+            Ok(Some(path)) => {
+                Err(Error::msg(format!("volume {} is not made anew: {path} holds new files", volume.name)))
+            }
+            Err(error) => Err(error),
+        };
+        outcome.failed.extend(made.err().map(|error| format!("{error:#}")));
     }
     for (FoundVolume { cache, .. }, _) in cuts.iter().filter(|_| options.recreate) {
         let running: Vec<String> =

@@ -635,6 +635,20 @@ for_each_engine!(a_volume_whose_removal_is_stopped_is_made_anew_all_the_same, [v
     }
 });
 
+for_each_engine!(what_comes_while_the_user_is_asked_keeps_a_volume_as_it_is, [v20, v28_containerd], |engine| {
+    engine.build("RUN true", &["--tag", "box"]);
+    let root = engine.volume("q-cache", &[("pip/file", "1")]);
+    let anew = |first: &dyn Fn()| engine.at_terminal_after("clear --volume q-cache --recreate", "[y/N] ", "y\n", first);
+    let create = ["create", "--name", "late", "--volume", "q-cache:/cache", "box", "true"];
+    let run = anew(&|| drop(engine.docker(&create)));
+    assert!(run.code == 1 && run.stdout.contains("container late began to use it"), "{run}");
+    assert!(root.join("pip/file").exists());
+    engine.docker(&["rm", "late"]);
+    let run = anew(&|| write_files(&root, &[("mydb/base", "precious")]));
+    assert!(run.code == 1 && run.stdout.contains("not made anew"), "{run}");
+    assert!(root.join("mydb/base").exists() && !root.join("pip/file").exists());
+});
+
 for_each_engine!(go_closed_directories_are_removed, [v20, v28_containerd], |engine| {
     let root = engine.volume("project-cache", &[("go/mod/example.com/small@v1.0.0/small.go", "1")]);
     for at in ["go/mod/example.com/small@v1.0.0", "go/mod/example.com"] {

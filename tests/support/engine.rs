@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::parts::{self, Suite};
-use super::process::{Background, Run, spawn, typed};
+use super::process::{Background, Run, spawn, typed_after};
 use super::world::write_files;
 
 /// A generation of Docker, and how it stores images.
@@ -345,10 +345,16 @@ impl Engine {
     /// Runs `docker cache …` at a terminal, types these keys once it has shown this, and returns the outcome.
     #[track_caller]
     pub fn at_terminal(&self, words: &str, shown: &str, keys: &str) -> Run {
+        self.at_terminal_after(words, shown, keys, || ())
+    }
+
+    /// The same; something else happens before the keys are typed.
+    #[track_caller]
+    pub fn at_terminal_after(&self, words: &str, shown: &str, keys: &str, first: impl Fn()) -> Run {
         let docker = self.cache_command(&[]).get_program().to_str().unwrap().to_owned();
         let mut command = self.command("script");
         command.args(["--quiet", "--return", "--command", &format!("{docker} cache {words}"), "/dev/null"]);
-        typed(command, &[(shown, keys)])
+        typed_after(command, &[(shown, keys)], first)
     }
 
     /// Returns the engine's build cache records, straight from its API, once two answers in a row tell the same ones: for

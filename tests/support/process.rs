@@ -70,7 +70,13 @@ impl fmt::Display for Run {
 
 /// Runs a program and types each of these keys once it has shown what stands before them.
 #[track_caller]
-pub fn typed(mut command: Command, keys: &[(&str, &str)]) -> Run {
+pub fn typed(command: Command, keys: &[(&str, &str)]) -> Run {
+    typed_after(command, keys, || ())
+}
+
+/// The same; something else happens before each of the keys.
+#[track_caller]
+pub fn typed_after(mut command: Command, keys: &[(&str, &str)], first: impl Fn()) -> Run {
     let call = call_line(&command);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
@@ -82,6 +88,7 @@ pub fn typed(mut command: Command, keys: &[(&str, &str)]) -> Run {
             seen.extend(byte);
         }
         answered = seen.len();
+        first();
         stdin.write_all(keys.as_bytes()).unwrap();
     }
     stdout.read_to_end(&mut seen).unwrap();
