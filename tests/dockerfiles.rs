@@ -112,6 +112,154 @@ fn a_fix_keeps_line_ends_comments_and_the_order() {
     }
 }
 
+/// Asserts of each file that it has the finding, and that no fix changes anything of it.
+#[track_caller]
+fn told_and_left(check: &str, texts: &[&str]) {
+    for text in texts {
+        assert!(found(text).iter().any(|found| found.finding.check == check), "{check}: {text}");
+        assert_eq!(fixed(text), *text);
+    }
+}
+
+#[test]
+fn a_deletion_of_more_than_a_cache_stays_and_no_mount_is_put_in_its_way() {
+    let deletions = [
+        "rm -rf /root",
+        "rm -rf /root/.cac*",
+        "rm -rf /root/.*",
+        "rm -rf /root/.cache/p*",
+        "rm -rf /root/{.cache,x}",
+        "rm -rf $D/x",
+        "mv /root/.cache /x",
+        "find /root -name x -delete",
+        "find /root/.cache -type f -exec rm {} +",
+        "echo x | xargs rm -rf",
+        "rmdir /root/.cache",
+        "make-a-model && rm -rf /root/.cache",
+        "make-a-model && rm -rf ~/.cache /root/x",
+        "make-a-model && rm -rf /root/.cache/*",
+        "(rm -rf /root/.cache)",
+        "cd /root && rm -rf .cache",
+        "cd /root/.cache && rm -rf *",
+        "cd /root/.cache/x && rm -rf ..",
+        "sh -ec \"rm -rf ~/.cache\"",
+        "if true; then rm -rf /root/.cache/pip; fi",
+        "for d in /root/.cache /tmp/x; do rm -rf $d; done",
+        "D=/root/.cache; rm -rf $D",
+        "clean() { rm -rf /root/.cache; }; clean",
+        "trap 'rm -rf /root/.cache' EXIT",
+        "pip cache purge || true",
+    ];
+    let texts = deletions.map(|deletion| format!("FROM python\nRUN pip install --no-cache-dir x && {deletion}\n"));
+    told_and_left("missing-cache-mount", &texts.each_ref().map(String::as_str));
+    told_and_left(
+        "missing-cache-mount",
+        &[
+            "FROM debian\nRUN apt-get update && apt-get install -y x && rm -rf /var/cache/*\n",
+            "FROM debian\nRUN apt-get update && apt-get install -y x && rm -rf /var/lib/* /var/log/*\n",
+            "FROM golang\nENV GOCACHE=/tmp/c\nRUN go mod download && rm -rf /tmp/*\nCMD [\"/x\"]\n",
+            "FROM python\nENV D=/root\nRUN D=/x; pip install x && rm -rf $D/y\n",
+        ],
+    );
+    told_and_left(
+        "defeated-cache-mount",
+        &["FROM python\nRUN --mount=type=cache,target=/root/.cache/pip pip install x && rm -rf /root\n"],
+    );
+}
+
+#[test]
+fn a_deletion_that_a_mount_makes_needless_goes_and_others_stay() {
+    let cases = [
+        ("rm -rf /root/.cache", ""),
+        ("rm -rf ~/.cache/*", ""),
+        ("rm -rf /root/.cache/pip/", ""),
+        ("rm -rf $HOME/.cache/pip /x", " && rm -rf /x"),
+        ("rm -rf /root/*", " && rm -rf /root/*"),
+        ("rm x.whl", " && rm x.whl"),
+        ("cd /tmp && rm -rf x", " && cd /tmp && rm -rf x"),
+        ("rm -rf /tmp/$X", " && rm -rf /tmp/$X"),
+        ("find /usr -name '*.pyc' -delete", " && find /usr -name '*.pyc' -delete"),
+    ];
+    for (deletion, left) in cases {
+        assert_eq!(
+            fixed(&format!("FROM python\nRUN pip install x && {deletion}\n")),
+            format!("FROM python\nRUN --mount=type=cache,target=/root/.cache/pip \\\n    pip install x{left}\n"),
+            "{deletion}"
+        );
+    }
+}
+
+#[test]
+fn apts_lists_are_removed_where_no_mount_keeps_them_out() {
+    let text =
+        "FROM debian\nRUN apt-get update\nRUN apt-get install -y x && apt-get clean && rm -rf /var/lib/apt/lists/*\n";
+    let after = fixed(text);
+    assert!(after.contains("target=/var/cache/apt,") && after.contains("install -y x && rm -rf /var/lib/apt/lists/*"));
+    assert!(!after.contains("target=/var/lib/apt") && !after.contains("apt-get clean"), "{after}");
+}
+
+#[test]
+fn no_mount_hides_what_something_else_needs() {
+    told_and_left(
+        "missing-cache-mount",
+        &[
+            "FROM node AS deps\nRUN npm ci\nFROM node\nCOPY --from=deps /root/.npm /root/.npm\n",
+            "FROM python AS b\nRUN pip install x\nFROM debian\nCOPY --from=b /root /x\n",
+            "FROM python AS b\nRUN pip install x\nFROM debian\nCOPY --from=b /root/.cache/p* /x\n",
+            "FROM python AS b\nRUN pip install x\nFROM debian\nRUN --mount=from=b,source=/root,target=/x ls /x\n",
+            "FROM node\nRUN npm ci\nRUN npm ci --offline --omit=dev\n",
+            "FROM node\nRUN npm ci\nENV NPM_CONFIG_OFFLINE=true\nRUN ./build.sh\n",
+            "FROM node\nRUN npm ci\nRUN --network=none npm rebuild && npm ci\n",
+            "FROM node\nRUN yarn install --frozen-lockfile\nRUN yarn install --offline\n",
+            "FROM python\nRUN pip install x\nRUN ls /root/.cache/pip/got\n",
+            "FROM python AS b\nRUN pip install x\nFROM b\nRUN for d in ~/.cache/*; do ls $d; done\n",
+            "FROM python\nENV PIP_CACHE_DIR=/c\nRUN pip install x\nRUN <<E\nls $PIP_CACHE_DIR\nE\n",
+            "FROM node\nCOPY npm /root/.npm\nRUN npm ci\n",
+            "FROM node\nRUN npm ci && cp -r /root/.npm /x\n",
+        ],
+    );
+    for text in [
+        "FROM node\nCOPY .npmrc /root/.npmrc\nRUN npm ci --prefer-offline\nRUN rm -rf /root/.npm\n",
+        "FROM python AS b\nRUN pip install x\nFROM debian\nCOPY --from=b /root/.local /root/.local\n",
+        "FROM python AS b\nRUN pip install x\nRUN pip install --no-index --find-links=/wheels y\n",
+    ] {
+        assert!(fixed(text).contains("--mount=type=cache"), "{text}");
+    }
+}
+
+#[test]
+fn a_variable_that_turns_a_cache_off_goes_only_if_every_step_has_the_mount() {
+    let text = "FROM python\nENV PIP_NO_CACHE_DIR=1\nRUN pip install x\n";
+    assert!(!fixed(text).contains("ENV"));
+    assert!(!fixed(&format!("{text}RUN apt-get update && echo x > /x\nRUN pip install y\n")).contains("ENV"));
+    for step in [
+        "RUN printf '#!/bin/sh\\npip install y\\n' > /i.sh && sh /i.sh",
+        "RUN make",
+        "RUN install-all",
+        "RUN pip install y && rm -rf /root",
+        "RUN sudo pip install y",
+        "RUN echo $PIP_NO_CACHE_DIR",
+    ] {
+        told_and_left("missing-cache-mount", &[&format!("{text}{step}\n")]);
+        let mounted = text.replace("RUN", "RUN --mount=type=cache,target=/root/.cache/pip");
+        told_and_left("defeated-cache-mount", &[&format!("{mounted}{step}\n")]);
+    }
+}
+
+#[test]
+fn no_mount_is_added_that_stays_empty() {
+    told_and_left(
+        "missing-cache-mount",
+        &[
+            "FROM python\nRUN [\"pip\",\"install\",\"--no-cache-dir\",\"x\"]\n",
+            "FROM python\nRUN bash -c \"pip install --no-cache-dir x\"\n",
+            "FROM python\nRUN PIP_NO_CACHE_DIR=1 pip install x\n",
+            "FROM python\nRUN export PIP_NO_CACHE_DIR=1 && pip install x\n",
+            "FROM debian\nRUN [\"apt-get\",\"install\",\"-y\",\"x\"]\n",
+        ],
+    );
+}
+
 #[test]
 fn large_and_odd_files_are_read_to_their_end() {
     let line = "RUN apt-get update && apt-get install -y x && rm -rf /var/lib/apt/lists/* \\\n  && true\n";

@@ -1,5 +1,6 @@
 //! Doctor's rules for one Dockerfile: facts in, findings and their edits out. Pure; when not sure, a rule is silent.
 
+use super::deletions::{self, Reach};
 use super::edits::{self, Edit};
 use super::steps::{Facts, Mounted, Run, Use, calls, runs_tool};
 use super::{Finding, Severity};
@@ -8,7 +9,6 @@ use crate::dockerfile::Instruction;
 use crate::dockerfile::bases::Os;
 use crate::dockerfile::mount::{Mount, clean, within};
 use crate::dockerfile::shell::Command;
-use crate::dockerfile::stage::Scope;
 use crate::report::quote;
 
 /// A finding, and the edits of its file that put it right; none if that is for the author to decide.
@@ -119,26 +119,92 @@ fn missing_cache_mount(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
             ),
         };
         let mut missing = warning(facts, "missing-cache-mount", line_of(facts, uses[0].command), message);
-        // What `sudo` runs, the user's own mounts and the preparations of a root shell do not fit.
-        if let Some(places) = places.filter(|_| uses.iter().all(|used| used.places.is_some() && !used.command.sudo)) {
-            missing.edits = add(facts, run, row, &with_lists(facts, run, row, places.to_vec())).unwrap_or_default();
-            if !missing.edits.is_empty() {
-                let signs = row.build.defeated_by.iter();
-                let flags = signs.flat_map(|sign| uses.iter().filter_map(|used| without_flag(used, sign)?.1));
-                missing.edits.extend(flags);
-                // What would empty the new mount goes too.
-                let mounts: Vec<&str> = places.iter().map(String::as_str).collect();
-                let emptying = emptying(facts, run, row, &mounts);
-                missing.edits.extend(emptying.into_iter().filter_map(|(.., edits)| edits).flatten());
-                if row.language == "system" {
-                    let by_the_image = emptied_by_the_image(facts, run, &facts.uses(run), places);
-                    missing.edits.extend(by_the_image.into_iter().flat_map(|found| found.edits));
-                }
-            }
+        let is_left_on = |sign: &&&str| {
+            let value = facts.scope(run).env.get(**sign).and_then(Option::as_deref);
+            value.is_some_and(is_on) && unset(facts, run, row, sign, &|run| gets_mount(facts, run, row)).is_none()
+        };
+        if row.build.defeated_by.iter().find(is_left_on).is_none() {
+            missing.edits = mount_edits(facts, run, row, &uses).unwrap_or_default();
         }
         found.push(missing);
     }
     found
+}
+
+/// Returns the edits that mount a tool's places on a step and take out what would keep the mounts empty; `None` where a part
+/// of that cannot be done, or something might need what is then no longer in the layer.
+fn mount_edits(facts: &Facts<'_>, run: &Run, row: &'static Row, uses: &[&Use<'_>]) -> Option<Vec<Edit>> {
+    // What `sudo` runs, the user's own mounts and the preparations of a root shell do not fit.
+    if uses.iter().any(|used| used.places.is_none() || used.command.sudo) {
+        return None;
+    }
+    let places = with_lists(facts, run, row, uses.first()?.places?.to_vec());
+    let mounts: Vec<&str> = places.iter().map(String::as_str).collect();
+    if mounts.iter().any(|place| is_needed(facts, run, row, place)) {
+        return None;
+    }
+    let mut edits = add(facts, run, row, &places)?;
+    for sign in row.build.defeated_by {
+        let sets = |(name, _): &(String, String)| name == sign;
+        let exports = |word: &str| word.split_once('=').is_some_and(|(name, _)| name == *sign);
+        if facts.commands(run).iter().any(|command| command.env.iter().any(sets) || command.args().any(exports)) {
+            return None;
+        }
+        for (_, edit) in uses.iter().filter_map(|used| without_flag(used, sign)) {
+            edits.push(edit?);
+        }
+    }
+    for Emptying { edits: removal, .. } in emptying(facts, run, row, &mounts) {
+        edits.extend(removal?);
+    }
+    if row.language == "system"
+        && let Some(found) = emptied_by_the_image(facts, run, &facts.uses(run), &places)
+    {
+        if found.edits.is_empty() {
+            return None;
+        }
+        edits.extend(found.edits);
+    }
+    Some(edits)
+}
+
+/// Tells whether a step has a mount for all that a tool does in it, or gets one from a fix.
+fn gets_mount(facts: &Facts<'_>, run: &Run, row: &'static Row) -> bool {
+    let uses = facts.uses(run);
+    let uses: Vec<&Use<'_>> = uses.iter().filter(|used| used.row.tool == row.tool).collect();
+    covered(run, &uses) || mount_edits(facts, run, row, &uses).is_some()
+}
+
+/// Tells whether something else may need what a tool keeps in a directory, which a mount takes out of the layer.
+fn is_needed(facts: &Facts<'_>, run: &Run, row: &Row, place: &str) -> bool {
+    let is_above = |stage: usize| facts.is_on(stage, run.stage);
+    let is_later = |stage: usize, step: usize| is_above(stage) && (stage != run.stage || step > run.step);
+    let is_taken = |from: usize, path: &str| is_above(from) && deletions::reach(path, place) != Reach::Nothing;
+    let is_bound = |mount: &Mounted| {
+        let from = mount.option(&["from"]).and_then(|from| stage_of(facts, facts.stages.len(), from));
+        from.is_some_and(|from| is_taken(from, &clean(mount.option(&["source", "src"]).unwrap_or("/"))))
+    };
+    // What restores without the packages' own directory, and what looks for wheels elsewhere, does not read it.
+    let words = if matches!(row.tool, "nuget" | "pip") { &[] } else { row.build.offline };
+    let works_offline = |other: &Run| {
+        let offline = |command: &Command| {
+            runs_tool(command, row)
+                && (command.args().any(|arg| words.contains(&arg))
+                    || facts.instruction(other).flag("network") == Some("none"))
+        };
+        is_later(other.stage, other.step)
+            && !other.mounts.iter().any(|mount| mount.meets(place))
+            && facts.commands(other).iter().any(offline)
+    };
+    let speaks_of_offline = |stage: usize| {
+        let steps = facts.stages[stage].steps.iter().enumerate().filter(|(step, _)| is_later(stage, *step));
+        steps.map(|(_, step)| step).any(|step| deletions::speaks_of_offline(&facts.file.instructions[step.instruction]))
+    };
+    copies(facts).any(|copied| is_taken(copied.from, &copied.path))
+        || !row.build.read_later && (0..facts.stages.len()).any(speaks_of_offline)
+        || facts.runs.iter().flat_map(|run| &run.mounts).any(is_bound)
+        || facts.runs.iter().any(works_offline)
+        || deletions::is_named_elsewhere(facts, run, place)
 }
 
 /// Tells whether a mount is really lacking: not where the packages of an earlier step lie in the image, and not where
@@ -237,7 +303,9 @@ fn add(facts: &Facts<'_>, run: &Run, row: &'static Row, places: &[String]) -> Op
                 return None;
             }
             if reads && !places.iter().any(|place| later.mounts.iter().any(|mount| mount.meets(place))) {
-                if facts.scope(later).uid() != facts.scope(run).uid() {
+                let mounts: Vec<&str> = places.iter().map(String::as_str).collect();
+                let stays = emptying(facts, later, row, &mounts).iter().any(|emptying| emptying.edits.is_none());
+                if stays || facts.scope(later).uid() != facts.scope(run).uid() {
                     return None;
                 }
                 runs.push(later);
@@ -345,7 +413,11 @@ fn dead_cache_mount(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
         let message = format!("the cache mount on `{target}` stays empty: {why}");
         let mut dead = warning(facts, "dead-cache-mount", mount.line, message);
         dead.finding.subject = Some(target.to_owned());
-        if (alike.is_some() || unmet.len() == 1) && !place.contains([',', ' ', '"', '\'', '$']) {
+        let fits = || {
+            emptying(facts, run, mine[0].row, &[place.as_str()]).iter().all(|emptying| emptying.edits.is_some())
+                && !is_needed(facts, run, mine[0].row, place)
+        };
+        if (alike.is_some() || unmet.len() == 1) && !place.contains([',', ' ', '"', '\'', '$']) && fits() {
             dead.edits = option(facts, mount, &["target", "dst", "destination"], place).into_iter().collect();
         }
         found.push(dead);
@@ -398,7 +470,13 @@ fn defeated_cache_mount(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
                 let of_stage = scope.env.get(*sign).and_then(Option::as_deref).is_some_and(is_on);
                 if own || of_stage {
                     let message = format!("`{sign}` keeps {} from using the cache mount of this step", row.tool);
-                    let edit = if own { None } else { variable(facts, run, sign).map(|edit| vec![edit]) };
+                    let is_mounted = |other: &Run| {
+                        let uses = facts.uses(other);
+                        let uses: Vec<&Use<'_>> = uses.iter().filter(|used| used.row.tool == row.tool).collect();
+                        covered(other, &uses)
+                    };
+                    let edit =
+                        if own { None } else { unset(facts, run, row, sign, &is_mounted).map(|edit| vec![edit]) };
                     say(used.command, message, edit);
                 }
             }
@@ -409,48 +487,106 @@ fn defeated_cache_mount(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
             .filter(|(mount, _)| mine.iter().any(|used| used.meets(mount)))
             .map(|(_, target)| target)
             .collect();
-        emptying(facts, run, row, &mounts)
-            .into_iter()
-            .for_each(|(command, message, edits)| say(command, message, edits));
+        for Emptying { command, message, edits } in emptying(facts, run, row, &mounts) {
+            if let Some(message) = message {
+                say(command, message, edits);
+            }
+        }
     }
     found.extend(emptied_by_the_image(facts, run, &uses, &[]));
     found
 }
 
-/// Returns the commands of a step that empty a tool's cache mounts, with what to say of each, and the edits that take it
-/// out, where that can be done.
-fn emptying<'a>(
-    facts: &'a Facts<'_>,
-    run: &Run,
-    row: &Row,
-    mounts: &[&str],
-) -> Vec<(&'a Command, String, Option<Vec<Edit>>)> {
+/// A command that empties a cache mount, or may delete more than is in it.
+struct Emptying<'a> {
+    command: &'a Command,
+    /// What to say of it; `None` where that is not sure.
+    message: Option<String>,
+    /// What takes it out, where that surely changes nothing else.
+    edits: Option<Vec<Edit>>,
+}
+
+/// Returns the commands of a step that empty a tool's cache mounts, or may do so.
+fn emptying<'a>(facts: &'a Facts<'_>, run: &Run, row: &Row, mounts: &[&str]) -> Vec<Emptying<'a>> {
     let commands = facts.commands(run);
     let mut found = Vec::new();
     for (index, command) in commands.iter().enumerate().filter(|_| !mounts.is_empty()) {
         if let Some(pattern) = row.build.cleaned_by.iter().find(|pattern| calls(command, pattern)) {
-            let message = format!("`{pattern}` empties the cache mount of this step");
-            found.push((command, message, edits::remove_command(commands, index).map(|edit| vec![edit])));
-        }
-        let doomed = match command.program() {
-            "rm" => removed(command, facts.scope(run), mounts, row),
-            _ => Vec::new(),
-        };
-        if let Some(first) = doomed.first() {
-            let word = command.words[*first].text.replace('`', "");
-            let message = format!("`rm` of `{word}` empties the cache mount of this step");
-            let paths = (1..command.words.len()).filter(|at| !command.words[*at].text.starts_with('-'));
-            let edits = if paths.count() == doomed.len() {
-                edits::remove_command(commands, index).map(|edit| vec![edit])
-            } else if command.nested {
-                None
-            } else {
-                doomed.iter().map(|at| edits::remove_word(command, *at)).collect()
+            let message = Some(format!("`{pattern}` empties the cache mount of this step"));
+            // These empty another directory too.
+            let more = match *pattern {
+                "apt-get distclean" => !mounts.iter().any(|mount| within("/var/lib/apt/lists", mount)),
+                "dotnet nuget locals" => !command.args().any(|arg| arg == "http-cache"),
+                _ => false,
             };
-            found.push((command, message, edits));
+            let edits = edits::remove_command(commands, index).filter(|_| !more).map(|edit| vec![edit]);
+            found.push(Emptying { command, message, edits });
+        }
+        if mounts.iter().any(|mount| deletions::may_take_away(facts, run, command, mount)) {
+            found.push(Emptying { command, message: None, edits: None });
+        }
+        if command.program() == "rm" {
+            found.extend(removal(facts, run, row, mounts, index));
         }
     }
     found
+}
+
+/// Returns what an `rm` does to mounts. It can be taken out only as far as all that it deletes lies in them.
+fn removal<'a>(facts: &'a Facts<'_>, run: &Run, row: &Row, mounts: &[&str], index: usize) -> Option<Emptying<'a>> {
+    let commands = facts.commands(run);
+    let command = &commands[index];
+    let recursive = command.args().any(|arg| arg.starts_with('-') && arg.contains(['r', 'R', 'f']));
+    let (mut doomed, mut is_sure, mut empties) = (Vec::new(), true, None);
+    for (at, word) in deletions::operands(command) {
+        let reaches: Vec<Reach> = mounts.iter().map(|mount| deletions::takes_in(facts, run, word, mount)).collect();
+        let has = |reach| reaches.contains(&reach);
+        let path = deletions::path(facts, run, word).unwrap_or_default();
+        let whole = clean(path.trim_end_matches('*'));
+        let is_whole = recursive || path.ends_with('*');
+        let of_apt = ["/var/lib/apt/lists", "/var/cache/apt/archives"];
+        let holds_all = mounts.contains(&whole.as_str()) || row.tool == "apt" && of_apt.contains(&whole.as_str());
+        if has(Reach::Unknown) {
+            is_sure = false;
+        } else if has(Reach::Above) && is_whole {
+            empties = empties.or(Some(word));
+            if is_cache_home(facts, run, mounts, &whole) { doomed.push(at) } else { is_sure = false }
+        } else if has(Reach::Within) && is_whole && holds_all {
+            empties = empties.or(Some(word));
+            doomed.push(at);
+        }
+    }
+    if is_sure && doomed.is_empty() {
+        return None;
+    }
+    let edits = if !is_sure {
+        None
+    } else if deletions::operands(command).count() == doomed.len() {
+        edits::remove_command(commands, index).map(|edit| vec![edit])
+    } else if command.nested {
+        None
+    } else {
+        doomed.iter().map(|at| edits::remove_word(command, *at)).collect()
+    };
+    let message =
+        empties.map(|word| format!("`rm` of `{}` empties the cache mount of this step", word.replace('`', "")));
+    Some(Emptying { command, message, edits })
+}
+
+/// Tells whether a directory is the `.cache` of the user and holds nothing but what lies in the mounts.
+fn is_cache_home(facts: &Facts<'_>, run: &Run, mounts: &[&str], directory: &str) -> bool {
+    let home = facts.scope(run).home().map(|home| format!("{home}/.cache"));
+    let uses = facts.uses(run);
+    let is_mounted = |place: &String| {
+        mounts.iter().any(|mount| within(place, mount)) || caches(run).any(|(_, target)| within(place, target))
+    };
+    let fills_mounts = |command: &Command| {
+        let mut mine = uses.iter().filter(|used| std::ptr::eq(used.command, command)).peekable();
+        mine.peek().is_some() && mine.all(|used| used.places.is_some_and(|places| places.iter().all(is_mounted)))
+    };
+    home.as_deref() == Some(directory)
+        && facts.commands(run).iter().all(|command| fills_mounts(command) || deletions::is_plain(command))
+        && facts.before(run).all(|other| !facts.instruction(other).args.text.contains(".cache"))
 }
 
 /// Returns the command that has a flag, and the edit that takes it out, where that can be done.
@@ -472,37 +608,43 @@ fn is_on(value: &str) -> bool {
     !matches!(value.to_ascii_lowercase().as_str(), "" | "0" | "false" | "off" | "no" | "n" | "f")
 }
 
-/// Returns the edit that takes a variable out of the last `ENV` that set it.
-fn variable(facts: &Facts<'_>, run: &Run, name: &str) -> Option<Edit> {
+/// Returns the edit that takes a variable out of the last `ENV` that set it, if it then changes only steps that have mounts
+/// for the tool: not where another one may run it, as a script may.
+fn unset(
+    facts: &Facts<'_>,
+    run: &Run,
+    row: &'static Row,
+    name: &str,
+    is_mounted: &dyn Fn(&Run) -> bool,
+) -> Option<Edit> {
     let history: Vec<&Instruction> = facts.history(run).collect();
     let instruction = history.into_iter().rev().find(|instruction| {
         instruction.keyword == "ENV"
             && instruction.args.text.split_whitespace().any(|word| word.split('=').next() == Some(name))
     })?;
-    edits::remove_variable(facts.file, instruction, name)
-}
-
-/// Returns the words of an `rm` that empty a mount.
-fn removed(command: &Command, scope: &Scope, mounts: &[&str], row: &Row) -> Vec<usize> {
-    let recursive = command.args().any(|arg| arg.starts_with('-') && arg.contains(['r', 'R', 'f']));
-    let empties = |word: &str| {
-        let path = match word.strip_prefix('~') {
-            Some(rest) => scope.home().map(|home| format!("{home}{rest}")),
-            None => scope.expand(word),
+    let at = |other: &Run| facts.instruction(other).line;
+    let sees_it = |other: &&Run| {
+        let stages = facts.lineage(other.stage);
+        let ends = |stage: &usize| {
+            facts.stages[*stage]
+                .steps
+                .iter()
+                .any(|step| facts.file.instructions[step.instruction].line == instruction.line)
         };
-        let Some(path) = path.filter(|path| path.starts_with('/')) else { return false };
-        let glob = path.ends_with('*');
-        let path = clean(path.trim_end_matches(['*', '.']).trim_end_matches("/*").trim_end_matches('/'));
-        let parts = ["/var/lib/apt/lists", "/var/cache/apt/archives"];
-        let part = row.tool == "apt" && parts.contains(&path.as_str());
-        path.len() > 1
-            && mounts.iter().any(|mount| {
-                (within(mount, &path) && (glob || recursive))
-                    || (part && (within(&path, mount) || within(mount, &path)))
-            })
+        stages.iter().any(ends) && at(other) > instruction.line
     };
-    let words = command.words.iter().enumerate().skip(1).filter(|(_, word)| !word.text.starts_with('-'));
-    words.filter(|(_, word)| empties(&word.text)).map(|(at, _)| at).collect()
+    let is_harmless = |other: &Run| {
+        let commands = facts.commands(other);
+        let runs_it = facts.fills_tool(other, row);
+        let others =
+            commands.iter().all(|command| deletions::is_plain(command) || (runs_it && runs_tool(command, row)));
+        !commands.is_empty() && others && (!runs_it || is_mounted(other))
+    };
+    let is_read = facts.file.source.contains(&format!("${name}")) || facts.file.source.contains(&format!("${{{name}"));
+    if is_read || !facts.runs.iter().filter(sees_it).all(is_harmless) {
+        return None;
+    }
+    edits::remove_variable(facts.file, instruction, name)
 }
 
 /// What base images bring against caches of system tools: docker-clean, keepcache, a hook of pacman. `added` are places
@@ -656,16 +798,20 @@ struct Copied {
     line: u32,
 }
 
+/// Returns the stage before the one at `index` that has a name or number.
+fn stage_of(facts: &Facts<'_>, index: usize, name: &str) -> Option<usize> {
+    let name = name.to_lowercase();
+    let named = facts.stages[..index].iter().rposition(|stage| stage.name.as_deref() == Some(&name));
+    named.or_else(|| name.parse().ok().filter(|at| *at < index))
+}
+
 /// Returns all of them.
 fn copies<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = Copied> + use<'a> {
     facts.stages.iter().enumerate().flat_map(move |(index, stage)| {
         stage.steps.iter().flat_map(move |step| {
             let instruction = &facts.file.instructions[step.instruction];
-            let from = instruction.flag("from").filter(|_| instruction.keyword == "COPY").and_then(|from| {
-                let from = step.scope.expand(from)?.to_lowercase();
-                let named = facts.stages[..index].iter().rposition(|stage| stage.name.as_deref() == Some(&from));
-                named.or_else(|| from.parse::<usize>().ok().filter(|at| *at < index))
-            });
+            let from = instruction.flag("from").filter(|_| instruction.keyword == "COPY");
+            let from = from.and_then(|from| stage_of(facts, index, &step.scope.expand(from)?));
             let words = instruction
                 .json()
                 .unwrap_or_else(|| instruction.args.text.split_whitespace().map(str::to_owned).collect());

@@ -2,6 +2,7 @@
 
 pub mod caches;
 pub mod containers;
+pub mod deletions;
 pub mod described_edits;
 pub mod dockerfile;
 pub mod edits;
