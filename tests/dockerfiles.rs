@@ -136,6 +136,7 @@ fn a_deletion_of_more_than_a_cache_stays_and_no_mount_is_put_in_its_way() {
         "echo x | xargs rm -rf",
         "rmdir /root/.cache",
         "make-a-model && rm -rf /root/.cache",
+        "echo x > ~/.cache/x && rm -rf /root/.cache",
         "make-a-model && rm -rf ~/.cache /root/x",
         "make-a-model && rm -rf /root/.cache/*",
         "(rm -rf /root/.cache)",
@@ -258,6 +259,22 @@ fn no_mount_is_added_that_stays_empty() {
             "FROM debian\nRUN [\"apt-get\",\"install\",\"-y\",\"x\"]\n",
         ],
     );
+}
+
+#[test]
+fn a_comment_beside_what_goes_stays_and_a_new_line_has_the_indent_of_the_others() {
+    let apt = |script: &str| fixed(&format!("FROM debian\nRUN <<-EOF\n{script}\nEOF\n"));
+    let after = apt("\tset -e\n\tapt-get update\n\tapt-get install x # why\n\t# lists\n\trm -rf /var/lib/apt/lists/*");
+    let clean = "\trm -f /etc/apt/apt.conf.d/docker-clean\n";
+    let script = format!("<<-EOF\n{clean}\tset -e\n\tapt-get update\n\tapt-get install x # why\n\t# lists\nEOF\n");
+    assert!(after.ends_with(&script), "{after}");
+    let pip = |variables: &str| {
+        let after = fixed(&format!("FROM python\nENV {variables}\nRUN pip install x\n"));
+        after.split("\nRUN").next().unwrap().replace("FROM python\nENV ", "")
+    };
+    assert_eq!(pip("A=1 \\\n  # c\n  PIP_NO_CACHE_DIR=1"), "A=1\n  # c");
+    assert_eq!(pip("PIP_NO_CACHE_DIR=1 \\\n  # c\n  A=1"), " \\\n  # c\n  A=1");
+    assert_eq!(pip("A=1 \\\n  # c\n  PIP_NO_CACHE_DIR=1 \\\n  B=1"), "A=1 \\\n  # c\n   \\\n  B=1");
 }
 
 #[test]

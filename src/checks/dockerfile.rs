@@ -519,7 +519,7 @@ fn emptying<'a>(facts: &'a Facts<'_>, run: &Run, row: &Row, mounts: &[&str]) -> 
                 "dotnet nuget locals" => !command.args().any(|arg| arg == "http-cache"),
                 _ => false,
             };
-            let edits = edits::remove_command(commands, index).filter(|_| !more).map(|edit| vec![edit]);
+            let edits = edits::remove_command(facts.file, commands, index).filter(|_| !more).map(|edit| vec![edit]);
             found.push(Emptying { command, message, edits });
         }
         if mounts.iter().any(|mount| deletions::may_take_away(facts, run, command, mount)) {
@@ -562,7 +562,7 @@ fn removal<'a>(facts: &'a Facts<'_>, run: &Run, row: &Row, mounts: &[&str], inde
     let edits = if !is_sure {
         None
     } else if deletions::operands(command).count() == doomed.len() {
-        edits::remove_command(commands, index).map(|edit| vec![edit])
+        edits::remove_command(facts.file, commands, index).map(|edit| vec![edit])
     } else if command.nested {
         None
     } else {
@@ -584,7 +584,12 @@ fn is_cache_home(facts: &Facts<'_>, run: &Run, mounts: &[&str], directory: &str)
         let mut mine = uses.iter().filter(|used| std::ptr::eq(used.command, command)).peekable();
         mine.peek().is_some() && mine.all(|used| used.places.is_some_and(|places| places.iter().all(is_mounted)))
     };
+    let fills_it = |command: &Command| {
+        let mut words = command.args().chain(command.outputs.iter().map(String::as_str));
+        command.program() != "rm" && words.any(|word| word.contains(".cache"))
+    };
     home.as_deref() == Some(directory)
+        && !facts.commands(run).iter().any(fills_it)
         && facts.commands(run).iter().all(|command| fills_mounts(command) || deletions::is_plain(command))
         && facts.before(run).all(|other| !facts.instruction(other).args.text.contains(".cache"))
 }

@@ -72,8 +72,10 @@ pub fn put_first(file: &Dockerfile, instruction: &Instruction, command: &str) ->
         if body.text.starts_with("#!") {
             at = body.text.find('\n')? + 1;
         }
-        let place = if at < body.text.len() { body.source(at) } else { return None };
-        let line = body.text[at..].lines().next().unwrap_or_default();
+        let first = if at < body.text.len() { body.source(at) } else { return None };
+        // Of `<<-`, the body is without the tabs at the begin of its lines.
+        let place = file.source[..first].rfind('\n').map_or(0, |end| end + 1);
+        let line = file.source[place..].lines().next().unwrap_or_default();
         let indent = &line[..line.len() - line.trim_start().len()];
         return Some(Edit { range: place..place, text: format!("{indent}{command}{end}") });
     }
@@ -83,7 +85,7 @@ pub fn put_first(file: &Dockerfile, instruction: &Instruction, command: &str) ->
 }
 
 /// Takes a command out of a script; `None` where that could change what the rest does.
-pub fn remove_command(commands: &[Command], index: usize) -> Option<Edit> {
+pub fn remove_command(file: &Dockerfile, commands: &[Command], index: usize) -> Option<Edit> {
     let command = &commands[index];
     let joins = |link: Link| matches!(link, Link::And | Link::Semicolon | Link::Newline);
     if command.nested {
@@ -93,8 +95,13 @@ pub fn remove_command(commands: &[Command], index: usize) -> Option<Edit> {
     match (previous, commands.get(index + 1)) {
         (Some(previous), _) if joins(command.before) && (joins(command.after) || command.after == Link::Edge) => {
             // A closing `fi` or bracket may stand between.
-            (!previous.nested && previous.after == command.before)
-                .then(|| Edit { range: previous.span.end..command.span.end, text: String::new() })
+            (!previous.nested && previous.after == command.before).then(|| {
+                let between = &file.source[previous.span.end..command.span.start];
+                // A comment may stand behind the other one, or in a line between.
+                let line = between.rfind('\n').filter(|_| command.before == Link::Newline);
+                let start = previous.span.end + line.map_or(0, |end| between[..end].trim_end_matches('\r').len());
+                Edit { range: start..command.span.end, text: String::new() }
+            })
         }
         (None, Some(next)) if command.before == Link::Edge && joins(command.after) && !next.nested => {
             Some(Edit { range: command.span.start..next.span.start, text: String::new() })
@@ -130,5 +137,13 @@ pub fn remove_variable(file: &Dockerfile, instruction: &Instruction, name: &str)
     let index = words.iter().position(sets)?;
     let span = |at: usize| instruction.args.span(words[at].clone());
     let range = if index == 0 { span(0).start..span(1).start } else { span(index - 1).end..span(index).end };
-    Some(Edit { range, text: String::new() })
+    let (gap, is_last) = (&file.source[range.clone()], index + 1 == words.len());
+    let is_comment = |line: &&str| line.trim_start().starts_with('#');
+    let comments: Vec<&str> = gap.split('\n').filter(is_comment).collect();
+    match (comments.is_empty(), is_last) {
+        (true, _) => Some(Edit { range, text: String::new() }),
+        (false, false) => Some(Edit { range: span(index), text: String::new() }),
+        // They then stand below the instruction.
+        (false, true) => Some(Edit { range, text: format!("\n{}", comments.join("\n").trim_end_matches('\r')) }),
+    }
 }
