@@ -93,9 +93,6 @@ pub enum Sharing {
     Shared,
     /// It waits for them, and what begins meanwhile does not get the mount.
     Locked,
-    /// Shared if no build uses any mount as it begins, else locked. If one locks a mount just then, this gets a new, empty
-    /// one.
-    SharedIfIdle,
 }
 
 /// How far something is.
@@ -144,58 +141,88 @@ impl<R: Read> Read for Counted<'_, R> {
 /// # Errors
 /// When the place cannot be reached, or something cannot be read or written.
 pub fn pack(place: &Site, trees: Vec<(usize, pack::Tree)>, out: &Path, progress: Progress<'_>) -> Result<Vec<Packed>> {
-    let roots = place.roots();
-    let mut formers: Vec<(String, PathBuf)> = Vec::new();
-    let mut trees: Vec<pack::Tree> =
-        trees.into_iter().map(|(at, tree)| pack::Tree { root: roots[at].clone(), ..tree }).collect();
-    for (at, previous) in trees.iter_mut().filter_map(|tree| tree.previous.as_mut()).enumerate() {
-        let name = format!("former-{at}");
-        formers.push((name.clone(), std::mem::replace(&mut previous.table, name.into())));
-    }
-    let within = |dir: &Path| {
-        let mut trees = trees.clone();
-        trees.iter_mut().filter_map(|tree| tree.previous.as_mut()).for_each(|previous| {
-            previous.table = dir.join(&previous.table);
-        });
-        trees
-    };
-    let mut packed = None;
     let telling = Telling::new(progress);
+    if let Site::Mounts(builder, mounts) = place {
+        let trees: Vec<_> = trees.into_iter().map(|(at, tree)| (mounts[at].clone(), tree)).collect();
+        return pack_mounts(builder, &trees, out, &telling);
+    }
+    let roots = place.roots();
+    let trees: Vec<pack::Tree> =
+        trees.into_iter().map(|(at, tree)| pack::Tree { root: roots[at].clone(), ..tree }).collect();
+    let mut packed = None;
     let mut each = |line| match line {
         Line::Progress { files, bytes } => telling.tell(Told::Done { files, bytes }),
         Line::Packed(found) => packed = Some(found),
         _ => {}
     };
     match place {
-        Site::Mounts(builder, mounts) => {
-            let job = |dir: &Path| Job::Pack(Pack { out: dir.join("out"), trees: within(dir) });
-            let run = |sharing| {
-                let answer = build(builder, mounts, sharing, &formers, job, false, Some(out), &telling)?;
-                let mut packed = None;
-                lines(&answer[..], &mut |line| {
-                    if let Line::Packed(found) = line {
-                        packed = Some(found);
-                    }
-                })?;
-                packed.context("the helper gave no answer")
-            };
-            let packed: Vec<Packed> = run(Sharing::SharedIfIdle)?;
-            // What is empty may be a new mount, made because a build had locked the one that was meant.
-            let is_whole = packed.iter().all(|packed| packed.files > 0);
-            return if is_whole { Ok(packed) } else { run(Sharing::Locked) };
-        }
         Site::Volumes(Place::Here(_)) => {
-            put(&formers, out)?;
-            perform(&Job::Pack(Pack { out: out.into(), trees: within(out) }), &mut each)?;
+            put(&formers(&trees), out)?;
+            perform(&packing(&trees, out.into(), out), &mut each)?;
         }
         Site::Volumes(Place::Container { docker, info, volumes, .. }) => {
             let run = Carrier { docker, info, volumes, packs: true };
-            let dir = Path::new(BLOBS);
-            run.run(out, &formers, &Job::Pack(Pack { out: dir.into(), trees: within(dir) }), &mut each)?;
+            run.run(out, &formers(&trees), &packing(&trees, BLOBS.into(), Path::new(BLOBS)), &mut each)?;
         }
-        Site::Volumes(Place::Build(_)) => bail!("volumes are not reached by builds"),
+        Site::Volumes(Place::Build(_)) | Site::Mounts(..) => bail!("volumes are not reached by builds"),
     }
     packed.context("the helper gave no answer")
+}
+
+/// Packs cache mounts beside other builds, unless one uses a mount as this begins: then it waits. A build that locks a
+/// mount just then leaves this a new, empty one, so what is found empty is looked at again, locked.
+fn pack_mounts(
+    builder: &BuilderRef,
+    trees: &[(Mount, pack::Tree)],
+    out: &Path,
+    telling: &Telling<'_>,
+) -> Result<Vec<Packed>> {
+    let run = |sharing, chosen: &[usize]| -> Result<Vec<Packed>> {
+        let (mounts, mut trees): (Vec<Mount>, Vec<pack::Tree>) = chosen.iter().map(|at| trees[*at].clone()).unzip();
+        for (at, (mount, tree)) in mounts.iter().zip(&mut trees).enumerate() {
+            tree.root = mount.root(at);
+        }
+        let job = |dir: &Path| packing(&trees, dir.join("out"), dir);
+        let answer = build(builder, &mounts, sharing, &formers(&trees), job, false, Some(out), telling)?;
+        let mut packed = None;
+        lines(&answer[..], &mut |line| {
+            if let Line::Packed(found) = line {
+                packed = Some(found);
+            }
+        })?;
+        packed.context("the helper gave no answer")
+    };
+    let all: Vec<usize> = (0..trees.len()).collect();
+    if builder.records()?.iter().any(|record| record.in_use && record.mount().is_some()) {
+        return run(Sharing::Locked, &all);
+    }
+    let mut packed = run(Sharing::Shared, &all)?;
+    let empty: Vec<usize> = all.into_iter().filter(|at| packed[*at].files == 0).collect();
+    if !empty.is_empty() {
+        for (at, again) in empty.iter().zip(run(Sharing::Locked, &empty)?) {
+            packed[*at] = again;
+        }
+    }
+    Ok(packed)
+}
+
+/// Returns the tables of former exports, and the names that they have beside a job.
+fn formers(trees: &[pack::Tree]) -> Vec<(String, PathBuf)> {
+    let formers = trees.iter().filter_map(|tree| tree.previous.as_ref()).enumerate();
+    formers.map(|(at, previous)| (former(at), previous.table.clone())).collect()
+}
+
+fn former(at: usize) -> String {
+    format!("former-{at}")
+}
+
+/// Returns the job that packs trees to `out` and finds the tables of former exports in `dir`.
+fn packing(trees: &[pack::Tree], out: PathBuf, dir: &Path) -> Job {
+    let mut trees = trees.to_vec();
+    for (at, previous) in trees.iter_mut().filter_map(|tree| tree.previous.as_mut()).enumerate() {
+        previous.table = dir.join(former(at));
+    }
+    Job::Pack(Pack { out, trees })
 }
 
 /// Unpacks trees into a place from blobs in the directory `blobs`. Each tree's root is set here.
@@ -327,14 +354,7 @@ pub(super) fn build(
     let job = job(Path::new(&format!("/{name}")));
     let beside = if builder.forgets_when_pruned && !imports { Beside::new(&binary, files) } else { None };
     let namespace = mounts.first().map(|mount| mount.namespace.as_str()).unwrap_or_default();
-    let records = builder.records()?;
-    let sharing = match sharing {
-        Sharing::SharedIfIdle if records.iter().any(|record| record.in_use && record.mount().is_some()) => {
-            Sharing::Locked
-        }
-        other => other,
-    };
-    let before = records.into_iter().map(|record| record.id).collect();
+    let before = builder.records()?.into_iter().map(|record| record.id).collect();
     let mut cleaner = Cleaner { builder, name: &name, before, imports, leaves: beside.is_some() && output.is_none() };
     let size = |path: &Path| path.metadata().map_or(0, |meta| meta.len());
     let (of, so_far) = (files.iter().map(|(_, path)| size(path)).sum(), AtomicU64::new(0));
@@ -501,7 +521,7 @@ fn stages(name: &str, copies: &str, flags: &str, last: &str) -> String {
 /// Returns the flags by which a step has these mounts, and a space behind each.
 fn flags(mounts: &[Mount], sharing: Sharing) -> String {
     let sharing = match sharing {
-        Sharing::Shared | Sharing::SharedIfIdle => "shared",
+        Sharing::Shared => "shared",
         Sharing::Locked => "locked",
     };
     let mount = |(at, mount): (usize, &Mount)| {

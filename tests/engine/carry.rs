@@ -238,6 +238,31 @@ for_each_engine!(a_build_that_begins_during_an_export_has_the_mount, [v26, v28_c
     assert!(entries[0]["files"].as_u64() >= Some(5000), "{entries}");
 });
 
+for_each_engine!(only_empty_mounts_are_looked_at_twice, [v26, v28_containerd], |engine| {
+    engine.build(
+        "RUN --mount=type=cache,id=pip,target=/p --mount=type=cache,id=npm,target=/n \
+         --mount=type=cache,id=go,target=/g echo 1 > /p/one; echo 2 > /g/two",
+        &[],
+    );
+    let uses = || {
+        let mounts = engine.mounts();
+        ["/p", "/n", "/g"].map(|target| {
+            let told = format!("mount {target} from ");
+            let mount = mounts.iter().find(|mount| mount["Description"].to_string().contains(&told)).unwrap();
+            mount["UsageCount"].as_u64().unwrap()
+        })
+    };
+    let (before, bundle) = (uses(), engine.folder().join("bundle"));
+    let mounts = ["--mount", "pip", "--mount", "npm", "--mount", "go"];
+    let exported = json(engine, &[&["export", "--dest", &text(&bundle)], &mounts[..]].concat());
+    let files: Vec<_> = exported["entries"].as_array().unwrap().iter().map(|entry| entry["files"].as_u64()).collect();
+    let after = uses();
+    let more: Vec<u64> = after.iter().zip(before).map(|(after, before)| after - before).collect();
+    assert!(more[1] > more[0] && more[0] == more[2], "{more:?} of {exported}");
+    assert_eq!(files, [Some(1), Some(0), Some(1)], "{exported}");
+    engine.cache(&["verify", &text(&bundle)]).ok();
+});
+
 for_each_engine!(an_export_waits_for_a_build_that_has_locked_the_mount, [v26, v28_containerd], |engine| {
     let context = engine.context(
         "RUN --mount=type=cache,id=pip,target=/c,sharing=locked --mount=type=cache,id=meet,target=/meet \
