@@ -2026,24 +2026,32 @@ pub fn single_out(known: &mut Vec<Known>, path: &str) -> bool {
         return false;
     };
     let at: Vec<&str> = names(path).collect();
-    let is_known =
-        |known: &[Known], path: &[&str]| known.iter().any(|known| names(&known.path).eq(path.iter().copied()));
-    if is_known(known, &at) {
-        return true;
+    if !is_known(known, &at) {
+        unhide(known, path);
+        known.push(Known { path: format!("{}/", at.join("/")), row, class });
     }
-    // What is known by a `*` would be hidden by the names of this path: it is known by them as well.
-    let mut told = Vec::new();
+    true
+}
+
+/// Makes what is known by a `*` known by the names of this path as well: a rule about the path would hide it.
+pub fn unhide(known: &mut Vec<Known>, path: &str) {
+    let at: Vec<&str> = names(path).collect();
+    let mut told: Vec<Known> = Vec::new();
     for pattern in known.iter() {
         let its: Vec<&str> = names(&pattern.path).collect();
-        let common = its.len().min(at.len());
-        let path = [&at[..common], &its[common..]].concat();
-        if its[..common].contains(&"*") && fits(&its, &at) && path != at && !is_known(known, &path) {
-            told.push(Known { path: path.join("/"), ..pattern.clone() });
+        let stars = (0..its.len().min(at.len())).filter(|star| its[*star] == "*" && fits(&its[..=*star], &at));
+        for star in stars {
+            let path = [&at[..=star], &its[star + 1..]].concat();
+            if path != at && !is_known(known, &path) && !is_known(&told, &path) {
+                told.push(Known { path: path.join("/"), ..pattern.clone() });
+            }
         }
     }
     known.extend(told);
-    known.push(Known { path: format!("{}/", at.join("/")), row, class });
-    true
+}
+
+fn is_known(known: &[Known], path: &[&str]) -> bool {
+    known.iter().any(|known| names(&known.path).eq(path.iter().copied()))
 }
 
 /// Returns where a volume that no container mounts would be mounted, going by its name alone: `myproj_pip-cache` at

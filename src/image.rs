@@ -32,10 +32,13 @@ pub fn read(docker: &Docker, reference: &str, progress: &mut dyn FnMut(u64, u64)
 fn known(env: &[String]) -> Vec<Known> {
     let mut known = catalogue::known_below("/");
     for (name, value) in env.iter().filter_map(|variable| variable.split_once('=')) {
-        let rows = catalogue::ROWS.iter().filter(|row| value.starts_with('/') && row.env.contains(&name));
-        known.extend(rows.flat_map(|row| {
-            row.parts.iter().map(move |part| Known { path: format!("{value}/{}", part.path), row, class: part.class })
-        }));
+        for row in catalogue::ROWS.iter().filter(|row| value.starts_with('/') && row.env.contains(&name)) {
+            for part in row.parts {
+                let path = format!("{value}/{}", part.path);
+                catalogue::unhide(&mut known, &path);
+                known.push(Known { path, row, class: part.class });
+            }
+        }
     }
     known
 }
@@ -86,6 +89,7 @@ mod tests {
         for (path, size) in [
             ("root/.cache/pip/http/a", 10),
             ("home/dev/.cache/pip/b", 20),
+            ("home/dev/.cargo/registry/c", 90),
             ("srv/wheels/c", 30),
             ("cache/mine", 40),
             ("root/.cargo/bin/tool", 50),
@@ -95,7 +99,11 @@ mod tests {
         ] {
             add(path, size);
         }
-        let env = ["PIP_CACHE_DIR=/srv/wheels".into(), "npm_config_cache=relative".into()];
+        let env = [
+            "PIP_CACHE_DIR=/srv/wheels".into(),
+            "CARGO_HOME=/home/dev/.cargo".into(),
+            "npm_config_cache=relative".into(),
+        ];
         let found = carried(archive.into_inner().unwrap().as_slice(), &known(&env), &mut |_, _| ()).unwrap();
         let found: Vec<_> = found.iter().map(|found| (found.tool, found.path.as_str(), found.bytes)).collect();
         let pip = Some("pip");
@@ -103,6 +111,7 @@ mod tests {
             found,
             [
                 (None, "/cache", 40),
+                (Some("cargo"), "/home/dev/.cargo/registry", 90),
                 (pip, "/home/dev/.cache/pip", 20),
                 (pip, "/root/.cache/pip", 10),
                 (pip, "/srv/wheels", 30),
