@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 
+use crate::checks::engine::build_is_buildx;
 use crate::docker::{BuilderRef, Docker, DockerError, endpoint};
 use crate::model::{Builder, Node};
 
@@ -37,7 +38,7 @@ impl Builders {
         // CLI 23.0 it asks the engine itself, whatever the variable says.
         let of_docker_build = match chosen {
             _ if settings.builder_alias.is_some() => of_buildx.clone(),
-            Some(chosen) if builds_by_buildx(docker) => chosen,
+            Some(chosen) if build_is_buildx(&docker.client_version().unwrap_or_default()) => chosen,
             _ => context,
         };
         Ok(Builders { list, of_docker_build, of_buildx, no_buildx, docker: docker.clone() })
@@ -89,12 +90,6 @@ impl Builders {
         let builder = self.selected(Some(name), false)?.into_iter().next();
         builder.context("there is no builder\nhint: `docker cache builder ls` lists those that are there")
     }
-}
-
-/// Returns true if `docker build` is buildx by default: Docker CLI 23.0 and later.
-fn builds_by_buildx(docker: &Docker) -> bool {
-    let version = docker.client_version().unwrap_or_default();
-    version.split('.').next().and_then(|major| major.parse().ok()).is_none_or(|major: u32| major >= 23)
 }
 
 /// Returns what is true of the engine's own builder when no buildx can tell more.

@@ -176,16 +176,10 @@ impl Facts {
         Ok(build_is_buildx(self.client_version.as_ref().map_err(Clone::clone)?))
     }
 
-    /// Returns the builder of `docker build`. Before Docker CLI 23.0 it knows nothing of `BUILDX_BUILDER`: without the
-    /// alias it always asks the engine itself.
-    fn of_docker_build(&self) -> Fact<&str> {
-        let forwarded = self.build_is_buildx()? || self.client.builder_alias.is_some();
-        Ok(if forwarded { &self.builders()?.of_docker_build } else { &self.client.context })
-    }
-
     /// Returns the names of the builders that the two command families use.
     fn in_use(&self) -> Fact<Vec<&str>> {
-        let mut names = vec![self.of_docker_build()?, &self.builders()?.of_buildx];
+        let builders = self.builders()?;
+        let mut names = vec![builders.of_docker_build.as_str(), &builders.of_buildx];
         names.dedup();
         Ok(names)
     }
@@ -201,9 +195,9 @@ impl Facts {
     }
 }
 
-/// Returns true if `docker build` is buildx in this version of the docker command.
+/// Returns true if `docker build` is buildx in this version of the docker command. One that tells none is taken for new.
 pub fn build_is_buildx(client_version: &str) -> bool {
-    major(client_version) >= 23
+    !(1..23).contains(&major(client_version))
 }
 
 /// Returns the node of a builder whose state is in a volume of this name: its container is `buildx_buildkit_NODE`, and the
@@ -410,7 +404,7 @@ fn buildkit_disabled(facts: &AllFacts) -> Findings {
 fn builder_split(facts: &AllFacts) -> Findings {
     let facts = &facts.engine;
     facts.engine()?;
-    let (build, buildx) = (facts.of_docker_build()?, facts.builders()?.of_buildx.as_str());
+    let Builders { of_docker_build: build, of_buildx: buildx, .. } = facts.builders()?;
     if build == buildx {
         return Ok(Vec::new());
     }
@@ -878,10 +872,16 @@ mod tests {
             found("builder-split", |facts| {
                 facts.client_version = Ok(version.into());
                 facts.client.buildx_builder = Some("far".into());
-                (list(facts).of_docker_build, list(facts).of_buildx) = ("far".into(), "far".into());
+                list(facts).of_buildx = "far".into();
+                if build_is_buildx(version) {
+                    list(facts).of_docker_build = "far".into();
+                }
             })
         };
-        assert_eq!((chosen("28.5.2"), chosen("20.10.24")), (Vec::new(), one(Warning, "unset BUILDX_BUILDER")));
+        for new in ["28.5.2", "23.0.0", "unknown-version"] {
+            assert_eq!(chosen(new), Vec::new(), "{new}");
+        }
+        assert_eq!(chosen("20.10.24"), one(Warning, "unset BUILDX_BUILDER"));
         assert_skipped("builder-split", |facts| facts.builders = Ok(None));
     }
 
