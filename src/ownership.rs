@@ -6,12 +6,13 @@ use crate::checks::caches::{OwnedPart, OwnedVolume, Writer};
 use crate::checks::mounts::{OwnedMount, Written};
 use crate::docker::{BuilderRef, Container, Docker, Info, Overview};
 use crate::inside::measure::Tree;
+use crate::inside::own::Owned;
 use crate::inside::{Job, Line};
 use crate::inventory::{self, FoundVolume, paths};
 use crate::model::CacheRecord;
 use crate::place::carry::Mount;
 use crate::place::{Access, MountPlace, Place};
-use crate::{cancel, catalogue, parallel};
+use crate::{cancel, catalogue, parallel, report};
 
 /// Looks into the cache volumes of an engine that a container has mounted, or only into the named ones.
 ///
@@ -49,24 +50,37 @@ fn look_inside(docker: &Docker, info: &Info, found: &mut [(FoundVolume, OwnedVol
     let place = Place::of_volumes(docker, info, &raw, Access::Read);
     let trees = place.roots().into_iter().zip(found.iter());
     let trees = trees.map(|(root, (found, _))| Tree { root, known: paths(&found.known), ..Tree::default() });
-    let mut owners = Vec::new();
-    place.run(&Job::Owners(trees.collect()), &mut |line| {
-        if let Line::Owners(found) = line {
-            owners = found;
-        }
-    })?;
-    for ((found, owned), parts) in found.iter_mut().zip(owners) {
+    let names = found.iter().map(|(found, _)| format!("volume {}", found.cache.name)).collect::<Vec<_>>();
+    let inside = owners(&place, trees.collect(), &names)?;
+    for ((found, owned), inside) in found.iter_mut().zip(inside) {
         let root = found.cache.mounted_at.trim_end_matches('/');
         let known = found.known.iter().map(|known| known.path.as_str()).chain([""]);
         owned.parts = known
-            .zip(parts)
-            .map(|(path, part)| OwnedPart {
+            .zip(inside.parts)
+            .map(|(path, owners)| OwnedPart {
                 path: if path.is_empty() { found.cache.mounted_at.clone() } else { format!("{root}/{path}") },
-                owners: part.owners,
+                owners,
             })
             .collect();
     }
     Ok(())
+}
+
+/// Returns who owns what in the trees of a place, and warns of what could not be read; the names are those of its volumes
+/// or mounts.
+fn owners(place: &Place, trees: Vec<Tree>, names: &[String]) -> Result<Vec<Owned>> {
+    let mut owners: Vec<Owned> = Vec::new();
+    place.run(&Job::Owners(trees), &mut |line| {
+        if let Line::Owners(found) = line {
+            owners = found;
+        }
+    })?;
+    for (name, Owned { unreadable, unreadable_count, .. }) in names.iter().zip(&owners) {
+        if let Some(first) = unreadable.first() {
+            report::warning(&format!("{name}: {unreadable_count} entries could not be read, the first: {first}"));
+        }
+    }
+    Ok(owners)
 }
 
 /// Looks into those of these mounts that a builder has, as the Dockerfiles name them; what runs now is left alone.
@@ -94,16 +108,12 @@ pub fn of_mounts(builder: &BuilderRef, records: &[CacheRecord], written: Vec<Wri
     }
     let place = place_of(builder, &written);
     let trees = place.roots().into_iter().map(|root| Tree { root, ..Tree::default() }).collect();
-    let mut owners = Vec::new();
-    place.run(&Job::Owners(trees), &mut |line| {
-        if let Line::Owners(found) = line {
-            owners = found;
-        }
-    })?;
-    let owned = written.into_iter().zip(owners).map(|(written, parts)| OwnedMount {
+    let names = written.iter().map(|written| format!("mount {}", written.id)).collect::<Vec<_>>();
+    let inside = owners(&place, trees, &names)?;
+    let owned = written.into_iter().zip(inside).map(|(written, inside)| OwnedMount {
         written,
         builder: builder.name.clone(),
-        owners: parts.into_iter().flat_map(|part| part.owners).collect(),
+        owners: inside.parts.concat(),
     });
     Ok(owned.collect())
 }

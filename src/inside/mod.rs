@@ -67,8 +67,8 @@ pub enum Line {
     Removed(Vec<Removed>),
     /// What a [`Job::Find`] found, in the order of its trees.
     Names(Vec<Vec<String>>),
-    /// What a [`Job::Owners`] found: for each tree its known paths, then the rest.
-    Owners(Vec<Vec<Owned>>),
+    /// What a [`Job::Owners`] found, in the order of its trees.
+    Owners(Vec<Owned>),
     /// What a [`Job::Give`] did, in the order of its trees.
     Given(Vec<Given>),
     /// What a [`Job::Pack`] made, in the order of its trees.

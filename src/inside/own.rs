@@ -13,11 +13,16 @@ use serde::{Deserialize, Serialize};
 use super::measure::Tree;
 use super::walk::{self, Counters, Folder, Names, Troubles, Visit};
 
-/// Who owns a part of a tree.
+/// Who owns what in a tree.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Owned {
-    /// Number of entries, directories included.
-    pub owners: Vec<(Owner, u64)>,
+    /// The owners of each known path, and last of what none of them covers, with the number of their entries, directories
+    /// included.
+    pub parts: Vec<Vec<(Owner, u64)>>,
+    /// The first of the entries that could not be read, each with the reason.
+    pub unreadable: Vec<String>,
+    /// Number of entries that could not be read.
+    pub unreadable_count: u64,
 }
 
 /// An owner, and who else may write.
@@ -50,8 +55,8 @@ pub struct Given {
     pub failed_count: u64,
 }
 
-/// Returns the owners of each known path of each tree, and last of what none of them covers.
-pub fn owners(trees: &[Tree], progress: &mut (dyn FnMut(u64, u64) + Send)) -> Vec<Vec<Owned>> {
+/// Returns who owns what in each tree.
+pub fn owners(trees: &[Tree], progress: &mut (dyn FnMut(u64, u64) + Send)) -> Vec<Owned> {
     let counters = Counters::default();
     let names: Vec<Names> = trees.iter().map(|tree| Names::new(&tree.known)).collect();
     let counts: Vec<Count> = trees
@@ -71,7 +76,9 @@ pub fn owners(trees: &[Tree], progress: &mut (dyn FnMut(u64, u64) + Send)) -> Ve
     walk::all(&walks, &counters, progress);
     let finish = |count: Count| {
         let parts = count.parts.into_iter().map(|part| part.into_inner().unwrap_or_else(PoisonError::into_inner));
-        parts.map(|owners| Owned { owners: owners.into_iter().collect() }).collect()
+        let parts = parts.map(|owners| owners.into_iter().collect()).collect();
+        let (unreadable, unreadable_count) = count.unreadable.finish();
+        Owned { parts, unreadable, unreadable_count }
     };
     counts.into_iter().map(finish).collect()
 }
@@ -232,6 +239,17 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_read_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let roots = [dir.path().into(), dir.path().join("gone")];
+        let trees = roots.map(|root| Tree { root, ..Tree::default() });
+        let [there, gone] = owners(&trees, &mut |_, _| ()).try_into().unwrap();
+        assert_eq!((there.parts[0].len(), there.unreadable_count), (1, 0));
+        assert_eq!((gone.parts[0].len(), gone.unreadable_count), (0, 1));
+        assert!(gone.unreadable[0].contains("No such file"), "{:?}", gone.unreadable);
+    }
+
+    #[test]
     fn only_entries_of_the_part_that_differ_change_and_modes_stay() {
         if !rustix::process::geteuid().is_root() {
             return;
@@ -251,7 +269,7 @@ mod tests {
         let modes = || ["pip", "pip/a", "pip/tool", "pip/token"].map(|path| stat(path).mode());
         let (before, changed) = (modes(), stat("pip/a/file").ctime_nsec());
         let trees = [Tree { root: dir.path().into(), known: vec!["pip".into()], ..Tree::default() }];
-        let counted = owners(&trees, &mut |_, _| ()).remove(0).remove(0).owners;
+        let counted = owners(&trees, &mut |_, _| ()).remove(0).parts.remove(0);
         let others: u64 = counted.iter().filter(|(owner, _)| owner.uid != 1000).map(|(_, count)| count).sum();
         let given = own(dir.path(), &["pip"], &[Some((1000, 1000)), None]);
         assert_eq!(given, Given { changed: others, ..Given::default() });
