@@ -21,6 +21,7 @@ use serde_json::{Map, Value};
 use crate::inside::dirs;
 use crate::inside::pack::{Blob, Layer, digest};
 use crate::inside::rules::Rule;
+use crate::inside::unpack::Target;
 use crate::inventory::Kind;
 use crate::parallel;
 
@@ -176,6 +177,21 @@ pub struct TreeConfig {
 }
 
 impl TreeConfig {
+    /// Returns how the tree is unpacked beside what is there, from its root to its root.
+    pub fn target(&self) -> Target {
+        Target {
+            root: PathBuf::new(),
+            base: self.base.clone(),
+            table: self.table.clone(),
+            layers: self.layers.clone(),
+            rules: self.rules.clone(),
+            from: String::new(),
+            to: String::new(),
+            replace: false,
+            owner: None,
+        }
+    }
+
     /// Returns the name of the entry: the same place and tool always have the same.
     pub fn ref_name(&self) -> String {
         match self.kind {

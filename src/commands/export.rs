@@ -538,37 +538,23 @@ fn pack(
     progress: &mut Carrying,
     sure: impl Fn(usize) -> bool,
 ) -> Result<()> {
-    let tree = |config: &TreeConfig, writer: &Writer| {
+    let previous = |config: &TreeConfig| {
         let former = writer.former(&config.ref_name());
         // What was taken by other rules is another tree.
         let former = former.filter(|former| former.config.rules == config.rules && former.config.base == config.base);
-        pack::Tree {
-            root: Default::default(),
-            base: config.base.clone(),
-            rules: config.rules.clone(),
-            secrets: SECRETS.iter().map(ToString::to_string).collect(),
-            previous: former.map(|Entry { config, .. }| Previous {
-                table: writer.layout.path(&config.table),
-                layers: config.layers,
-            }),
-        }
+        former.map(|Entry { config, .. }| Previous { table: writer.layout.path(&config.table), layers: config.layers })
     };
-    let trees = items.iter().map(|(at, config)| (*at, tree(config, writer))).collect();
+    let trees = items.iter().map(|(at, config)| (*at, tree(config, previous(config)))).collect();
     let ingest = writer.ingest.clone();
     let packed = carry::pack(site, trees, &ingest, &mut |told| progress.tell(told))?;
     progress.next();
     let (mut guessed, mut found) = (Vec::new(), HashSet::new());
     for ((at, config), packed) in items.into_iter().zip(packed) {
-        let Packed { table, layers, files, bytes, secrets, skipped, skipped_count } = packed;
-        let name = config.name.clone();
-        answer.left_out.extend(secrets.iter().map(|path| format!("{name}: {path} has the name of a file of secrets")));
-        answer.left_out.extend(skipped.iter().map(|what| format!("{name}: {what}")));
-        if skipped_count > skipped.len() as u64 {
-            answer.left_out.push(format!("{name}: {} more", skipped_count - skipped.len() as u64));
-        }
+        answer.left_out.extend(left_out_of(&config.name, &packed));
+        let Packed { table, layers, files, bytes, .. } = packed;
         match sure(at) {
             false if files == 0 => {
-                guessed.push((name, config.base));
+                guessed.push((config.name, config.base));
                 continue;
             }
             false => _ = found.insert(config.base.clone()),
@@ -593,6 +579,25 @@ fn pack(
         )
     }));
     Ok(())
+}
+
+/// Returns how a tree is packed.
+fn tree(config: &TreeConfig, previous: Option<Previous>) -> pack::Tree {
+    pack::Tree {
+        root: Default::default(),
+        base: config.base.clone(),
+        rules: config.rules.clone(),
+        secrets: SECRETS.iter().map(ToString::to_string).collect(),
+        previous,
+    }
+}
+
+/// Returns what was left out of a tree, each with the reason.
+fn left_out_of(name: &str, packed: &Packed) -> Vec<String> {
+    let secrets = packed.secrets.iter().map(|path| format!("{path} has the name of a file of secrets"));
+    let more = packed.skipped_count.saturating_sub(packed.skipped.len() as u64);
+    let more = (more > 0).then(|| format!("{more} more"));
+    secrets.chain(packed.skipped.iter().cloned()).chain(more).map(|what| format!("{name}: {what}")).collect()
 }
 
 /// What is said of an export of nothing.
@@ -640,6 +645,15 @@ pub fn show(answer: &Answer, output: &Output, nothing: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_left_out_is_named_and_the_rest_counted() {
+        let (secrets, skipped) = (vec!["token".into()], vec!["pipe: is no file".into()]);
+        let packed = Packed { secrets, skipped, skipped_count: 3, ..Packed::default() };
+        let expected = ["pip: token has the name of a file of secrets", "pip: pipe: is no file", "pip: 2 more"];
+        assert_eq!(left_out_of("pip", &packed), expected);
+        assert_eq!(left_out_of("pip", &Packed::default()), [""; 0]);
+    }
 
     #[test]
     fn mounts_are_learnt_from_a_dockerfile() {

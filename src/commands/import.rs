@@ -358,15 +358,11 @@ fn into_volumes(
 
 fn target(step: &Step, options: &Import) -> Target {
     Target {
-        root: Default::default(),
-        base: step.entry.config.base.clone(),
-        table: step.entry.config.table.clone(),
-        layers: step.entry.config.layers.clone(),
-        rules: step.entry.config.rules.clone(),
         from: step.from.clone(),
         to: step.below.clone(),
         replace: options.replace,
         owner: options.owner,
+        ..step.entry.config.target()
     }
 }
 

@@ -4,12 +4,12 @@ use anyhow::{Context as _, Result, bail};
 
 use super::super::bundles::Carrying;
 use super::super::layers::{self, Layers};
-use super::{Answer, AnswerEntry, From, Item, NOTHING, Plan, SECRETS, plan_mounts, show};
+use super::{Answer, AnswerEntry, From, Item, NOTHING, Plan, left_out_of, plan_mounts, show, tree};
 use crate::builders::Builders;
+use crate::bundle::TreeConfig;
 use crate::cli::Export;
 use crate::exit;
-use crate::inside::pack;
-use crate::inside::unpack::Target;
+use crate::inside::pack::Packed;
 use crate::inventory::Kind;
 use crate::place::between;
 
@@ -46,34 +46,14 @@ pub fn to_builder(builders: &Builders, options: &Export) -> Result<u8> {
             continue;
         }
         if !options.dry_run {
-            let tree = pack::Tree {
-                root: Default::default(),
-                base: config.base.clone(),
-                rules: config.rules.clone(),
-                secrets: SECRETS.iter().map(ToString::to_string).collect(),
-                previous: None,
+            let target = |packed: &Packed| {
+                let Packed { table, layers, .. } = packed.clone();
+                (packed.files > 0 || sure).then(|| TreeConfig { table, layers, ..config.clone() }.target())
             };
-            let target = |packed: &pack::Packed| {
-                (packed.files > 0 || sure).then(|| Target {
-                    root: Default::default(),
-                    base: config.base.clone(),
-                    table: packed.table.clone(),
-                    layers: packed.layers.clone(),
-                    rules: config.rules.clone(),
-                    from: String::new(),
-                    to: String::new(),
-                    replace: false,
-                    owner: None,
-                })
-            };
-            let done = between::carry(from, &to, &mount, tree, target, &mut |told| progress.tell(told));
+            let done = between::carry(from, &to, &mount, tree(&config, None), target, &mut |told| progress.tell(told));
             progress.next();
             let (packed, unpacked) = done.with_context(|| format!("mount {}", config.name))?;
-            let left_out =
-                packed.secrets.iter().map(|path| format!("{}: {path} has the name of a file of secrets", config.name));
-            answer
-                .left_out
-                .extend(left_out.chain(packed.skipped.iter().map(|what| format!("{}: {what}", config.name))));
+            answer.left_out.extend(left_out_of(&config.name, &packed));
             let Some(unpacked) = unpacked else { continue };
             answer.left_out.extend(unpacked.notes);
             (bytes, files) = (packed.bytes, Some(packed.files));
