@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, PipeReader, Write};
+use std::io::{self, PipeReader, PipeWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -92,7 +92,8 @@ impl Docker {
     }
 
     /// `docker create …`: a helper on some volumes that has blobs at [`BLOBS`]: in a directory of the engine's host,
-    /// else in a volume of its own, to be filled and emptied by [`Docker::copy`].
+    /// else in a volume of its own, to be filled by [`Docker::put`] and emptied by
+    /// [`Docker::take_blobs`].
     ///
     /// # Errors
     /// When docker refuses.
@@ -146,12 +147,27 @@ impl Docker {
         self.call(["export", name]).unlimited().stream(Input::Nothing, read)
     }
 
-    /// `docker cp FROM TO`: between a directory and [`BLOBS`] of a carrier. Faster than its standard streams.
+    /// `docker cp - NAME:DIR`: unpacks the tar archive that `send` writes in a container that does not run yet.
+    ///
+    /// # Errors
+    /// When docker refuses, or the archive cannot be made.
+    pub fn put(&self, name: &str, dir: &str, send: impl FnOnce(PipeWriter) -> io::Result<()> + Send) -> Result<()> {
+        let call = self.call(["cp", "-", &format!("{name}:{dir}")]).unlimited();
+        let send = |pipe| match send(pipe) {
+            // If docker does not read it to the end, docker says why.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            sent => sent,
+        };
+        call.fed(send, |call, archive| call.run_with(Input::Pipe(archive)).map(drop))
+    }
+
+    /// `docker cp NAME:/bundle/. DIR`: takes what a helper has at [`BLOBS`]. Faster than its standard streams.
     ///
     /// # Errors
     /// When docker refuses.
-    pub fn copy(&self, from: &OsStr, to: &OsStr) -> Result<()> {
-        self.call([OsStr::new("cp"), from, to]).unlimited().run().map(drop)
+    pub fn take_blobs(&self, name: &str, dir: &Path) -> Result<()> {
+        let from = format!("{name}:{BLOBS}/.");
+        self.call([OsStr::new("cp"), from.as_ref(), dir.as_os_str()]).unlimited().run().map(drop)
     }
 
     /// `docker rm --force --volumes NAME`, with the volumes that have no name, also after a cancel.

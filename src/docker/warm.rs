@@ -1,7 +1,7 @@
 //! Calls that run a package manager's own download in an image, and take what it ran in away again.
 
 use std::collections::VecDeque;
-use std::io::{self, BufRead, BufReader, PipeWriter, Write};
+use std::io::{BufRead, BufReader, PipeWriter, Write};
 
 use super::{Call, Cause, Docker, DockerError, Input, Result, field};
 
@@ -54,15 +54,6 @@ impl Docker {
         self.call(args).whole()?.run().map(drop)
     }
 
-    /// `docker cp - NAME:/`: unpacks a tar archive in a container that does not run yet.
-    ///
-    /// # Errors
-    /// When docker refuses.
-    pub fn put(&self, name: &str, archive: Vec<u8>) -> Result<()> {
-        let call = self.call(["cp", "-", &format!("{name}:/")]);
-        call.fed(sent(archive), |call, input| call.run_with(Input::Pipe(input)).map(drop))
-    }
-
     /// `docker start --attach NAME`: hands on what it says, line by line.
     ///
     /// # Errors
@@ -72,17 +63,14 @@ impl Docker {
     }
 }
 
-/// Writes an archive. If docker does not read it to the end, docker says why.
-fn sent(archive: Vec<u8>) -> impl FnOnce(PipeWriter) -> io::Result<()> + Send {
-    move |mut pipe| {
-        let _ = pipe.write_all(&archive);
-        Ok(())
-    }
-}
-
 /// Runs a build of the context in `archive` and hands on what it tells.
 pub(super) fn build(call: Call<'_>, archive: Vec<u8>, each: &mut dyn FnMut(&str)) -> Result<()> {
-    call.fed(sent(archive), |call, context| told(call, Input::Pipe(context), each))
+    let send = |mut pipe: PipeWriter| {
+        // If docker does not read it to the end, docker says why.
+        let _ = pipe.write_all(&archive);
+        Ok(())
+    };
+    call.fed(send, |call, context| told(call, Input::Pipe(context), each))
 }
 
 /// Runs a call and hands on both of its outputs; the last lines are the reason if it fails. They are the program's as much

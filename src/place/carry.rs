@@ -282,6 +282,13 @@ fn put(files: &[(String, PathBuf)], dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Writes an archive of files.
+fn send(files: &[(String, PathBuf)], pipe: PipeWriter) -> io::Result<()> {
+    let mut archive = tar::Builder::new(io::BufWriter::with_capacity(1 << 17, pipe));
+    add_files(&mut archive, files, &|_| ())?;
+    archive.into_inner()?.flush()
+}
+
 /// A helper container that carries blobs.
 struct Carrier<'a> {
     docker: &'a Docker,
@@ -305,20 +312,15 @@ impl Carrier<'_> {
         let mounts: Vec<(&str, PathBuf)> = volumes.iter().map(String::as_str).zip(container::roots(volumes)).collect();
         let here = is_here(docker, info);
         docker.create_carrier(&name, &mounts, here.then_some(dir), *packs)?;
-        let inside = OsString::from(format!("{name}:{BLOBS}"));
         if here && *packs {
             put(files, dir)?;
-        } else if !here {
-            for (file, path) in files {
-                docker.copy(path.as_os_str(), format!("{name}:{BLOBS}/{file}").as_ref())?;
-            }
+        } else if !here && !files.is_empty() {
+            docker.put(&name, BLOBS, |pipe| send(files, pipe))?;
         }
         let job = format!("{}\n", serde_json::to_string(job)?).into_bytes();
         docker.start_helper(&name, job, |output| lines(output, each))??;
         if !here && *packs {
-            let mut from = inside;
-            from.push("/.");
-            docker.copy(&from, dir.as_os_str())?;
+            docker.take_blobs(&name, dir)?;
             for (file, _) in files {
                 fs::remove_file(dir.join(file))?;
             }
@@ -357,7 +359,7 @@ pub(super) fn build(
     let before = builder.records()?.into_iter().map(|record| record.id).collect();
     let mut cleaner = Cleaner { builder, name: &name, before, imports, leaves: beside.is_some() && output.is_none() };
     let size = |path: &Path| path.metadata().map_or(0, |meta| meta.len());
-    let (of, so_far) = (files.iter().map(|(_, path)| size(path)).sum(), AtomicU64::new(0));
+    let of = files.iter().map(|(_, path)| size(path)).sum();
     let sent = |bytes| {
         if imports {
             telling.tell(Told::Travelled { bytes, of })
@@ -368,11 +370,7 @@ pub(super) fn build(
             return pipe.write_all(beside.dockerfile(mounts, sharing, &name, files, &job)?.as_bytes());
         }
         let mut context = tar::Builder::new(io::BufWriter::with_capacity(1 << 17, pipe));
-        for (name, path) in files {
-            let file = File::open(path)?;
-            let size = file.metadata()?.len();
-            add(&mut context, name, 0o644, size, &mut Counted { inner: file, so_far: &so_far, tell: &sent })?;
-        }
+        add_files(&mut context, files, &sent)?;
         add_helper(&mut context, &binary, &dockerfile(mounts, sharing, &name, files, imports), &name, &job)?;
         context.finish()
     };
@@ -461,6 +459,21 @@ pub(super) fn add(
     header.set_size(size);
     header.set_mode(mode);
     context.append_data(&mut header, name, data)
+}
+
+/// Adds files to an archive and tells how many of their bytes are in it.
+fn add_files(
+    archive: &mut tar::Builder<impl Write>,
+    files: &[(String, PathBuf)],
+    tell: &(dyn Fn(u64) + Sync),
+) -> io::Result<()> {
+    let so_far = AtomicU64::new(0);
+    for (name, path) in files {
+        let file = File::open(path)?;
+        let size = file.metadata()?.len();
+        add(archive, name, 0o644, size, &mut Counted { inner: file, so_far: &so_far, tell })?;
+    }
+    Ok(())
 }
 
 /// Adds the Dockerfile, the job and the program of a helper build to its context.

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
+use std::io::Write as _;
 
 use anyhow::{Context, Result, anyhow, bail};
 
@@ -92,7 +93,8 @@ impl Download {
         };
         let _cleaner = ContainerCleaner { docker, name };
         docker.create_warmer(name, &warmer)?;
-        docker.put(name, archive(&[], name, &self.files)?)?;
+        let files = archive(&[], name, &self.files)?;
+        docker.put(name, "/", |mut pipe| pipe.write_all(&files))?;
         docker.attach(name, each)?;
         Ok(())
     }

@@ -919,6 +919,21 @@ fn a_volume_with_options_is_reached_by_a_container() {
     assert_eq!(engine.docker(&["volume", "ls", "--quiet"]).stdout.trim(), "project-cache");
 }
 
+#[test]
+fn an_engine_elsewhere_gets_all_blobs_in_one_call() {
+    // This one does not tell by what it could be known to be here.
+    let engine = Engine::start(Generation::V20);
+    fill(&engine.volume("project-cache", &[]));
+    let before = Tree::read(&engine.mountpoint("project-cache")).only(is_cache);
+    let bundle = engine.folder().join("bundle");
+    engine.cache(&["export", "--dest", &text(&bundle)]).ok();
+    engine.docker(&["volume", "rm", "project-cache"]);
+    engine.cache(&["import", "--src", &text(&bundle)]).ok();
+    assert_same(&before, &Tree::read(&engine.mountpoint("project-cache")));
+    let copies = ["events", "--since=1h", "--until=0s", "--filter=event=extract-to-dir", "--format={{.Action}}"];
+    assert_eq!(engine.docker(&copies).stdout, "extract-to-dir\n");
+}
+
 for_each_engine!(a_remote_builder_has_its_layers_and_mounts_carried, [v26_containerd, v28_containerd], |engine| {
     let _far = engine.remote_builder("far");
     let other = Engine::start(engine.generation());
