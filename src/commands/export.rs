@@ -25,8 +25,8 @@ use crate::inside::pack::{self, Packed, Previous};
 use crate::inside::rules::Rule;
 use crate::inventory::{self, Cache, FoundVolume, Inventory, Kind, Names, Wanted};
 use crate::model::{self, Bytes, CacheRecord, CacheVolume, MountName};
-use crate::place::carry::{self, Mount, Site};
-use crate::place::{self, Access, Place};
+use crate::place::carry::{self, Mount};
+use crate::place::{self, Access, MountPlace, Place};
 use crate::report::{self, Progress};
 use crate::{cancel, parallel};
 
@@ -510,28 +510,26 @@ fn act(
         }
     }
     if let Some(place) = place {
-        let site = Site::Volumes(place);
         let items: Vec<(usize, TreeConfig)> = volumes.into_iter().map(|(at, item)| (at, item.config)).collect();
-        pack(&site, items, writer, answer, progress, |_| true)?;
+        pack(&place, items, writer, answer, progress, |_| true)?;
     }
     for ((builder, _), mut group) in mounts {
         // BuildKit takes the mounts of a step in the order of their targets: in another one, this build and one of the user
         // might wait for each other.
         group.sort_by(|(_, one, _), (_, other, _)| one.target.cmp(&other.target));
-        // Their targets may lie in each other; in the helper build each has a place of its own.
-        let places = group.iter().map(|(_, mount, _)| Mount { target: String::new(), ..mount.clone() }).collect();
-        let site = Site::Mounts(plan.builders[builder].clone(), places);
+        let mounts = group.iter().map(|(_, mount, _)| mount.clone());
+        let place = Place::Build(MountPlace::new(&plan.builders[builder], mounts));
         let told: Vec<bool> = group.iter().map(|(_, _, told)| *told).collect();
         let items = group.into_iter().enumerate().map(|(at, (item, ..))| (at, item.config)).collect();
-        pack(&site, items, writer, answer, progress, |at| told[at])?;
+        pack(&place, items, writer, answer, progress, |at| told[at])?;
     }
     Ok(())
 }
 
-/// Packs the trees of one site. `sure` says of each whether it is surely there: what turns out empty and is not, is
+/// Packs the trees of one place. `sure` says of each whether it is surely there: what turns out empty and is not, is
 /// left out.
 fn pack(
-    site: &Site,
+    place: &Place,
     items: Vec<(usize, TreeConfig)>,
     writer: &mut Writer,
     answer: &mut Answer,
@@ -546,7 +544,7 @@ fn pack(
     };
     let trees = items.iter().map(|(at, config)| (*at, tree(config, previous(config)))).collect();
     let ingest = writer.ingest.clone();
-    let packed = carry::pack(site, trees, &ingest, &mut |told| progress.tell(told))?;
+    let packed = carry::pack(place, trees, &ingest, &mut |told| progress.tell(told))?;
     progress.next();
     let (mut guessed, mut found) = (Vec::new(), HashSet::new());
     for ((at, config), packed) in items.into_iter().zip(packed) {

@@ -20,8 +20,8 @@ use crate::docker::{BuilderRef, Docker, Overview, Volume, endpoint};
 use crate::exit;
 use crate::inside::unpack::{Target, Unpacked};
 use crate::inventory::{self, Kind, Names};
-use crate::place::carry::{self, Mount, Site};
-use crate::place::{self, Access, Place};
+use crate::place::carry::{self, Mount};
+use crate::place::{self, Access, MountPlace, Place};
 use crate::report::{self, Progress};
 
 /// Where an entry goes.
@@ -284,9 +284,10 @@ fn act(
         progress.next();
     }
     for (mount, step) in mounts {
-        let site = Site::Mounts(builder.context("there is no builder")?.clone(), vec![mount.clone()]);
+        let builder = builder.context("there is no builder")?.clone();
+        let place = Place::Build(MountPlace { builder, mounts: vec![mount.clone()] });
         let trees = vec![(0, target(step, options))];
-        let done = carry::unpack(&site, trees, &layout.blobs(), &mut |told| progress.tell(told));
+        let done = carry::unpack(&place, trees, &layout.blobs(), &mut |told| progress.tell(told));
         progress.next();
         note(done.with_context(|| format!("mount {}", mount.id))?, answer);
     }
@@ -350,10 +351,10 @@ fn into_volumes(
         })
     });
     let places = places.collect::<Result<Vec<_>>>()?;
-    let site = Site::Volumes(Place::of_volumes(docker, &info, &places, Access::Write));
+    let place = Place::of_volumes(docker, &info, &places, Access::Write);
     let trees = volumes.values().enumerate().flat_map(|(at, steps)| steps.iter().map(move |step| (at, step)));
     let trees = trees.map(|(at, step)| (at, target(step, options))).collect();
-    carry::unpack(&site, trees, &layout.blobs(), &mut |told| progress.tell(told))
+    carry::unpack(&place, trees, &layout.blobs(), &mut |told| progress.tell(told))
 }
 
 fn target(step: &Step, options: &Import) -> Target {

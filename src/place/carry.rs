@@ -13,21 +13,13 @@ use anyhow::{Context, Result, bail};
 use rustix::io::Errno;
 
 use super::build::prune_all;
-use super::{Place, container, helper, is_here};
+use super::{MountPlace, Place, container, helper, is_here};
 use crate::bundle::check;
 use crate::docker::{BLOBS, BuilderRef, Docker, Info, abandoned, unique_name};
 use crate::inside::pack::{self, Blob, Pack, Packed};
 use crate::inside::unpack::{Target, Unpack, Unpacked};
 use crate::inside::{self, Job, Line, perform};
 use crate::model::{CacheRecord, MountName};
-
-/// What is packed from, or unpacked to.
-#[derive(Debug)]
-pub enum Site {
-    Volumes(Place),
-    /// Cache mounts of one builder, all of one namespace.
-    Mounts(BuilderRef, Vec<Mount>),
-}
 
 /// A cache mount, by all that makes it another than its neighbours.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,15 +65,6 @@ impl Mount {
             true => PathBuf::from(&self.target),
             // In the order of their names, too.
             false => PathBuf::from(format!("/mounts/{at:05}")),
-        }
-    }
-}
-
-impl Site {
-    fn roots(&self) -> Vec<PathBuf> {
-        match self {
-            Site::Volumes(place) => place.roots(),
-            Site::Mounts(_, mounts) => mounts.iter().enumerate().map(|(at, mount)| mount.root(at)).collect(),
         }
     }
 }
@@ -140,15 +123,11 @@ impl<R: Read> Read for Counted<'_, R> {
 ///
 /// # Errors
 /// When the place cannot be reached, or something cannot be read or written.
-pub fn pack(place: &Site, trees: Vec<(usize, pack::Tree)>, out: &Path, progress: Progress<'_>) -> Result<Vec<Packed>> {
+pub fn pack(place: &Place, trees: Vec<(usize, pack::Tree)>, out: &Path, progress: Progress<'_>) -> Result<Vec<Packed>> {
     let telling = Telling::new(progress);
-    if let Site::Mounts(builder, mounts) = place {
-        let trees: Vec<_> = trees.into_iter().map(|(at, tree)| (mounts[at].clone(), tree)).collect();
-        return pack_mounts(builder, &trees, out, &telling);
-    }
     let roots = place.roots();
-    let trees: Vec<pack::Tree> =
-        trees.into_iter().map(|(at, tree)| pack::Tree { root: roots[at].clone(), ..tree }).collect();
+    let (at, trees): (Vec<usize>, Vec<pack::Tree>) =
+        trees.into_iter().map(|(at, tree)| (at, pack::Tree { root: roots[at].clone(), ..tree })).unzip();
     let mut packed = None;
     let mut each = |line| match line {
         Line::Progress { files, bytes } => telling.tell(Told::Done { files, bytes }),
@@ -156,15 +135,18 @@ pub fn pack(place: &Site, trees: Vec<(usize, pack::Tree)>, out: &Path, progress:
         _ => {}
     };
     match place {
-        Site::Volumes(Place::Here(_)) => {
+        Place::Here(_) => {
             put(&formers(&trees), out)?;
             perform(&packing(&trees, out.into(), out), &mut each)?;
         }
-        Site::Volumes(Place::Container { docker, info, volumes, .. }) => {
+        Place::Container { docker, info, volumes, .. } => {
             let run = Carrier { docker, info, volumes, packs: true };
             run.run(out, &formers(&trees), &packing(&trees, BLOBS.into(), Path::new(BLOBS)), &mut each)?;
         }
-        Site::Volumes(Place::Build(_)) | Site::Mounts(..) => bail!("volumes are not reached by builds"),
+        Place::Build(MountPlace { builder, mounts }) => {
+            let trees: Vec<_> = at.iter().map(|at| mounts[*at].clone()).zip(trees).collect();
+            return pack_mounts(builder, &trees, out, &telling);
+        }
     }
     packed.context("the helper gave no answer")
 }
@@ -183,7 +165,8 @@ fn pack_mounts(
             tree.root = mount.root(at);
         }
         let job = |dir: &Path| packing(&trees, dir.join("out"), dir);
-        let answer = build(builder, &mounts, sharing, &formers(&trees), job, false, Some(out), telling)?;
+        let place = MountPlace { builder: builder.clone(), mounts };
+        let answer = build(&place, sharing, &formers(&trees), job, false, Some(out), telling)?;
         let mut packed = None;
         lines(&answer[..], &mut |line| {
             if let Line::Packed(found) = line {
@@ -230,7 +213,7 @@ fn packing(trees: &[pack::Tree], out: PathBuf, dir: &Path) -> Job {
 /// # Errors
 /// When the place cannot be reached, a blob is damaged, or something cannot be written.
 pub fn unpack(
-    place: &Site,
+    place: &Place,
     trees: Vec<(usize, Target)>,
     blobs: &Path,
     progress: Progress<'_>,
@@ -251,20 +234,19 @@ pub fn unpack(
     }
     let needed = || names.iter().map(|blob| (blob.file().to_string(), blobs.join(blob.file()))).collect::<Vec<_>>();
     match place {
-        Site::Mounts(builder, mounts) => {
+        Place::Build(place) => {
             let job = |dir: &Path| Job::Unpack(Unpack { blobs: dir.into(), trees: trees.clone() });
-            let answer = build(builder, mounts, Sharing::Locked, &needed(), job, true, None, &telling)?;
+            let answer = build(place, Sharing::Locked, &needed(), job, true, None, &telling)?;
             lines(&answer[..], &mut each)?;
         }
-        Site::Volumes(Place::Here(_)) => {
+        Place::Here(_) => {
             perform(&Job::Unpack(Unpack { blobs: blobs.into(), trees: trees.clone() }), &mut each)?;
         }
-        Site::Volumes(Place::Container { docker, info, volumes, .. }) => {
+        Place::Container { docker, info, volumes, .. } => {
             let run = Carrier { docker, info, volumes, packs: false };
             let job = Job::Unpack(Unpack { blobs: BLOBS.into(), trees: trees.clone() });
             run.run(blobs, &needed(), &job, &mut each)?;
         }
-        Site::Volumes(Place::Build(_)) => bail!("volumes are not reached by builds"),
     }
     unpacked.context("the helper gave no answer")
 }
@@ -340,10 +322,8 @@ pub(super) fn lines(output: impl Read, each: &mut (dyn FnMut(Line) + Send)) -> R
 /// Runs a job in a helper build with files beside it, and returns its answer. What a job that packs writes to `out`
 /// beside it arrives in `output`; the files of an import are told of as they travel. Never `--no-cache`: that empties
 /// cache mounts.
-#[expect(clippy::too_many_arguments, reason = "each tells another thing about one build")]
 pub(super) fn build(
-    builder: &BuilderRef,
-    mounts: &[Mount],
+    place: &MountPlace,
     sharing: Sharing,
     files: &[(String, PathBuf)],
     job: impl FnOnce(&Path) -> Job,
@@ -351,6 +331,7 @@ pub(super) fn build(
     output: Option<&Path>,
     telling: &Telling<'_>,
 ) -> Result<Vec<u8>> {
+    let MountPlace { builder, mounts } = place;
     let name = unique_name();
     let binary = helper::binary(&builder.architecture)?;
     let job = job(Path::new(&format!("/{name}")));

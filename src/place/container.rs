@@ -1,11 +1,11 @@
 //! Volumes reached by a helper container: an image with nothing but this binary, no network, a read-only root, and no
 //! capability but those that the job needs. Image and container are gone afterwards, whatever happens.
 
-use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
+use super::carry::lines;
 use super::{Access, helper};
 use crate::docker::{Docker, Info, unique_name};
 use crate::inside::{Job, Line};
@@ -29,13 +29,7 @@ pub fn run(
     let mounts: Vec<(&str, PathBuf)> = volumes.iter().map(String::as_str).zip(roots(volumes)).collect();
     let job = format!("{}\n", serde_json::to_string(job)?).into_bytes();
     docker.create_helper(&name, &mounts, access == Access::Write)?;
-    docker.start_helper(&name, job, |output| {
-        for line in BufReader::new(output).lines() {
-            let line = line.context("reading the helper container's answer")?;
-            each(serde_json::from_str(&line).with_context(|| format!("the helper container said {line:?}"))?);
-        }
-        anyhow::Ok(())
-    })?
+    docker.start_helper(&name, job, |output| lines(output, each))?
 }
 
 /// Removes a container at its end, with the volumes that have no name.
