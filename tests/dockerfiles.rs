@@ -150,6 +150,7 @@ fn a_deletion_of_more_than_a_cache_stays_and_no_mount_is_put_in_its_way() {
         "clean() { rm -rf /root/.cache; }; clean",
         "trap 'rm -rf /root/.cache' EXIT",
         "pip cache purge || true",
+        "grep x /y; rm -rf /root/.cache/pip",
     ];
     let texts = deletions.map(|deletion| format!("FROM python\nRUN pip install --no-cache-dir x && {deletion}\n"));
     told_and_left("missing-cache-mount", &texts.each_ref().map(String::as_str));
@@ -273,6 +274,9 @@ fn a_comment_beside_what_goes_stays_and_a_new_line_has_the_indent_of_the_others(
         after.split("\nRUN").next().unwrap().replace("FROM python\nENV ", "")
     };
     assert_eq!(pip("A=1 \\\n  # c\n  PIP_NO_CACHE_DIR=1"), "A=1\n  # c");
+    assert_eq!(pip("A=1 \\\r\n  # c\r\n  PIP_NO_CACHE_DIR=1\r"), "A=1\r\n  # c\r");
+    let last = fixed("FROM python\nRUN pip install x \\\n  # c\n  && rm -rf ~/.cache\nRUN y\n");
+    assert!(last.ends_with("pip install x\n  # c\nRUN y\n"), "{last}");
     assert_eq!(pip("PIP_NO_CACHE_DIR=1 \\\n  # c\n  A=1"), " \\\n  # c\n  A=1");
     assert_eq!(pip("A=1 \\\n  # c\n  PIP_NO_CACHE_DIR=1 \\\n  B=1"), "A=1 \\\n  # c\n   \\\n  B=1");
 }

@@ -88,7 +88,10 @@ pub fn put_first(file: &Dockerfile, instruction: &Instruction, command: &str) ->
 pub fn remove_command(file: &Dockerfile, commands: &[Command], index: usize) -> Option<Edit> {
     let command = &commands[index];
     let joins = |link: Link| matches!(link, Link::And | Link::Semicolon | Link::Newline);
-    if command.nested {
+    let stops = |command: &Command| command.program() == "set" && command.args().any(is_errexit);
+    let decides = command.after == Link::Edge && !commands.iter().any(stops);
+    // The last command of a script decides whether the step fails.
+    if command.nested || decides && matches!(command.before, Link::Semicolon | Link::Newline) {
         return None;
     }
     let previous = index.checked_sub(1).map(|at| &commands[at]);
@@ -100,7 +103,9 @@ pub fn remove_command(file: &Dockerfile, commands: &[Command], index: usize) -> 
                 // A comment may stand behind the other one, or in a line between.
                 let line = between.rfind('\n').filter(|_| command.before == Link::Newline);
                 let start = previous.span.end + line.map_or(0, |end| between[..end].trim_end_matches('\r').len());
-                Edit { range: start..command.span.end, text: String::new() }
+                let is_last = line.is_none() && command.after == Link::Edge;
+                let text = if is_last { comments(between) } else { String::new() };
+                Edit { range: start..command.span.end, text }
             })
         }
         (None, Some(next)) if command.before == Link::Edge && joins(command.after) && !next.nested => {
@@ -108,6 +113,17 @@ pub fn remove_command(file: &Dockerfile, commands: &[Command], index: usize) -> 
         }
         _ => None,
     }
+}
+
+/// Tells whether an option of `set` ends a script with the first command that fails.
+fn is_errexit(option: &str) -> bool {
+    option.starts_with('-') && option.contains('e') || option == "errexit"
+}
+
+/// Returns the lines of a text that are comments, to stand below what comes before it.
+fn comments(text: &str) -> String {
+    let end = if text.contains("\r\n") { "\r\n" } else { "\n" };
+    text.lines().filter(|line| line.trim_start().starts_with('#')).map(|line| format!("{end}{line}")).collect()
 }
 
 /// Takes a word out of a command, with the blank before it.
@@ -137,13 +153,10 @@ pub fn remove_variable(file: &Dockerfile, instruction: &Instruction, name: &str)
     let index = words.iter().position(sets)?;
     let span = |at: usize| instruction.args.span(words[at].clone());
     let range = if index == 0 { span(0).start..span(1).start } else { span(index - 1).end..span(index).end };
-    let (gap, is_last) = (&file.source[range.clone()], index + 1 == words.len());
-    let is_comment = |line: &&str| line.trim_start().starts_with('#');
-    let comments: Vec<&str> = gap.split('\n').filter(is_comment).collect();
-    match (comments.is_empty(), is_last) {
+    let comments = comments(&file.source[range.clone()]);
+    match (comments.is_empty(), index + 1 == words.len()) {
         (true, _) => Some(Edit { range, text: String::new() }),
         (false, false) => Some(Edit { range: span(index), text: String::new() }),
-        // They then stand below the instruction.
-        (false, true) => Some(Edit { range, text: format!("\n{}", comments.join("\n").trim_end_matches('\r')) }),
+        (false, true) => Some(Edit { range, text: comments }),
     }
 }
