@@ -169,7 +169,7 @@ pub struct FoundBuilder {
 impl FoundBuilder {
     /// Returns true if records of another builder are of the same BuildKit, reached by another name: BuildKit draws their
     /// ids at random.
-    fn shares(&self, others: &[CacheRecord]) -> bool {
+    pub fn shares(&self, others: &[CacheRecord]) -> bool {
         let ids: HashSet<&str> = self.records.iter().map(|record| record.id.as_str()).collect();
         others.iter().any(|record| ids.contains(record.id.as_str()))
     }

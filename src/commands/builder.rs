@@ -8,6 +8,7 @@ use crate::builders::Builders;
 use crate::cli::{self, BuilderCommand, Format, Output};
 use crate::docker::endpoint::Source;
 use crate::docker::quote;
+use crate::inventory::FoundBuilder;
 use crate::model::{Builder, Bytes};
 use crate::{parallel, report};
 
@@ -165,6 +166,11 @@ fn switch(context: Context, name: &str) -> Result<u8> {
             quote(name)
         );
     }
+    // Asked before the switch: docker would ask the new context.
+    let old = before.get(&before.of_buildx).filter(|old| old.is_running()).and_then(|old| {
+        let builder = before.reference(old);
+        Some(FoundBuilder { records: builder.records().ok()?, builder })
+    });
     if of_context {
         docker.use_context(name)?;
     } else {
@@ -188,15 +194,16 @@ fn switch(context: Context, name: &str) -> Result<u8> {
             quote(name)
         ));
     }
-    let old = before.get(&before.of_buildx).filter(|old| old.name != after.of_buildx && old.is_running());
-    if let Some(old) = old
-        && let Ok(records) = before.reference(old).records()
+    let new = after.get(&after.of_buildx).filter(|new| new.is_running());
+    let new = new.and_then(|new| after.reference(new).records().ok()).unwrap_or_default();
+    if let Some(FoundBuilder { builder, records }) =
+        old.filter(|old| old.builder.name != after.of_buildx && !old.shares(&new))
     {
         let bytes: Bytes = records.iter().map(|record| Bytes(record.bytes)).sum();
         text.push_str(&format!(
             "{bytes} of cache stay on {}; the new builder does not see them: `docker cache size --builder {}`\n",
-            old.name,
-            quote(&old.name)
+            builder.name,
+            quote(&builder.name)
         ));
     }
     // The name is the data; the rest is for people.
