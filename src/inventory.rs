@@ -962,6 +962,9 @@ mod tests {
         for other in ["b:/db", "/srv/x:/db", "/srv/x/y:/db", "/srv:/db"] {
             assert_eq!(cached(&[as_cache, other], "a"), None, "{other}");
         }
+        let mut part = container("pip-cache:/db");
+        part.mounts[0].is_part = true;
+        assert_eq!(caches(&overview(&all, &[part]), &[]).iter().find(|(name, _)| name == "pip-cache"), None);
         for watcher in ["/v:/volumes", "/:/host"] {
             assert_eq!(cached(&[watcher], "pip-cache").as_deref(), Some("/cache/pip"), "{watcher}");
         }
