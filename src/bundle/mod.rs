@@ -18,12 +18,14 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::inside::archive::unsafe_path;
 use crate::inside::dirs;
 use crate::inside::pack::{Blob, Layer, digest};
 use crate::inside::rules::Rule;
 use crate::inside::unpack::Target;
 use crate::inventory::Kind;
 use crate::parallel;
+use crate::place::carry::Mount;
 
 pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// What a mount or a volume is, for tools that know artifacts.
@@ -210,6 +212,23 @@ impl TreeConfig {
         }
     }
 
+    /// Makes sure that no path in it leads out of its tree, and that no word in it can be taken for anything else.
+    fn check(&self) -> Result<()> {
+        for Rule { path, .. } in &self.rules {
+            if let Some(why) = unsafe_path(path.as_bytes()) {
+                bail!("its path {path:?} {why}");
+            }
+        }
+        ensure!(self.base.split('/').all(|name| name != ".."), "its base {:?} leads out by `..`", self.base);
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._-/:@".contains(c);
+        ensure!(self.driver.chars().all(plain) && !self.driver.contains(".."), "{:?} is no driver", self.driver);
+        // Its id is looked at where it is used: an import may give it another.
+        let (id, namespace, options) = ("id".into(), self.namespace.clone(), self.options.clone());
+        let is_plain = Mount { id, namespace, options, target: String::new() }.is_carriable();
+        ensure!(is_plain, "its namespace {:?} or its options {:?} are no plain words", self.namespace, self.options);
+        Ok(())
+    }
+
     /// Returns all blobs but the config itself.
     pub fn blobs(&self) -> impl Iterator<Item = &Blob> {
         std::iter::once(&self.table).chain(self.layers.iter().map(|layer| &layer.blob))
@@ -319,6 +338,7 @@ impl Layout {
         let listed: Vec<Blob> = manifest.layers.iter().map(Descriptor::blob).collect::<Result<_>>()?;
         ensure!(config.blobs().eq(&listed), "its manifest and its config do not list the same blobs");
         ensure!(config.ref_name() == descriptor.ref_name(), "it is not what its name says");
+        config.check()?;
         Ok(Entry { descriptor: descriptor.clone(), config })
     }
 

@@ -266,6 +266,8 @@ mod tests {
         archive: Vec<u8>,
         entries: u64,
         raw: Option<u64>,
+        /// What the bundle says of it, but for the files.
+        config: TreeConfig,
     }
 
     fn header(name: &str, kind: EntryType, link: &str, content: &[u8]) -> Vec<u8> {
@@ -293,7 +295,14 @@ mod tests {
         let root = header("./", EntryType::Directory, "", b"");
         let archive = [&[root], members].concat().concat();
         let rows = [&[(b'd', 0, "")], rows].concat();
-        Hostile { dir: tempfile::tempdir().unwrap(), rows, archive, entries: 100, raw: None }
+        let config = TreeConfig {
+            version: 1,
+            kind: CacheKind::Volume,
+            name: "v".into(),
+            base: "/cache".into(),
+            ..Default::default()
+        };
+        Hostile { dir: tempfile::tempdir().unwrap(), rows, archive, entries: 100, raw: None, config }
     }
 
     fn compressed(bytes: &[u8]) -> Vec<u8> {
@@ -319,15 +328,11 @@ mod tests {
             };
             let files = self.rows.iter().filter(|(kind, ..)| *kind != b'd');
             let config = TreeConfig {
-                version: 1,
-                kind: CacheKind::Volume,
-                name: "v".into(),
-                base: "/cache".into(),
                 files: files.clone().count() as u64,
                 bytes: files.map(|(_, size, _)| size).sum(),
                 table: writer.write(&compressed(&rows)).unwrap(),
                 layers: vec![layer],
-                ..TreeConfig::default()
+                ..self.config.clone()
             };
             writer.add(&config).unwrap();
             let layout = writer.layout.clone();
@@ -397,6 +402,30 @@ mod tests {
         link("/cachet").is_refused("leads out");
         link("/cache/../etc").is_refused("leads out");
         hostile(&[(b'h', 0, "h")], &[header("h", EntryType::Link, "../../etc/passwd", b"")]).is_refused("leads out");
+    }
+
+    #[test]
+    fn configs_that_lead_out_or_say_more_than_they_may_are_refused() {
+        let said = |change: &dyn Fn(&mut TreeConfig), why| {
+            let mut hostile = hostile(&[], &[]);
+            change(&mut hostile.config);
+            hostile.is_refused(why);
+        };
+        said(&|config| config.base = "/root/.cache/pip/../../../../tmp/x".into(), "leads out");
+        let path = |path: &str| vec![Rule { path: path.into(), take: true }];
+        said(&|config| config.rules = path("pip/../../x"), "leads out");
+        said(&|config| config.rules = path("/etc"), "is absolute");
+        said(&|config| config.driver = "../../tmp/x".into(), "no driver");
+        let of_mount = |change: fn(&mut TreeConfig)| {
+            let change = |config: &mut TreeConfig| {
+                config.kind = CacheKind::Mount;
+                change(config);
+            };
+            said(&change, "no plain words");
+        };
+        of_mount(|config| config.namespace = "a\0".into());
+        of_mount(|config| config.options = "uid=0,from=alpine".into());
+        of_mount(|config| config.options = "type=secret".into());
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::catalogue;
 use crate::cli::{Import, Selection};
 use crate::docker::{BuilderRef, Docker, Overview, Volume, endpoint};
 use crate::exit;
+use crate::inside::archive::unsafe_path;
 use crate::inside::unpack::{Target, Unpacked};
 use crate::inventory::{self, Kind, Names};
 use crate::place::carry::{self, Mount};
@@ -246,7 +247,11 @@ fn place_in_volume(config: &TreeConfig, volume: &str) -> Result<String> {
     ))?;
     let path = format!("/cache/{place}{}", home.unwrap_or_default());
     let below = path.strip_prefix(root.trim_end_matches('/')).unwrap_or(place);
-    Ok(below.trim_matches('/').into())
+    let below = below.trim_matches('/');
+    match unsafe_path(below.as_bytes()) {
+        Some(why) => bail!("mount {}: where it would go in volume {volume}, {below:?}, {why}", config.name),
+        None => Ok(below.into()),
+    }
 }
 
 /// Returns the directory of a packed volume that is one mount's worth: the only one that was taken.
@@ -392,5 +397,18 @@ mod tests {
         let refused = of("import --src bundle").err().map(|error| error.to_string()).unwrap_or_default();
         assert!(refused.contains("hint: `--to-mount ID`"), "{refused}");
         assert!(of("import --src bundle --to-mount other").is_ok());
+    }
+
+    #[test]
+    fn a_mount_goes_to_no_place_outside_of_a_volume() {
+        let place = |base: &str| {
+            let config = TreeConfig { kind: Kind::Mount, name: "pip".into(), base: base.into(), ..Default::default() };
+            place_in_volume(&config, "project-cache")
+        };
+        assert_eq!(place("/root/.cache/pip").unwrap(), "pip");
+        assert_eq!(place("/root/.cache/pip/http").unwrap(), "pip/http");
+        for base in ["/root/.cache/pip/../../x", "/root/.cache/pip/./x", "/root/.cache/pip/.."] {
+            place(base).unwrap_err();
+        }
     }
 }

@@ -102,9 +102,12 @@ impl Dirs {
     /// Returns the directory that a path is in, and the path's last name.
     ///
     /// # Errors
-    /// When one on the way is missing, a link, or no directory.
+    /// When one on the way is missing, a link, or no directory, or the way leads up.
     pub fn parent(&mut self, path: &[u8]) -> io::Result<(BorrowedFd<'_>, CString)> {
         let mut names: Vec<&[u8]> = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect();
+        if names.contains(&&b".."[..]) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path leads out by `..`"));
+        }
         let last = CString::new(names.pop().unwrap_or(b"."))?;
         let same = self.open.iter().zip(&names).take_while(|((open, _), name)| open == *name).count();
         self.open.truncate(same);
@@ -124,5 +127,21 @@ impl Dirs {
             self.open.push((name.to_vec(), fd?));
         }
         Ok((self.open.last().map_or(self.root.as_fd(), |(_, fd)| fd.as_fd()), last))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_path_leads_up() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("root/a")).unwrap();
+        let mut dirs = Dirs::open(&dir.path().join("root"), true).unwrap();
+        for path in [&b"../x/y"[..], b"a/../../x/y", b"..", b"a/.."] {
+            dirs.parent(path).unwrap_err();
+        }
+        dirs.parent(b"a/x").unwrap();
     }
 }

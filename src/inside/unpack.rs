@@ -86,6 +86,11 @@ pub const MAX_ENTRIES: u64 = 65_536;
 /// When a blob is not what it should be, or something cannot be written beside or moved in; the trees are then as they
 /// were. What could not be moved back is kept, and the error says where.
 pub fn all(job: &Unpack, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<Vec<Unpacked>> {
+    for path in job.trees.iter().flat_map(|target| [&target.from, &target.to]) {
+        if let Some(why) = archive::unsafe_path(path.as_bytes()) {
+            bail!("the path {path:?} {why}");
+        }
+    }
     let done = Counters::default();
     let mut places: Vec<Place<'_>> = Vec::new();
     let mut trees = Vec::new();
@@ -951,6 +956,19 @@ mod tests {
         assert_eq!(unpacked.notes.len(), 1, "{unpacked:?}");
         let found = ["in", "http/up", "out"].map(|path| back.join(path).is_symlink());
         assert_eq!(found, [true, true, false]);
+    }
+
+    #[test]
+    fn a_tree_goes_nowhere_but_below_its_root() {
+        let (dir, tree, out, back) = dirs();
+        fs::write(tree.join("a"), "a").unwrap();
+        let packed = pack(&tree, &out, ALL, None);
+        let before = listing(dir.path());
+        for to in ["../other", "pip/../../other", "/tmp/other", "./x"] {
+            unpack(Target { to: to.into(), ..target(&packed, &back) }, &out).unwrap_err();
+            unpack(Target { from: to.into(), ..target(&packed, &back) }, &out).unwrap_err();
+        }
+        assert_eq!(listing(dir.path()), before);
     }
 
     #[test]

@@ -47,8 +47,11 @@ impl Mount {
     /// shell-like words, so quotes, `$` and backslashes are left alone.
     pub fn is_carriable(&self) -> bool {
         let plain = |text: &str| text.chars().all(|c| c.is_alphanumeric() || " _./:@=+~-".contains(c));
-        let options = self.options.chars().all(|c| c.is_ascii_alphanumeric() || "=,".contains(c));
-        options
+        let is_option = |option: &str| {
+            let number = ["uid=", "gid=", "mode="].iter().find_map(|name| option.strip_prefix(name));
+            number.is_some_and(|number| !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit()))
+        };
+        (self.options.is_empty() || self.options.split(',').all(is_option))
             && !self.id.is_empty()
             && self.id.trim() == self.id
             && [&self.namespace, &self.id].into_iter().all(|t| plain(t))
