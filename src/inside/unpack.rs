@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -30,6 +31,7 @@ use super::rules::{At, Rule, Rules};
 use super::table::{self, MAX_ROWS, Row, Rows, decoder};
 use super::walk::{Counters, mount_of};
 use crate::parallel;
+use crate::report;
 
 /// Name of the directory in a tree where things are unpacked and, for a moment, what they replace is kept.
 pub const STAGING: &CStr = c".docker-cache-import";
@@ -95,10 +97,20 @@ pub fn all(job: &Unpack, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<
     let mut places: Vec<Place<'_>> = Vec::new();
     let mut trees = Vec::new();
     for (number, target) in job.trees.iter().enumerate() {
-        let at = match places.iter().position(|place| place.path == target.root) {
+        let root = openat(rustix::fs::CWD, &target.root, DIRECTORY, Mode::empty())
+            .with_context(|| format!("cannot open {}", target.root.display()))?;
+        let id = inode(&root)?;
+        // Two volumes may be one directory.
+        let at = match places.iter().position(|place| place.inode == id) {
+            Some(at) if target.replace && places[at].path != target.root => bail!(
+                "{} and {} are one directory, and with --replace the last would be all that stays\nhint: select one of \
+                 the volumes by `--volume`, or leave out `--replace`",
+                places[at].path.display(),
+                target.root.display()
+            ),
             Some(at) => at,
             None => {
-                places.push(Place::make(&target.root)?);
+                places.push(Place::make(&target.root, root)?);
                 places.len() - 1
             }
         };
@@ -370,10 +382,25 @@ impl<'a> Unpacking<'a> {
             Ok(linkat(first_dir, &first, dir, &name, AtFlags::empty())?)
         })?;
         let mut dirs = Dirs::at(new()?, false);
-        later.each(Kind::Dir, |member| match member.path.is_empty() {
-            true => Ok(()),
-            false => self.directory(&mut dirs, member),
+        later.each(Kind::Dir, |member| {
+            if member.path == self.target.to.as_bytes() {
+                self.way(&mut dirs, member)?;
+            }
+            if member.path.is_empty() { Ok(()) } else { self.directory(&mut dirs, member) }
         })
+    }
+
+    /// Gives the directories on the way to the top of the tree, which no bundle tells of, its owner.
+    fn way(&self, dirs: &mut Dirs, top: &Member) -> Result<()> {
+        let (uid, gid) = self.owner(top);
+        let ends = top.path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        for above in ends.map(|at| &top.path[..at]) {
+            let (dir, name) = dirs.parent(above)?;
+            let fd = openat(dir, name, DIRECTORY, Mode::empty())?;
+            fchown(&fd, Some(uid), Some(gid))?;
+            fchmod(&fd, Mode::from_raw_mode(0o755))?;
+        }
+        Ok(())
     }
 
     /// Gives those directories that several trees have in common what they are to have: nothing else was in the root.
@@ -492,6 +519,8 @@ fn times(member: &Member) -> Timestamps {
 /// A root with a directory for what comes, beside what is there. That directory goes with the value.
 struct Place<'a> {
     path: &'a Path,
+    /// Device and inode of the root.
+    inode: (u64, u64),
     root: OwnedFd,
     beside: OwnedFd,
     moves: Moves,
@@ -509,11 +538,11 @@ struct Staging {
 }
 
 impl Place<'_> {
-    fn make(path: &Path) -> Result<Place<'_>> {
-        let root = openat(rustix::fs::CWD, path, DIRECTORY, Mode::empty())
-            .with_context(|| format!("cannot open {}", path.display()))?;
+    fn make(path: &Path, root: OwnedFd) -> Result<Place<'_>> {
+        let inode = inode(&root)?;
         // Of two imports at once one waits: they would take each other's directory for what an interrupted one left.
-        dirs::lock(&root, FlockOperation::NonBlockingLockExclusive, || ()).context("it cannot be locked")?;
+        let waiting = || report::note(&format!("another import writes to {}; waiting for it", path.display()));
+        dirs::lock(&root, FlockOperation::NonBlockingLockExclusive, waiting).context("it cannot be locked")?;
         if let Ok(left) = openat(&root, STAGING, DIRECTORY, Mode::empty()) {
             moves::recover(root.as_fd(), left.as_fd()).map_err(|error| {
                 let (path, staging) = (path.display(), STAGING.to_string_lossy());
@@ -530,7 +559,7 @@ impl Place<'_> {
         let was_empty = names(root.as_fd())?.is_empty();
         let beside = make_dir(root.as_fd(), STAGING).context("nothing can be written there")?;
         let moves = Moves::begin(beside.as_fd())?;
-        Ok(Place { path, root, beside, moves, was_empty, keeps: false })
+        Ok(Place { path, inode, root, beside, moves, was_empty, keeps: false })
     }
 
     /// What is mounted somewhere in the tree would be moved away with the directories above it.
@@ -577,6 +606,12 @@ impl Drop for Place<'_> {
             let _ = self.clean();
         }
     }
+}
+
+/// Returns the device and the inode of an open directory.
+fn inode(dir: &OwnedFd) -> Result<(u64, u64)> {
+    let meta = File::from(dir.try_clone()?).metadata()?;
+    Ok((meta.dev(), meta.ino()))
 }
 
 fn make_dir(above: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
@@ -726,7 +761,7 @@ fn remove(dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use proptest::prelude::*;
 
@@ -972,6 +1007,37 @@ mod tests {
     }
 
     #[test]
+    fn directories_on_the_way_to_a_tree_can_be_used_by_its_owner() {
+        let (_dir, tree, out, back) = dirs();
+        fs::write(tree.join("a"), "a").unwrap();
+        let packed = pack(&tree, &out, ALL, None);
+        let is_root = rustix::process::geteuid().is_root();
+        let owner = is_root.then_some((1000, 1001));
+        unpack(Target { to: "x/y/z".into(), owner, ..target(&packed, &back) }, &out).unwrap();
+        for path in ["x", "x/y"] {
+            let meta = fs::metadata(back.join(path)).unwrap();
+            assert_eq!(meta.mode() & 0o7777, 0o755);
+            assert!(!is_root || (meta.uid(), meta.gid()) == (1000, 1001), "{meta:?}");
+        }
+    }
+
+    #[test]
+    fn one_directory_by_two_paths_is_one_place() {
+        let (dir, tree, out, back) = dirs();
+        fs::create_dir(tree.join("d")).unwrap();
+        fs::write(tree.join("a"), "a").unwrap();
+        let packed = pack(&tree, &out, ALL, None);
+        let other = dir.path().join("tree/../back");
+        let job = |replace| {
+            let trees = [&back, &other].map(|root| Target { replace, ..target(&packed, root) });
+            all(&Unpack { blobs: out.clone(), trees: trees.into() }, &mut |_, _| ())
+        };
+        assert_eq!(job(false).unwrap().len(), 2);
+        let error = job(true).unwrap_err().to_string();
+        assert!(error.contains("are one directory"), "{error}");
+    }
+
+    #[test]
     fn adding_keeps_what_is_newer_and_replacing_takes_away_only_what_the_rules_take() {
         let (_dir, tree, out, back) = dirs();
         fs::create_dir_all(tree.join("pip")).unwrap();
@@ -1092,7 +1158,7 @@ mod tests {
         for name in ["alone", "replaced"] {
             fs::write(back.join(name), "old").unwrap();
         }
-        let mut place = Place::make(&back).unwrap();
+        let mut place = Place::make(&back, File::open(&back).unwrap().into()).unwrap();
         for name in [c"alone", c"replaced"] {
             place.moves.take_away(Name { dir: place.root.as_fd(), name, path: name.to_bytes() }).unwrap();
         }
