@@ -399,7 +399,7 @@ fn work(
     read: &Counters,
 ) -> Result<Vec<(usize, Layer)>> {
     let mut made = Vec::new();
-    let mut dirs = Dirs::open(&tree.root, false)?;
+    let mut dirs = Dirs::open(&tree.root, false).with_context(|| format!("cannot open {}", tree.root.display()))?;
     let mut buffer = Vec::new();
     loop {
         let next = chunks.lock().unwrap_or_else(PoisonError::into_inner).recv();
