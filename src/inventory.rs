@@ -709,6 +709,23 @@ pub fn users(containers: &[Container], volumes: &[Volume], volume: &Volume) -> V
     users_of(&held(containers, volumes), volume)
 }
 
+/// Returns a running container that has something else mounted below where it has a volume, and where.
+pub fn mounted_within<'a>(
+    containers: &'a [Container],
+    volumes: &[Volume],
+    volume: &Volume,
+) -> Option<(&'a str, &'a str)> {
+    users(containers, volumes, volume).into_iter().filter(|user| user.running).find_map(|user| {
+        let outer = Path::new(user.destination.as_ref()?);
+        let below = |inner: &&ContainerMount| {
+            let inner = Path::new(&inner.destination);
+            inner != outer && inner.starts_with(outer)
+        };
+        let container = containers.iter().find(|container| container.name() == user.container)?;
+        Some((container.name(), container.mounts.iter().find(below)?.destination.as_str()))
+    })
+}
+
 /// A container, one of its mounts, and the directories of the host that it is.
 type Held<'a> = (&'a Container, &'a ContainerMount, Vec<PathBuf>);
 

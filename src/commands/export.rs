@@ -168,7 +168,14 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
         Location::Directory(dir) if dir.exists() && !dir.is_dir() => {
             bail!("{} is no directory\nhint: name a bundle, or a directory that is empty or not there", dir.display())
         }
-        Location::Directory(dir) => (dir.as_path(), None),
+        Location::Directory(dir) => {
+            for item in &plan.items {
+                if let From::Volume(at) = item.from {
+                    place::ensure_apart(dir, &plan.volumes[at].volume)?;
+                }
+            }
+            (dir.as_path(), None)
+        }
         Location::Registry(reference) => (stage.path(), Some(super::bundles::remote(&settings, reference, true)?)),
     };
     let mut writer = Writer::open(dir, wait)?;

@@ -34,10 +34,21 @@ struct Step {
     below: String,
 }
 
-#[derive(PartialEq, Eq)]
 enum To {
     Volume(String),
     Mount(Mount),
+}
+
+impl To {
+    /// Returns true if both are one place. A mount is the same whatever its target.
+    fn is(&self, other: &To) -> bool {
+        let mount = |mount: &Mount| Mount { target: String::new(), ..mount.clone() };
+        match (self, other) {
+            (To::Volume(one), To::Volume(other)) => one == other,
+            (To::Mount(one), To::Mount(other)) => mount(one) == mount(other),
+            _ => false,
+        }
+    }
 }
 
 impl Step {
@@ -168,15 +179,17 @@ fn plan(layout: &Layout, options: &Import, names: &Names, with_layers: bool) -> 
 
 /// Returns two steps of different sources that would replace each other's files.
 fn rivals(steps: &[Step]) -> Option<(&Step, &Step)> {
-    // What was packed of one volume, tool by tool, was apart there too.
-    let apart = |one: &Step, other: &Step| one.entry.config.kind == Kind::Volume && one.source() == other.source();
+    // What was packed of one volume, tool by tool, was apart there too. Of a mount each would be the root.
+    let apart = |one: &Step, other: &Step| {
+        matches!(one.to, To::Volume(_)) && one.entry.config.kind == Kind::Volume && one.source() == other.source()
+    };
     let overlap = |one: &Step, other: &Step| {
         let others = other.places();
         one.places().iter().any(|a| others.iter().any(|b| Path::new(a).starts_with(b) || Path::new(b).starts_with(a)))
     };
     steps.iter().enumerate().find_map(|(at, one)| {
         let mut later = steps[at + 1..].iter();
-        later.find(|other| one.to == other.to && !apart(one, other) && overlap(one, other)).map(|other| (one, other))
+        later.find(|other| one.to.is(&other.to) && !apart(one, other) && overlap(one, other)).map(|other| (one, other))
     })
 }
 
@@ -310,6 +323,16 @@ fn into_volumes(
     progress: &mut Carrying,
 ) -> Result<Vec<Unpacked>> {
     let Overview { info, volumes: mut there, containers, .. } = docker.overview_of(|_| true)?;
+    for volume in there.iter().filter(|volume| volumes.contains_key(volume.name.as_str())) {
+        place::ensure_apart(&layout.dir, volume)?;
+        if let Some((container, path)) = inventory::mounted_within(&containers, &there, volume) {
+            bail!(
+                "container {container} has something else mounted at {path}, in volume {}: it would be unmounted there\n\
+                 hint: stop the container",
+                volume.name
+            );
+        }
+    }
     for volume in there.iter().filter(|volume| options.replace && volumes.contains_key(volume.name.as_str())) {
         let users = inventory::users(&containers, &there, volume);
         if let Some(user) = users.iter().find(|user| user.running).filter(|_| !options.force_in_use) {
@@ -410,5 +433,29 @@ mod tests {
         for base in ["/root/.cache/pip/../../x", "/root/.cache/pip/./x", "/root/.cache/pip/.."] {
             place(base).unwrap_err();
         }
+    }
+
+    #[test]
+    fn what_would_replace_each_other_in_one_place_is_seen() {
+        let step = |name: &str, tool: &str, base: &str, to: To| {
+            let rules = vec![crate::inside::rules::Rule { path: tool.into(), take: true }];
+            let (name, base) = (name.into(), base.into());
+            let config = TreeConfig { kind: Kind::Volume, name, base, rules, ..Default::default() };
+            Step {
+                entry: Entry { descriptor: Default::default(), config },
+                to,
+                from: tool.into(),
+                below: String::new(),
+            }
+        };
+        let mount = |id: &str, target: &str| {
+            let (id, target) = (id.into(), target.into());
+            To::Mount(Mount { namespace: String::new(), id, options: String::new(), target })
+        };
+        let rival =
+            |one: To, other: To| rivals(&[step("v", "pip", "/a", one), step("v", "npm", "/b", other)]).is_some();
+        assert!(rival(mount("id", "/a/pip"), mount("id", "/b/npm")));
+        assert!(!rival(mount("id", "/a/pip"), mount("other", "/a/pip")));
+        assert!(!rival(To::Volume("one".into()), To::Volume("one".into())));
     }
 }

@@ -8,9 +8,10 @@ mod container;
 mod helper;
 pub mod warm;
 
+use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 pub use self::build::MountPlace;
 pub use self::container::ContainerCleaner;
@@ -111,6 +112,38 @@ pub fn is_here(docker: &Docker, info: &Info) -> bool {
     local && !info.id.is_empty() && id.trim() == info.id
 }
 
+/// Makes sure that a bundle and a volume do not lie in each other: an import would replace what it reads, and an export pack
+/// what it writes.
+///
+/// # Errors
+/// When they do.
+pub fn ensure_apart(bundle: &Path, volume: &Volume) -> Result<()> {
+    let bundle = resolved(bundle)?;
+    let device = volume.options.as_ref().and_then(|options| options.get("device"));
+    let roots = device.into_iter().chain([&volume.mountpoint]).filter(|path| path.starts_with('/'));
+    for root in roots.filter_map(|path| Path::new(path).canonicalize().ok()) {
+        ensure!(
+            !bundle.starts_with(&root) && !root.starts_with(&bundle),
+            "the bundle {} and volume {} lie in each other\nhint: name a directory outside of {}",
+            bundle.display(),
+            volume.name,
+            root.display()
+        );
+    }
+    Ok(())
+}
+
+/// Returns where a path leads that may not be there yet.
+fn resolved(path: &Path) -> io::Result<PathBuf> {
+    let path = std::path::absolute(path)?;
+    let there = path.ancestors().find_map(|above| Some((above.canonicalize().ok()?, path.strip_prefix(above).ok()?)));
+    Ok(match there {
+        Some((above, below)) if !below.as_os_str().is_empty() => above.join(below),
+        Some((above, _)) => above,
+        None => path,
+    })
+}
+
 /// Returns true for a volume that is a plain directory of the engine. One with options (nfs, bind, tmpfs) is only
 /// mounted while a container uses it.
 fn is_plain(volume: &Volume, info: &Info, access: Access) -> bool {
@@ -126,4 +159,27 @@ fn is_plain(volume: &Volume, info: &Info, access: Access) -> bool {
         && rustix::fs::access(path, wanted).is_ok()
         // Only root may read what other users have put there.
         && rustix::process::geteuid().is_root()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bundle_in_a_volume_is_found_however_it_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("volume/_data");
+        std::fs::create_dir_all(root.join("pip")).unwrap();
+        std::os::unix::fs::symlink(&root, dir.path().join("link")).unwrap();
+        let volume = Volume { mountpoint: root.display().to_string(), ..Default::default() };
+        for inside in ["volume/_data", "volume/_data/pip/new/bundle", "volume", "link", "link/new"] {
+            ensure_apart(&dir.path().join(inside), &volume).unwrap_err();
+        }
+        for outside in ["bundle", "volume/_data2", "volume/bundle/new"] {
+            ensure_apart(&dir.path().join(outside), &volume).unwrap();
+        }
+        let options = Some([("device".into(), dir.path().join("link").display().to_string())].into());
+        let bound = Volume { options, ..Default::default() };
+        ensure_apart(&root.join("pip"), &bound).unwrap_err();
+    }
 }

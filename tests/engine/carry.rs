@@ -901,6 +901,71 @@ for_each_engine!(variants_of_a_mount_are_carried_where_the_dockerfile_tells_them
 });
 
 #[test]
+fn a_bundle_in_a_volume_that_it_carries_is_refused() {
+    let engine = Engine::start(Generation::V28);
+    let root = engine.volume("project-cache", &[("pip/a", "a")]);
+    let (inside, outside) = (root.join("pip/bundle"), engine.folder().join("bundle"));
+    let before = Tree::read(&root);
+    let refused = engine.cache(&["export", "--dest", &text(&inside)]);
+    assert!(refused.code == 1 && refused.stderr.contains("lie in each other"), "{refused}");
+    assert_same(&before, &Tree::read(&root));
+
+    engine.cache(&["export", "--dest", &text(&outside)]).ok();
+    for dir in ["volume", "volume/pip"] {
+        let other = engine.volume("other-cache", &[]);
+        let bundle = other.parent().unwrap().join(dir.replace("volume", "_data"));
+        Run::of(std::process::Command::new("cp").arg("-rT").arg(&outside).arg(&bundle)).ok();
+        let import = ["import", "--src", &text(&bundle), "--to-volume", "other-cache", "--replace"];
+        let refused = engine.cache(&import);
+        assert!(refused.code == 1 && refused.stderr.contains("lie in each other"), "{refused}");
+        engine.cache(&["verify", &text(&bundle)]).ok();
+        engine.docker(&["volume", "rm", "other-cache"]);
+    }
+}
+
+#[test]
+fn two_volumes_of_one_directory_are_imported_one_into_the_other() {
+    let engine = Engine::start(Generation::V28);
+    let folder = engine.folder().join("elsewhere");
+    write_files(&folder, &[("pip/a", "a")]);
+    let device = format!("device={}", folder.display());
+    for name in ["one-cache", "two-cache"] {
+        engine.docker(&["volume", "create", "--opt", "type=none", "--opt", "o=bind", "--opt", &device, name]);
+    }
+    let bundle = engine.folder().join("bundle");
+    engine.cache(&["export", "--dest", &text(&bundle)]).ok();
+    fs::remove_dir_all(folder.join("pip")).unwrap();
+    engine.cache(&["import", "--src", &text(&bundle)]).ok();
+    assert_eq!(fs::read_to_string(folder.join("pip/a")).unwrap(), "a");
+    let refused = engine.cache(&["import", "--src", &text(&bundle), "--replace"]);
+    assert!(refused.code == 1 && refused.stderr.contains("are one directory"), "{refused}");
+}
+
+#[test]
+fn an_import_takes_no_mount_from_a_running_container() {
+    let engine = Engine::start(Generation::V28);
+    engine.build("RUN true", &["--tag", "box"]);
+    let root = engine.volume("project-cache", &[("pip/sub/a", "a")]);
+    engine.volume("inner-cache", &[("mine", "mine")]);
+    let bundle = engine.folder().join("bundle");
+    engine.cache(&["export", "--dest", &text(&bundle), "--volume", "project-cache"]).ok();
+    let run = "run --detach --name worker --volume project-cache:/cache --volume inner-cache:/cache/pip/sub box \
+               /bin/busybox sleep 600";
+    engine.docker(&run.split_whitespace().collect::<Vec<_>>());
+    for further in [&[][..], &["--replace", "--force-in-use"]] {
+        let refused = engine.cache(&[&["import", "--src", &text(&bundle)], further].concat());
+        let told = refused.stderr.contains("container worker") && refused.stderr.contains("/cache/pip/sub");
+        assert!(refused.code == 1 && told, "{refused}");
+    }
+    let found = engine.docker(&["exec", "worker", "/bin/busybox", "cat", "/cache/pip/sub/mine"]).stdout;
+    assert_eq!(found, "mine");
+    engine.docker(&["rm", "--force", "worker"]);
+    fs::remove_file(root.join("pip/sub/a")).unwrap();
+    engine.cache(&["import", "--src", &text(&bundle)]).ok();
+    assert!(root.join("pip/sub/a").exists());
+}
+
+#[test]
 fn a_volume_with_options_is_reached_by_a_container() {
     let engine = Engine::start(Generation::V28);
     let folder = engine.folder().join("elsewhere");
