@@ -10,12 +10,12 @@ use std::process::Command;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha512};
 
-use crate::for_each_generation;
 use crate::support::debian::Tool;
 use crate::support::meter::Meter;
 use crate::support::process::Run;
 use crate::support::world::write_files;
 use crate::support::{Engine, Generation, parts};
+use crate::{for_each_engine, for_each_generation};
 
 /// A build context on an engine that reaches the package registries, and nothing else, through a meter.
 struct Project {
@@ -159,6 +159,45 @@ for_each_generation!(a_fixed_npm_build_downloads_no_package_again, [v26, v28_con
     let (first, second) = project.fixed(&["cat", "node_modules/small/package.json", "node_modules/.package-lock.json"]);
     assert!(first.bytes > registry.bytes, "{}: {}", first.bytes, first.told);
     assert_eq!(second.bytes, 0, "{}", second.told);
+});
+
+for_each_engine!(a_fixed_step_that_deletes_or_reads_builds_to_the_same_files, [v28_containerd], |engine| {
+    let pip = "echo \"$2\" >> /installed; mkdir -p ~/.cache/pip && echo wheel > ~/.cache/pip/got";
+    engine.build(
+        &format!(
+            "FROM scratch\nCOPY busybox /bin/\nRUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]\nRUN mkdir -p /tmp /root /etc && echo root:x:0:0::/root:/bin/sh > /etc/passwd\nRUN echo '#!/bin/sh' > /bin/pip && echo '{pip}' >> /bin/pip && chmod +x /bin/pip"
+        ),
+        &["--tag", "python:3.12"],
+    );
+    let steps = [
+        ("echo key > /root/key && pip install x && rm -rf /root/* /root/.cache/pip", true),
+        ("pip install x && touch /tmp/x && rm -rf ~/.cache /tmp/*", true),
+        ("mkdir -p ~/.cache && touch ~/.cache/x && pip install x && rm -rf ~/.cache", false),
+        ("pip install x && touch /root/key && rm -rf /root", false),
+        ("pip install x; if true; then rm -rf /root/.cache/pip; fi", false),
+        ("pip install x && (rm -rf /root/.cache)", false),
+        ("for d in /root/.cache /tmp/x; do pip install x && rm -rf $d; done", false),
+        ("D=/root/.cache; pip install x && rm -rf $D", false),
+        ("pip install x && cd /root && rm -rf .cache", false),
+        ("pip install x && sh -ec \"rm -rf ~/.cache\"", false),
+        ("pip install x\nRUN cat /root/.cache/pip/got", false),
+        ("pip install x\nFROM python:3.12\nCOPY --from=0 /root/.cache/pip /root/.cache/pip", false),
+    ];
+    let files = |context: &Path| {
+        let mut build = engine.command(engine.docker_program());
+        build.env("DOCKER_BUILDKIT", "1").args(["build", "--no-cache", "--quiet", "--tag=built"]).arg(context);
+        Run::of_docker(&mut build).ok();
+        let find = "for d in /installed /root /tmp; do [ ! -e $d ] || find $d -type f; done";
+        engine.docker(&["run", "--rm", "--network=none", "built", "sh", "-c", find]).stdout
+    };
+    for (step, is_mounted) in steps {
+        let context = engine.context(&format!("FROM python:3.12\nRUN {step}"));
+        let before = files(context.path());
+        engine.cache(&["doctor", "--fix", &context.path().display().to_string()]);
+        let fixed = fs::read_to_string(context.path().join("Dockerfile")).unwrap();
+        assert_eq!(fixed.contains("type=cache"), is_mounted, "{fixed}");
+        assert_eq!(files(context.path()), before, "{fixed}");
+    }
 });
 
 /// Returns what `docker compose config` makes of the compose file in a directory.
