@@ -492,8 +492,10 @@ impl Writer {
             let synced = parallel::each(blobs, |blob| File::open(kept.join(blob.file()))?.sync_all());
             synced.into_iter().collect::<std::io::Result<()>>()?;
         }
-        pending.iter().try_for_each(|blob| fs::rename(kept.join(blob.file()), self.layout.path(blob)))?;
-        Ok(())
+        pending.iter().try_for_each(|blob| {
+            let path = self.layout.path(blob);
+            fs::rename(kept.join(blob.file()), &path).with_context(|| format!("cannot write {}", path.display()))
+        })
     }
 
     /// Keeps a blob of these bytes.
