@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, Mode, Stat, fchmod, statat, unlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::unpack;
 use super::walk::{self, Counters, Folder, Names, Troubles, Visit, blocks, last_used};
 
 /// A tree to remove parts of.
@@ -53,6 +54,11 @@ pub fn all(cuts: &[Cut], progress: &mut (dyn FnMut(u64, u64) + Send)) -> Vec<Rem
     let counters = Counters::default();
     let names: Vec<Names> = cuts.iter().map(|cut| Names::new(&cut.known)).collect();
     let removals: Vec<Removal> = cuts.iter().map(|cut| Removal::new(&cut.take, &counters)).collect();
+    for (cut, removal) in cuts.iter().zip(&removals) {
+        if let Err(error) = unpack::sweep(&cut.root) {
+            removal.failed.tell(format!("{error:#}"));
+        }
+    }
     let walks: Vec<(&Path, &Names, &Removal)> = cuts
         .iter()
         .zip(&names)
@@ -228,7 +234,9 @@ mod tests {
     #[test]
     fn a_part_is_emptied_and_its_directory_stays() {
         let dir = tempfile::tempdir().unwrap();
-        for file in ["pip/wheels/a/b", "cargo/bin/tool", "cargo/registry/x/y", "other/f"] {
+        for file in
+            ["pip/wheels/a/b", "cargo/bin/tool", "cargo/registry/x/y", "other/f", ".docker-cache-import/new-0/a"]
+        {
             fs::create_dir_all(dir.path().join(file).parent().unwrap()).unwrap();
             fs::write(dir.path().join(file), "1").unwrap();
         }

@@ -17,8 +17,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::fs::{
     AtFlags, FileType, FlockOperation, Gid, Mode, OFlags, RawMode, Stat, Timespec, Timestamps, Uid, XattrFlags,
-    chownat, fchmod, fchown, fsetxattr, futimens, linkat, mkdirat, openat, renameat, statat, symlinkat, unlinkat,
-    utimensat,
+    chownat, fchmod, fchown, flock, fsetxattr, futimens, linkat, mkdirat, openat, renameat, statat, symlinkat,
+    unlinkat, utimensat,
 };
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -543,19 +543,7 @@ impl Place<'_> {
         // Of two imports at once one waits: they would take each other's directory for what an interrupted one left.
         let waiting = || report::note(&format!("another import writes to {}; waiting for it", path.display()));
         dirs::lock(&root, FlockOperation::NonBlockingLockExclusive, waiting).context("it cannot be locked")?;
-        if let Ok(left) = openat(&root, STAGING, DIRECTORY, Mode::empty()) {
-            moves::recover(root.as_fd(), left.as_fd()).map_err(|error| {
-                let (path, staging) = (path.display(), STAGING.to_string_lossy());
-                anyhow!(
-                    "what a killed import took out of {path} cannot be put back, and is kept in {staging}/old there: \
-                     {error:#}\nhint: move out of it what is still wanted, remove {staging}, and import again"
-                )
-            })?;
-        }
-        remove(root.as_fd(), STAGING).with_context(|| {
-            let staging = STAGING.to_string_lossy();
-            format!("what an earlier import left in {}/{staging} cannot be removed", path.display())
-        })?;
+        collect(root.as_fd(), path)?;
         let was_empty = names(root.as_fd())?.is_empty();
         let beside = make_dir(root.as_fd(), STAGING).context("nothing can be written there")?;
         let moves = Moves::begin(beside.as_fd())?;
@@ -606,6 +594,36 @@ impl Drop for Place<'_> {
             let _ = self.clean();
         }
     }
+}
+
+/// Puts back what a killed import took out of a tree, and removes what else it left there.
+fn collect(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
+    if let Ok(left) = openat(root, STAGING, DIRECTORY, Mode::empty()) {
+        moves::recover(root, left.as_fd()).map_err(|error| {
+            let (path, staging) = (path.display(), STAGING.to_string_lossy());
+            anyhow!(
+                "what a killed import took out of {path} cannot be put back, and is kept in {staging}/old there: \
+                 {error:#}\nhint: move out of it what is still wanted, remove {staging}, and import again"
+            )
+        })?;
+    }
+    remove(root, STAGING).with_context(|| {
+        let staging = STAGING.to_string_lossy();
+        format!("what an earlier import left in {}/{staging} cannot be removed", path.display())
+    })
+}
+
+/// Removes what a killed import left in a tree, unless another is at it.
+///
+/// # Errors
+/// When it cannot be removed, or what it took out of the tree cannot be put back.
+pub fn sweep(path: &Path) -> Result<()> {
+    let Ok(root) = openat(rustix::fs::CWD, path, DIRECTORY, Mode::empty()) else { return Ok(()) };
+    let is_left = statat(&root, STAGING, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+    if is_left && flock(&root, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        collect(root.as_fd(), path)?;
+    }
+    Ok(())
 }
 
 /// Returns the device and the inode of an open directory.
@@ -1164,7 +1182,11 @@ mod tests {
         }
         fs::write(back.join("replaced"), "new").unwrap();
         place.keeps = true;
+        sweep(&back).unwrap();
+        assert!(!back.join("alone").exists(), "one that runs is left alone");
         drop(place);
+        sweep(&back).unwrap();
+        assert!(!back.join(STAGING.to_str().unwrap()).exists());
         unpack(target(&packed, &back), &out).unwrap();
         let texts = ["alone", "replaced", "new"].map(|name| fs::read_to_string(back.join(name)).unwrap());
         assert_eq!(texts, ["old", "new", ""]);

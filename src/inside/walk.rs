@@ -138,10 +138,14 @@ const NAMED: usize = 20;
 
 impl Troubles {
     pub fn add(&self, path: String, error: Errno) {
+        self.tell(format!("{path}: {}", io::Error::from(error)));
+    }
+
+    pub fn tell(&self, trouble: String) {
         self.count.fetch_add(1, Relaxed);
         let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
         if named.len() < NAMED {
-            named.push(format!("{path}: {}", io::Error::from(error)));
+            named.push(trouble);
         }
     }
 
