@@ -311,8 +311,8 @@ for_each_engine!(what_a_killed_look_into_mounts_left_goes_with_the_next_clear_or
         let mut before = Vec::new();
         for round in 0..20 {
             fill_mounts(engine, round);
-            // From 20 ms to 6 s: a machine may be busy.
-            kill(engine, "cache size --exact", Duration::from_millis(20).mul_f64(1.35_f64.powi(round as i32)));
+            // From 100 ms to 7 s: a machine may be busy.
+            kill(engine, "cache size --exact", Duration::from_millis(100).mul_f64(1.25_f64.powi(round as i32)));
             before = left(engine).into_iter().filter(goes).collect();
             if !before.is_empty() {
                 break;
