@@ -38,7 +38,7 @@ impl MountPlace {
             Told::Travelled { .. } => {}
         };
         let (job, telling) = (|_: &Path| job.clone(), Telling::new(&mut tell));
-        let answer = carry::build(self, Sharing::Shared, &[], job, false, None, &telling)?;
+        let answer = carry::build(self, |_| Sharing::Shared, &[], job, false, None, &telling)?;
         carry::lines(&answer[..], each)
     }
 }

@@ -162,7 +162,7 @@ fn pack_mounts(
     out: &Path,
     telling: &Telling<'_>,
 ) -> Result<Vec<Packed>> {
-    let run = |sharing, chosen: &[usize]| -> Result<Vec<Packed>> {
+    let run = |sharing: &mut dyn FnMut(&[CacheRecord]) -> Sharing, chosen: &[usize]| -> Result<Vec<Packed>> {
         let (mounts, mut trees): (Vec<Mount>, Vec<pack::Tree>) = chosen.iter().map(|at| trees[*at].clone()).unzip();
         for (at, (mount, tree)) in mounts.iter().zip(&mut trees).enumerate() {
             tree.root = mount.root(at);
@@ -179,13 +179,15 @@ fn pack_mounts(
         packed.context("the helper gave no answer")
     };
     let all: Vec<usize> = (0..trees.len()).collect();
-    if builder.records()?.iter().any(|record| record.in_use && record.mount().is_some()) {
-        return run(Sharing::Locked, &all);
-    }
-    let mut packed = run(Sharing::Shared, &all)?;
-    let empty: Vec<usize> = all.into_iter().filter(|at| packed[*at].files == 0).collect();
+    let mut busy = false;
+    let mut if_idle = |records: &[CacheRecord]| {
+        busy = records.iter().any(|record| record.in_use && record.mount().is_some());
+        if busy { Sharing::Locked } else { Sharing::Shared }
+    };
+    let mut packed = run(&mut if_idle, &all)?;
+    let empty: Vec<usize> = all.into_iter().filter(|at| !busy && packed[*at].files == 0).collect();
     if !empty.is_empty() {
-        for (at, again) in empty.iter().zip(run(Sharing::Locked, &empty)?) {
+        for (at, again) in empty.iter().zip(run(&mut |_| Sharing::Locked, &empty)?) {
             packed[*at] = again;
         }
     }
@@ -239,7 +241,7 @@ pub fn unpack(
     match place {
         Place::Build(place) => {
             let job = |dir: &Path| Job::Unpack(Unpack { blobs: dir.into(), trees: trees.clone() });
-            let answer = build(place, Sharing::Locked, &needed(), job, true, None, &telling)?;
+            let answer = build(place, |_| Sharing::Locked, &needed(), job, true, None, &telling)?;
             lines(&answer[..], &mut each)?;
         }
         Place::Here(_) => {
@@ -323,11 +325,11 @@ pub(super) fn lines(output: impl Read, each: &mut (dyn FnMut(Line) + Send)) -> R
 }
 
 /// Runs a job in a helper build with files beside it, and returns its answer. What a job that packs writes to `out`
-/// beside it arrives in `output`; the files of an import are told of as they travel. Never `--no-cache`: that empties
-/// cache mounts.
+/// beside it arrives in `output`; the files of an import are told of as they travel. How it shares the mounts may depend on
+/// the builder's records. Never `--no-cache`: that empties cache mounts.
 pub(super) fn build(
     place: &MountPlace,
-    sharing: Sharing,
+    sharing: impl FnOnce(&[CacheRecord]) -> Sharing,
     files: &[(String, PathBuf)],
     job: impl FnOnce(&Path) -> Job,
     imports: bool,
@@ -340,7 +342,9 @@ pub(super) fn build(
     let job = job(Path::new(&format!("/{name}")));
     let beside = if builder.forgets_when_pruned && !imports { Beside::new(&binary, files) } else { None };
     let namespace = mounts.first().map(|mount| mount.namespace.as_str()).unwrap_or_default();
-    let before = builder.records()?.into_iter().map(|record| record.id).collect();
+    let records = builder.records()?;
+    let sharing = sharing(&records);
+    let before = records.into_iter().map(|record| record.id).collect();
     let mut cleaner = Cleaner { builder, name: &name, before, imports, leaves: beside.is_some() && output.is_none() };
     let size = |path: &Path| path.metadata().map_or(0, |meta| meta.len());
     let of = files.iter().map(|(_, path)| size(path)).sum();
