@@ -671,9 +671,9 @@ pub fn cache_volumes(overview: &Overview, named: &[String]) -> Result<Vec<CacheV
             bail!("no volume {name:?}\nhint: `docker volume ls` lists all volumes");
         }
     }
-    let held = held(containers, volumes);
+    let held = Held::of(containers, volumes);
     let found = volumes.iter().filter(|volume| named.is_empty() || named.contains(&volume.name)).filter_map(|volume| {
-        let users = users_of(&held, volume);
+        let users = held.users(volume);
         let asked = named.contains(&volume.name);
         // What one container takes for a cache, another may have for its data.
         let at = |user: &VolumeUser| user.destination.clone();
@@ -703,85 +703,78 @@ pub fn cache_volumes(overview: &Overview, named: &[String]) -> Result<Vec<CacheV
     Ok(found)
 }
 
-/// Returns the containers that mount a volume, running ones first: by its name, or by a directory of the host that is the
-/// volume's, lies in it or holds it. Those that have all volumes of the engine, or all of the host, only watch.
-pub fn users(containers: &[Container], volumes: &[Volume], volume: &Volume) -> Vec<VolumeUser> {
-    users_of(&held(containers, volumes), volume)
-}
-
-/// Returns a running container that has something else mounted below where it has a volume, and where.
-pub fn mounted_within<'a>(
-    containers: &'a [Container],
-    volumes: &[Volume],
-    volume: &Volume,
-) -> Option<(&'a str, &'a str)> {
-    users(containers, volumes, volume).into_iter().filter(|user| user.running).find_map(|user| {
-        let outer = Path::new(user.destination.as_ref()?);
-        let below = |inner: &&ContainerMount| {
-            let inner = Path::new(&inner.destination);
-            inner != outer && inner.starts_with(outer)
-        };
-        let container = containers.iter().find(|container| container.name() == user.container)?;
-        Some((container.name(), container.mounts.iter().find(below)?.destination.as_str()))
-    })
-}
-
-/// A container, one of its mounts, and the directories of the host that it is.
-type Held<'a> = (&'a Container, &'a ContainerMount, Vec<PathBuf>);
-
-fn held<'a>(containers: &'a [Container], volumes: &[Volume]) -> Vec<Held<'a>> {
-    let of_volumes: BTreeMap<&str, Vec<PathBuf>> =
-        volumes.iter().map(|volume| (volume.name.as_str(), directories(volume))).collect();
-    let mounts = containers.iter().flat_map(|container| container.mounts.iter().map(move |mount| (container, mount)));
-    let directories = |mount: &ContainerMount| match mount.r#type.as_str() {
-        "volume" => of_volumes.get(mount.name.as_str()).cloned().unwrap_or_default(),
-        _ => on_host([&mount.source].into_iter()),
-    };
-    mounts.map(|(container, mount)| (container, mount, directories(mount))).collect()
-}
-
-/// Returns docker's directory of a volume, and the one that its option `device` names.
-fn directories(volume: &Volume) -> Vec<PathBuf> {
-    let device = volume.options.iter().flatten().filter(|(name, _)| *name == "device").map(|(_, path)| path);
-    on_host([&volume.mountpoint].into_iter().chain(device))
-}
-
 /// Returns absolute paths as they are written, without what means nothing, and where their links lead on this host. If the
 /// engine is elsewhere, that adds paths that mean nothing there.
-fn on_host<'a>(paths: impl Iterator<Item = &'a String>) -> Vec<PathBuf> {
-    let paths = paths.map(|path| Path::new(path).components().collect::<PathBuf>()).filter(|path| path.is_absolute());
+fn on_host<'a>(paths: impl IntoIterator<Item = &'a String>) -> Vec<PathBuf> {
+    let paths = paths.into_iter().map(|path| Path::new(path).components().collect::<PathBuf>());
+    let paths = paths.filter(|path| path.is_absolute());
     paths.flat_map(|path| [path.canonicalize().ok(), Some(path)]).flatten().collect()
 }
 
-fn users_of(held: &[Held<'_>], volume: &Volume) -> Vec<VolumeUser> {
-    let directories = directories(volume);
-    let all = Path::new(&volume.mountpoint).ancestors().nth(2);
-    // Where a container sees the volume, or what it has of it.
-    let seen = |mount: &ContainerMount, own: &Path, theirs: &Path| match own.strip_prefix(theirs) {
-        Ok(_) if theirs.parent().is_none() => None,
-        Ok(_) if all.is_some_and(|all| own.starts_with(all) && all.starts_with(theirs)) => None,
-        Ok(below) => Some(Path::new(&mount.destination).join(below).components().collect()),
-        Err(_) => theirs.starts_with(own).then(|| PathBuf::from(&mount.destination)),
-    };
-    let users = held.iter().filter_map(|(container, mount, theirs)| {
-        let by_name = mount.r#type == "volume" && mount.name == volume.name;
-        let destination = match by_name {
-            true => mount.destination.clone(),
-            false => {
-                let met = directories.iter().flat_map(|own| theirs.iter().map(move |theirs| (own, theirs)));
-                met.filter_map(|(own, theirs)| seen(mount, own, theirs)).next()?.display().to_string()
-            }
+/// The mounts of containers, each with the directories of the host that it is.
+#[derive(Debug)]
+pub struct Held<'a>(Vec<(&'a Container, &'a ContainerMount, Vec<PathBuf>)>);
+
+impl<'a> Held<'a> {
+    /// Finds the directories of all mounts.
+    pub fn of(containers: &'a [Container], volumes: &[Volume]) -> Held<'a> {
+        let of_volumes: BTreeMap<&str, Vec<PathBuf>> =
+            volumes.iter().map(|volume| (volume.name.as_str(), on_host(volume.directories()))).collect();
+        let mounts =
+            containers.iter().flat_map(|container| container.mounts.iter().map(move |mount| (container, mount)));
+        let directories = |mount: &ContainerMount| match mount.r#type.as_str() {
+            "volume" => of_volumes.get(mount.name.as_str()).cloned().unwrap_or_default(),
+            _ => on_host([&mount.source]),
         };
-        Some(VolumeUser {
-            container: container.name().into(),
-            destination: Some(destination).filter(|_| !is_helper(container.name())),
-            is_whole: by_name && !mount.is_part,
-            running: container.is_running(),
+        Held(mounts.map(|(container, mount)| (container, mount, directories(mount))).collect())
+    }
+
+    /// Returns a running container that has something else mounted below where it has a volume, and where.
+    pub fn mounted_within(&self, volume: &Volume) -> Option<(&'a str, &'a str)> {
+        self.users(volume).into_iter().filter(|user| user.running).find_map(|user| {
+            let outer = Path::new(user.destination.as_ref()?);
+            let below = |mount: &ContainerMount| {
+                let inner = Path::new(&mount.destination);
+                inner != outer && inner.starts_with(outer)
+            };
+            let mut held = self.0.iter();
+            let found = held.find(|(container, mount, _)| container.name() == user.container && below(mount));
+            found.map(|(container, mount, _)| (container.name(), mount.destination.as_str()))
         })
-    });
-    let mut users: Vec<VolumeUser> = users.collect();
-    users.sort_by_key(|user| (!user.running, user.container.clone()));
-    users
+    }
+
+    /// Returns the containers that mount a volume, running ones first: by its name, or by a directory of the host that is
+    /// the volume's, lies in it or holds it. Those that have all volumes of the engine, or all of the host, only watch.
+    pub fn users(&self, volume: &Volume) -> Vec<VolumeUser> {
+        let directories = on_host(volume.directories());
+        let all = Path::new(&volume.mountpoint).ancestors().nth(2);
+        // Where a container sees the volume, or what it has of it.
+        let seen = |mount: &ContainerMount, own: &Path, theirs: &Path| match own.strip_prefix(theirs) {
+            Ok(_) if theirs.parent().is_none() => None,
+            Ok(_) if all.is_some_and(|all| own.starts_with(all) && all.starts_with(theirs)) => None,
+            Ok(below) => Some(Path::new(&mount.destination).join(below).components().collect()),
+            Err(_) => theirs.starts_with(own).then(|| PathBuf::from(&mount.destination)),
+        };
+        let users = self.0.iter().filter_map(|(container, mount, theirs)| {
+            let by_name = mount.r#type == "volume" && mount.name == volume.name;
+            let destination = match by_name {
+                true => mount.destination.clone(),
+                false => {
+                    let met = directories.iter().flat_map(|own| theirs.iter().map(move |theirs| (own, theirs)));
+                    met.filter_map(|(own, theirs)| seen(mount, own, theirs)).next()?.display().to_string()
+                }
+            };
+            Some(VolumeUser {
+                container: container.name().into(),
+                destination: Some(destination).filter(|_| !is_helper(container.name())),
+                is_whole: by_name && !mount.is_part,
+                running: container.is_running(),
+            })
+        });
+        let mut users: Vec<VolumeUser> = users.collect();
+        users.sort_by_key(|user| (!user.running, user.container.clone()));
+        users
+    }
 }
 
 /// Measures volumes, all at once. Unless they were named, those that cannot be mounted are gaps, as long as there are
@@ -1008,7 +1001,7 @@ mod tests {
         let path = |name: &str| folder.path().join(name).display().to_string();
         let volume = at_device("a", &path("link"));
         let mount = format!("{}:/data", path(""));
-        assert_eq!(users(&[container(&mount)], slice::from_ref(&volume), &volume).len(), 1);
+        assert_eq!(Held::of(&[container(&mount)], slice::from_ref(&volume)).users(&volume).len(), 1);
     }
 
     #[test]

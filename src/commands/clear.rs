@@ -552,6 +552,7 @@ fn cut_volumes(
     // The world may have changed while the user was asked.
     let all_local = cuts.iter().all(|(found, _)| found.volume.driver == "local");
     let Overview { volumes, containers, .. } = docker.overview_of(|_| !all_local)?;
+    let held = inventory::Held::of(&containers, &volumes);
     cuts.retain(|(FoundVolume { cache, volume, .. }, _)| {
         let name = &volume.name;
         if !volumes.iter().any(|now| now.name == *name && now.mountpoint == volume.mountpoint) {
@@ -564,7 +565,7 @@ fn cut_volumes(
             Some(was) => user.running && !was.running,
             None => user.running || options.recreate,
         };
-        let users = inventory::users(&containers, &volumes, volume);
+        let users = held.users(volume);
         match users.iter().find(is_new).filter(|_| !options.force_in_use) {
             Some(user) => {
                 outcome

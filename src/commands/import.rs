@@ -20,7 +20,7 @@ use crate::docker::{BuilderRef, Docker, Overview, Volume, endpoint};
 use crate::exit;
 use crate::inside::archive::unsafe_path;
 use crate::inside::unpack::{Target, Unpacked};
-use crate::inventory::{self, Kind, Names};
+use crate::inventory::{self, Held, Kind, Names};
 use crate::place::carry::{self, Mount};
 use crate::place::{self, Access, MountPlace, Place};
 use crate::report::{self, Progress};
@@ -323,9 +323,10 @@ fn into_volumes(
     progress: &mut Carrying,
 ) -> Result<Vec<Unpacked>> {
     let Overview { info, volumes: mut there, containers, .. } = docker.overview_of(|_| true)?;
+    let held = Held::of(&containers, &there);
     for volume in there.iter().filter(|volume| volumes.contains_key(volume.name.as_str())) {
         place::ensure_apart(&layout.dir, volume)?;
-        if let Some((container, path)) = inventory::mounted_within(&containers, &there, volume) {
+        if let Some((container, path)) = held.mounted_within(volume) {
             bail!(
                 "container {container} has something else mounted at {path}, in volume {}: it would be unmounted there\n\
                  hint: stop the container",
@@ -334,7 +335,7 @@ fn into_volumes(
         }
     }
     for volume in there.iter().filter(|volume| options.replace && volumes.contains_key(volume.name.as_str())) {
-        let users = inventory::users(&containers, &there, volume);
+        let users = held.users(volume);
         if let Some(user) = users.iter().find(|user| user.running).filter(|_| !options.force_in_use) {
             bail!(
                 "volume {} is used by container {}, which --replace would take the files from\n\

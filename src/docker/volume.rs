@@ -1,6 +1,13 @@
-//! Calls that remove volumes and make them.
+//! Where a volume is, and calls that remove volumes and make them.
 
 use super::{Docker, Result, Volume};
+
+impl Volume {
+    /// Returns docker's directory of the volume, and what its option `device` names.
+    pub fn directories(&self) -> impl Iterator<Item = &String> {
+        [&self.mountpoint].into_iter().chain(self.options.as_ref().and_then(|options| options.get("device")))
+    }
+}
 
 impl Docker {
     /// `docker volume rm NAME`, to its end once it has begun: whoever makes the volume anew must know whether it is gone.

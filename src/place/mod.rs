@@ -119,8 +119,7 @@ pub fn is_here(docker: &Docker, info: &Info) -> bool {
 /// When they do.
 pub fn ensure_apart(bundle: &Path, volume: &Volume) -> Result<()> {
     let bundle = resolved(bundle)?;
-    let device = volume.options.as_ref().and_then(|options| options.get("device"));
-    let roots = device.into_iter().chain([&volume.mountpoint]).filter(|path| path.starts_with('/'));
+    let roots = volume.directories().filter(|path| path.starts_with('/'));
     for root in roots.filter_map(|path| Path::new(path).canonicalize().ok()) {
         ensure!(
             !bundle.starts_with(&root) && !root.starts_with(&bundle),
