@@ -18,6 +18,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::docker::quote;
 use crate::inside::archive::unsafe_path;
 use crate::inside::dirs;
 use crate::inside::pack::{Blob, Layer, digest};
@@ -44,6 +45,8 @@ const KEYS: &str = "io.github.docker-cache.";
 const NAMES: &str = "docker-cache/";
 /// Bytes that an index or a manifest may have: those of others are kept in memory.
 const MAX_JSON: u64 = 8 << 20;
+/// What `oci-layout` says in every layout.
+const VERSION: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// Something that an index or a manifest refers to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -276,13 +279,22 @@ impl Layout {
     /// # Errors
     /// When there is none.
     pub fn open(dir: &Path) -> Result<Layout> {
-        ensure!(
-            dir.join("oci-layout").is_file() && dir.join("index.json").is_file(),
-            "{} is no bundle: it has no `oci-layout` and `index.json`\nhint: `docker cache export --dest {}` makes one",
-            dir.display(),
-            crate::docker::quote(dir)
-        );
-        Ok(Layout { dir: dir.canonicalize()? })
+        let has = |name: &str| dir.join(name).is_file();
+        let anew = format!("`docker cache export --dest {}`", quote(dir));
+        let (why, next) = match (has("oci-layout"), has("index.json")) {
+            (true, true) => return Ok(Layout { dir: dir.canonicalize()? }),
+            // Neither every copy nor every buildx writes it, and it says the same in all.
+            (false, true) => ("it has no `oci-layout`", {
+                format!("`echo '{VERSION}' > {}` writes it, if this is one", quote(dir.join("oci-layout")))
+            }),
+            (true, false) => ("it has no `index.json`", format!("copy it again, or let {anew} make it anew")),
+            (false, false) if !dir.exists() => ("it is not there", format!("{anew} makes one")),
+            (false, false) if foreign(dir)?.is_none() => ("it is empty", format!("{anew} makes one")),
+            (false, false) => ("it has no `oci-layout` and `index.json`", {
+                "name the directory that was the `--dest` of a `docker cache export`".into()
+            }),
+        };
+        bail!("{} is no bundle: {why}\nhint: {next}", dir.display())
     }
 
     /// Keeps exports from collecting what is about to be read, until the value is dropped.
@@ -394,8 +406,11 @@ impl Writer {
         fs::create_dir_all(dir).with_context(failed)?;
         let lock = lock(dir, FlockOperation::NonBlockingLockExclusive, waiting)?;
         if is_new && !dir.join("oci-layout").exists() {
-            let foreign = fs::read_dir(dir)?.flatten().find(|entry| !is_ours(&entry.file_name().to_string_lossy()));
-            if let Some(entry) = foreign.or_else(|| foreign_blob(dir)) {
+            if dir.join("index.json").exists() {
+                // It may be a bundle that lost its mark, and says what to do.
+                Layout::open(dir)?;
+            }
+            if let Some(entry) = foreign(dir)? {
                 bail!(
                     "{} holds something that is no bundle: {:?}\nhint: name an empty or new directory",
                     dir.display(),
@@ -566,7 +581,7 @@ impl Writer {
         if let Some(why) = found {
             bail!(
                 "what buildx exported, or the bundle had before, is broken: {why}\nhint: `docker cache verify {}` tells",
-                crate::docker::quote(&self.layout.dir)
+                quote(&self.layout.dir)
             );
         }
         let mut descriptor = index.manifests.pop().context("buildx exported nothing")?;
@@ -606,7 +621,7 @@ impl Writer {
         index.manifests.retain(|entry| entry.blob().is_ok_and(|blob| self.layout.path(&blob).exists()));
         File::open(self.layout.blobs())?.sync_all()?;
         if !dir.join("oci-layout").exists() {
-            self.replace("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+            self.replace("oci-layout", VERSION.as_bytes())?;
         }
         let replaced = self.layout.blobs_of(&former);
         let mut list = File::options().append(true).create(true).open(self.ingest.join(SETTLED))?;
@@ -658,6 +673,13 @@ const GRACE: Duration = Duration::from_secs(3600);
 
 /// Begins the names of directories in `ingest` that are ours.
 const INGEST: &str = "docker-cache-";
+
+/// Returns something in a directory that no export of ours has left there.
+fn foreign(dir: &Path) -> Result<Option<fs::DirEntry>> {
+    let mut entries = fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?.flatten();
+    let foreign = entries.find(|entry| !is_ours(&entry.file_name().to_string_lossy()));
+    Ok(foreign.or_else(|| foreign_blob(dir)))
+}
 
 /// Returns a blob of somebody else's store: one of ours that has no index yet is beside what its run has left.
 fn foreign_blob(dir: &Path) -> Option<fs::DirEntry> {
@@ -844,6 +866,31 @@ mod tests {
         let before = blobs(&one);
         export(&one, "more");
         assert!(blobs(&one).is_superset(&before));
+    }
+
+    #[test]
+    fn what_is_no_bundle_says_what_leads_to_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let bundle = dir.path().join("b");
+        let hint = || Layout::open(&bundle).unwrap_err().to_string();
+        let anew = format!("`docker cache export --dest {}` makes one", bundle.display());
+        assert!(hint().ends_with(&anew), "{}", hint());
+        fs::create_dir(&bundle).unwrap();
+        assert!(hint().ends_with(&anew), "{}", hint());
+        export(&bundle, "one");
+        let whole = blobs(&bundle);
+        let (mark, index) = (bundle.join("oci-layout"), bundle.join("index.json"));
+        fs::remove_file(&mark).unwrap();
+        assert!(hint().contains(&format!("> {}`", mark.display())), "{}", hint());
+        // An export makes no other bundle of it, and says the same.
+        assert_eq!(Writer::open(&bundle, || ()).unwrap_err().to_string(), hint());
+        assert_eq!(blobs(&bundle), whole);
+        fs::write(&mark, VERSION).unwrap();
+        fs::remove_file(&index).unwrap();
+        assert!(hint().contains("copy it again"), "{}", hint());
+        fs::remove_file(&mark).unwrap();
+        // An export would refuse this one.
+        assert!(hint().contains("name the directory"), "{}", hint());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use super::location::Reference;
 use super::registry::{Damaged, INDEX, Registry};
 use super::verify::ensure_few;
-use super::{Content, Descriptor, Index, Layout, Manifest, NAMES, REF_NAME, TAG, TreeConfig, Writer};
+use super::{Content, Descriptor, Index, Layout, Manifest, NAMES, REF_NAME, TAG, TreeConfig, VERSION, Writer};
 use crate::docker::{Certificates, Credentials};
 use crate::inside::pack::{Blob, digest};
 use crate::parallel;
@@ -244,7 +244,7 @@ impl Remote {
             telling.more(1, 0);
             Ok(())
         })?;
-        fs::write(dir.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        fs::write(dir.join("oci-layout"), VERSION)?;
         fs::write(dir.join("index.json"), serde_json::to_vec(&index)?)?;
         Ok(())
     }
