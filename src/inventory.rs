@@ -451,7 +451,7 @@ fn mounts(builder: &str, records: &[CacheRecord]) -> Vec<(MountRecords, Cache)> 
 
 /// Returns the class of a mount that no tool has for itself. It is made for caching, but all of `/root` or `/usr/local` has
 /// programs, settings and secrets in it.
-fn class_of_unknown(target: &str) -> Class {
+pub fn class_of_unknown(target: &str) -> Class {
     let is_cache = |known: Known| known.class.is_deletable();
     match catalogue::is_cache_path(target) || catalogue::known_below(target).into_iter().all(is_cache) {
         true => Class::Cache,

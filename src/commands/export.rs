@@ -24,7 +24,7 @@ use crate::exit;
 use crate::inside::pack::{self, Packed, Previous};
 use crate::inside::rules::Rule;
 use crate::inventory::{self, Cache, FoundVolume, Inventory, Kind, Names, Wanted};
-use crate::model::{self, Bytes, CacheRecord, CacheVolume, MountName};
+use crate::model::{self, Bytes, CacheRecord, MountName};
 use crate::place::carry::{self, Mount};
 use crate::place::{self, Access, MountPlace, Place};
 use crate::report::{self, Progress};
@@ -296,7 +296,8 @@ fn items_of_volumes(measured: Inventory, options: &Export, names: &Names, plan: 
                 part.0 += row.bytes;
                 part.1 += row.files.unwrap_or_default();
             } else if row.files != Some(0) {
-                plan.left_out.push(left_out(volume, row));
+                let path = row.path.as_deref().unwrap_or_default();
+                plan.left_out.push(left_out(&volume.name, path, row.class, row.tool.is_some()));
             }
         }
         let known = catalogue::known_below(&volume.mounted_at);
@@ -329,12 +330,12 @@ fn items_of_volumes(measured: Inventory, options: &Export, names: &Names, plan: 
     }
 }
 
-fn left_out(volume: &CacheVolume, row: &Cache) -> String {
-    let (name, path) = (&volume.name, row.path.as_deref().unwrap_or_default());
-    match row.class {
+/// Says why what has this class stays out: a directory that the catalogue knows, or what else is in one.
+fn left_out(name: &str, path: &str, class: Class, is_known: bool) -> String {
+    match class {
         Class::Install => format!("{name}: {path} holds programs or libraries; `--include-installs` takes them too"),
         Class::Secret => format!("{name}: {path} holds secrets"),
-        _ if row.tool.is_none() => format!("{name}: what else is in {path} is not known to be a cache"),
+        _ if !is_known => format!("{name}: what else is in {path} is not known to be a cache"),
         class => format!("{name}: {path} holds {class}, not cache"),
     }
 }
@@ -383,16 +384,22 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
                     continue;
                 }
                 let known = catalogue::for_mount(Some(&carried.id), &carried.target);
-                let class = known.map_or(Class::Cache, |(_, class)| class);
+                let class = known.map_or_else(|| inventory::class_of_unknown(&carried.target), |(_, class)| class);
                 let take = goes(class, options) || (!selection.mount.is_empty() && class != Class::Secret);
                 let mut rules: Vec<Rule> = catalogue::known_below(&carried.target)
                     .into_iter()
                     .filter(|known| !known.path.is_empty())
                     .map(|known| Rule { take: goes(known.class, options), path: known.path })
                     .collect();
-                if !take && !rules.iter().any(|rule| rule.take) {
-                    plan.left_out.push(format!("mount {shown}: it holds {class}, not cache"));
-                    continue;
+                if !take {
+                    let left = left_out(&format!("mount {shown}"), &carried.target, class, known.is_some());
+                    // Copies of a mount would tell it again.
+                    if !plan.left_out.contains(&left) {
+                        plan.left_out.push(left);
+                    }
+                    if !rules.iter().any(|rule| rule.take) {
+                        continue;
+                    }
                 }
                 rules.push(Rule { path: String::new(), take });
                 let config = TreeConfig {

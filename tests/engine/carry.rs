@@ -884,6 +884,27 @@ fn mounts_and_volumes_move_into_each_other_and_owners_are_mapped() {
     assert!(["pip/http/w", "pip/second"].iter().all(|path| tree.0.contains_key(Path::new(path))), "{tree:?}");
 }
 
+#[test]
+fn of_a_mount_on_all_of_a_home_only_what_is_a_cache_is_exported() {
+    let engine = Engine::start(Generation::V28);
+    let fill = "RUN --mount=type=cache,target=/root --mount=type=cache,target=/build-cache mkdir -p /root/.cache/pip && \
+                cd /root && touch .cache/pip/wheel key source /build-cache/one /build-cache/two";
+    engine.build(fill, &[]);
+    let bundle = text(&engine.folder().join("bundle"));
+    let files = |arguments: &[&str]| {
+        let exported = json(&engine, &[&["export", "--dest", &bundle], arguments].concat());
+        let entries = exported["entries"].as_array().unwrap().iter();
+        let mut files: Vec<_> = entries
+            .map(|entry| (entry["name"].as_str().unwrap().to_owned(), entry["files"].as_u64().unwrap()))
+            .collect();
+        files.sort();
+        (files, exported["left_out"].as_array().unwrap().len())
+    };
+    let (home, cache) = (|files| ("/root".to_owned(), files), ("/build-cache".to_owned(), 2));
+    assert_eq!(files(&[]), (vec![cache, home(1)], 1));
+    assert_eq!(files(&["--mount", "/root"]), (vec![home(3)], 0));
+}
+
 for_each_engine!(variants_of_a_mount_are_carried_where_the_dockerfile_tells_them, [v26, v28_containerd], |engine| {
     let file = engine.context(&format!("{FILL}{FILL_VARIANT}"));
     engine.docker(&["buildx", "build", &text(file.path())]);
