@@ -21,6 +21,15 @@ impl<'a> Answers<'a> {
         Answers { docker, settings, builders: OnceLock::new(), overview: OnceLock::new(), build_cache: OnceLock::new() }
     }
 
+    /// Takes the engine's own builder for the only one where docker's files say so, see [`Builders::only_own`]: for those
+    /// who ask a builder for its records alone.
+    pub fn without_buildx(self) -> Answers<'a> {
+        if let Some(builders) = Builders::only_own(self.docker, self.settings) {
+            let _ = self.builders.set(Ok(builders));
+        }
+        self
+    }
+
     /// See [`Builders::ask`].
     ///
     /// # Errors

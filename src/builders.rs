@@ -1,5 +1,8 @@
 //! Finds the builders, and which of them docker's two command families use.
 
+use std::io;
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context, Result, bail};
 
 use crate::checks::engine::build_is_buildx;
@@ -42,6 +45,26 @@ impl Builders {
             _ => context,
         };
         Ok(Builders { list, of_docker_build, of_buildx, no_buildx, docker: docker.clone() })
+    }
+
+    /// Returns the engine's own builder if there can be no other: buildx keeps each of its builders as a file of the folder
+    /// `instances`, and docker each context as a folder. It takes no call, of which `docker buildx ls` is the slowest, and
+    /// nothing is known of the builder but its name.
+    pub fn only_own(docker: &Docker, settings: &endpoint::Settings) -> Option<Builders> {
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let buildx = variable("BUILDX_CONFIG").map_or_else(|| settings.dir.join("buildx"), PathBuf::from);
+        let context = &docker.endpoint.context;
+        let alone = context == "default"
+            && variable("BUILDX_BUILDER").is_none()
+            && is_empty(&buildx.join("instances"))
+            && is_empty(&settings.dir.join("contexts/meta"));
+        alone.then(|| Builders {
+            list: vec![embedded(context)],
+            of_docker_build: context.clone(),
+            of_buildx: context.clone(),
+            no_buildx: None,
+            docker: docker.clone(),
+        })
     }
 
     /// Returns the builder of this name.
@@ -89,6 +112,14 @@ impl Builders {
         let name = name.unwrap_or(&self.of_docker_build);
         let builder = self.selected(Some(name), false)?.into_iter().next();
         builder.context("there is no builder\nhint: `docker cache builder ls` lists those that are there")
+    }
+}
+
+/// Returns true if a folder has nothing in it, or is not there.
+fn is_empty(folder: &Path) -> bool {
+    match folder.read_dir() {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
 }
 

@@ -216,7 +216,11 @@ pub fn collect(
     wanted: Wanted<'_>,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Inventory> {
-    collect_in(&Answers::new(docker, settings), wanted, wanted.look(), progress)
+    let mut answers = Answers::new(docker, settings);
+    if wanted.exact.is_none() {
+        answers = answers.without_buildx();
+    }
+    collect_in(&answers, wanted, wanted.look(), progress)
 }
 
 /// The same as [`collect`], in the places that the caller chose. Layers belong to no language and no tool, so a choice of

@@ -232,6 +232,27 @@ for_each_engine!(
     }
 );
 
+for_each_engine!(buildx_is_asked_only_where_there_may_be_other_builders, [v26, v28_containerd], |engine| {
+    engine.build("RUN --mount=type=cache,id=pip,target=/p echo 1 > /p/a", &[]);
+    let asks_buildx = |words: &[&str]| {
+        let (run, calls) = engine.cache_told(words);
+        let answer: Value = serde_json::from_str(&run.ok().stdout).unwrap();
+        assert_eq!(rows(&answer, &[("kind", "mount"), ("builder", "default")]).len(), 1, "{answer:#}");
+        calls.contains("docker buildx ls")
+    };
+    let size = ["size", "--format", "json"];
+    assert!(!asks_buildx(&size));
+    assert!(!asks_buildx(&[&size[..], &["--all-builders"]].concat()));
+    engine.docker(&["buildx", "create", "--driver", "remote", "--name", "dead", "tcp://127.0.0.1:9"]);
+    assert!(asks_buildx(&size));
+    engine.docker(&["buildx", "rm", "dead"]);
+    assert!(!asks_buildx(&size));
+    engine.docker(&["context", "create", "other", "--docker", "host=tcp://127.0.0.1:9"]);
+    assert!(asks_buildx(&size));
+    let run = engine.cache(&["size", "--builder", "nosuch"]);
+    assert!(run.code == 1 && run.stderr.contains("no builder \"nosuch\""), "{run}");
+});
+
 for_each_engine!(context_flag_asks_that_context, [v20, v28], |engine| {
     let second = engine.second_context("second");
     second.volume("there-cache", &[("pip/a", "b")]);
