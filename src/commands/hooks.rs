@@ -1,25 +1,63 @@
 //! `docker cache hooks`: lets docker show the plugin's hints after builds, in config.json and nowhere else.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
-use jsonc_parser::cst::{CstInputValue, CstObject, CstRootNode};
-use serde::{Deserialize, Serialize};
+use anyhow::{Context as _, Result, bail, ensure};
+use jsonc_parser::cst::{CstInputValue, CstObject, CstObjectProp, CstRootNode};
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Context;
 use crate::cli::{Format, Hooks, HooksCommand, Output};
 use crate::{hooks, report};
 
-/// What docker reads of config.json, as far as hooks go. It refuses the whole file if one of these is no string.
-#[derive(Default, Deserialize)]
-#[serde(default)]
+/// What docker reads of config.json, as far as hooks go, without what is empty. It refuses the whole file if one of these
+/// is no string.
+#[derive(Debug, Default, PartialEq)]
 struct Config {
-    plugins: Option<BTreeMap<String, Option<BTreeMap<String, String>>>>,
-    features: Option<BTreeMap<String, String>>,
+    plugins: BTreeMap<String, BTreeMap<String, String>>,
+    features: BTreeMap<String, String>,
+}
+
+impl<'de> Deserialize<'de> for Config {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Config, D::Error> {
+        from.deserialize_map(Config::default())
+    }
+}
+
+/// Reads as Go's `encoding/json` does: letters of either case name a field of docker's, and a second one of a name is laid
+/// over the first, entry by entry.
+impl<'de> Visitor<'de> for Config {
+    type Value = Config;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut fields: A) -> std::result::Result<Config, A::Error> {
+        while let Some(name) = fields.next_key::<String>()? {
+            match name.to_ascii_lowercase().as_str() {
+                "plugins" => match fields.next_value::<Option<BTreeMap<String, Option<_>>>>()? {
+                    Some(more) => {
+                        self.plugins.extend(more.into_iter().map(|(name, own)| (name, own.unwrap_or_default())))
+                    }
+                    None => self.plugins.clear(),
+                },
+                "features" => match fields.next_value::<Option<BTreeMap<_, _>>>()? {
+                    Some(more) => self.features.extend(more),
+                    None => self.features.clear(),
+                },
+                _ => drop(fields.next_value::<IgnoredAny>()?),
+            }
+        }
+        self.plugins.retain(|_, own| !own.is_empty());
+        Ok(self)
+    }
 }
 
 /// The JSON contract.
@@ -61,9 +99,8 @@ fn set(file: &Path, on: bool) -> Result<()> {
 fn tell(file: PathBuf, output: &Output) -> Result<()> {
     let text = read(&file)?;
     let config = parsed(&text).with_context(|| format!("`{}`", file.display()))?;
-    let own = config.plugins.as_ref().and_then(|plugins| plugins.get("cache")?.as_ref());
-    let enabled = own.is_some_and(|own| own.contains_key("hooks"));
-    let feature = config.features.as_ref().and_then(|features| features.get("hooks"));
+    let enabled = config.plugins.get("cache").is_some_and(|own| own.contains_key("hooks"));
+    let feature = config.features.get("hooks");
     let because = if !enabled {
         Some("they are not enabled: `docker cache hooks enable`".to_owned())
     } else if let Some(variable) = refused_by_variable() {
@@ -129,36 +166,47 @@ fn parsed(text: &str) -> Result<Config> {
 /// Returns the text of the file with the hooks on or off, and all else as it was, to the last space.
 ///
 /// # Errors
-/// When it is not what docker can read.
+/// When it is not what docker can read, or a name is there so often that docker would read something else.
 fn edited(text: &str, on: bool) -> Result<String> {
-    let config = parsed(text)?;
+    let mut wanted = parsed(text)?;
     let text_or_empty = if text.trim().is_empty() { "{}\n" } else { text };
     let root = CstRootNode::parse(text_or_empty, &Default::default()).context("it is not JSON")?;
     let Some(object) = root.object_value() else { bail!("it is not a JSON object") };
+    let own = wanted.plugins.entry("cache".into()).or_default();
     if on {
+        own.insert("hooks".into(), hooks::commands());
         assign(&object, ["plugins", "cache"], "hooks", &hooks::commands());
+        wanted.features.insert("hooks".into(), "true".into());
         assign(&object, ["features"], "hooks", "true");
-        return Ok(root.to_string());
+    } else {
+        if own.remove("hooks").is_none() {
+            return Ok(text.into());
+        }
+        remove(&object, &["plugins", "cache", "hooks"]);
+        let with_hooks = |own: &BTreeMap<_, _>| own.contains_key("hooks") || own.contains_key("error-hooks");
+        // Docker Desktop has hooks of its own, which go on.
+        if !wanted.plugins.iter().any(|(name, own)| name != "cache" && with_hooks(own)) {
+            wanted.features.remove("hooks");
+            remove(&object, &["features", "hooks"]);
+        }
+        wanted.plugins.retain(|_, own| !own.is_empty());
     }
-    let plugins = config.plugins.unwrap_or_default();
-    let was_on = plugins.get("cache").and_then(Option::as_ref).is_some_and(|own| own.contains_key("hooks"));
-    if !was_on {
-        return Ok(text.into());
-    }
-    remove(&object, &["plugins", "cache", "hooks"]);
-    let with_hooks = |own: &BTreeMap<String, String>| own.contains_key("hooks") || own.contains_key("error-hooks");
-    let others = plugins.iter().filter(|(name, _)| *name != "cache");
-    // Docker Desktop has hooks of its own, which go on.
-    if !others.filter_map(|(_, own)| own.as_ref()).any(with_hooks) {
-        remove(&object, &["features", "hooks"]);
-    }
-    Ok(root.to_string())
+    let new = root.to_string();
+    ensure!(
+        parsed(&new)? == wanted,
+        "`plugins`, `features` or a name in them is there more than once\nhint: make one of them: docker lays the later over \
+         the earlier"
+    );
+    Ok(new)
 }
 
 fn assign<const DEPTH: usize>(object: &CstObject, path: [&str; DEPTH], name: &str, value: &str) {
-    let object = path.iter().fold(object.clone(), |object, name| object.object_value_or_set(name));
+    let object = path.iter().fold(object.clone(), |object, name| match named(&object, name).pop() {
+        Some(property) => property.object_value_or_set(),
+        None => object.object_value_or_set(name),
+    });
     let value = CstInputValue::String(value.into());
-    match object.get(name) {
+    match named(&object, name).pop() {
         Some(property) => property.set_value(value),
         None => drop(object.append(name, value)),
     }
@@ -167,14 +215,21 @@ fn assign<const DEPTH: usize>(object: &CstObject, path: [&str; DEPTH], name: &st
 /// Removes a setting, and the objects that are empty without it.
 fn remove(object: &CstObject, path: &[&str]) {
     let [name, rest @ ..] = path else { return };
-    let Some(property) = object.get(name) else { return };
-    if let (false, Some(inner)) = (rest.is_empty(), property.object_value()) {
-        remove(&inner, rest);
-        if !inner.properties().is_empty() {
-            return;
+    for property in named(object, name) {
+        if let (false, Some(inner)) = (rest.is_empty(), property.object_value()) {
+            remove(&inner, rest);
+            if !inner.properties().is_empty() {
+                continue;
+            }
         }
+        property.remove();
     }
-    property.remove();
+}
+
+/// Returns the properties of a name. Docker takes the last.
+fn named(object: &CstObject, name: &str) -> Vec<CstObjectProp> {
+    let is_it = |property: &CstObjectProp| property.name()?.decoded_value().ok().map(|found| found == name);
+    object.properties().into_iter().filter(|property| is_it(property) == Some(true)).collect()
 }
 
 /// Writes the file beside itself and renames it, through a link; owner and mode stay.
@@ -234,6 +289,41 @@ mod tests {
         }
         assert!(edited("", true).unwrap().ends_with("}\n"));
         assert_eq!(edited(" \n", false).unwrap(), " \n");
+    }
+
+    #[test]
+    fn of_a_name_that_is_there_twice_the_last_is_read_and_edited() {
+        let on = r#""cache":{"hooks":"build"}"#;
+        let files = [
+            (r#"{"a":1,"a":2,"plugins":{"x":{"y":"z"}},"plugins":{"d":{"e":"f"}}}"#, false),
+            (r#"{"plugins":{"cache":{"a":"b"},"cache":{}},"features":{"hooks":"true","hooks":"false"}}"#, false),
+            (&format!(r#"{{"plugins":{{{on}}},"Plugins":{{"x":{{}}}},"features":{{}},"features":{{}}}}"#), true),
+        ];
+        for (file, is_on) in files {
+            let before = parsed(file).unwrap();
+            assert_eq!(before.plugins.contains_key("cache"), is_on, "{file}");
+            let new = edited(file, true).unwrap();
+            let now = parsed(&new).unwrap();
+            assert_eq!((now.plugins["cache"]["hooks"].as_str(), now.features["hooks"].as_str()), (HOOKS, "true"));
+            for (name, own) in before.plugins.iter().filter(|(name, _)| *name != "cache") {
+                assert_eq!(&now.plugins[name], own);
+            }
+        }
+        let off = edited(&format!(r#"{{"plugins":{{{on},{on}}},"plugins":{{"x":{{"y":"z"}},{on}}}}}"#), false).unwrap();
+        assert_eq!(off.replace(' ', ""), r#"{"plugins":{"x":{"y":"z"}}}"#);
+    }
+
+    #[test]
+    fn an_edit_that_docker_would_read_as_another_is_refused() {
+        for (file, on) in [
+            // What the second one has for the plugin would hide what the first has.
+            (r#"{"plugins":{"cache":{"history":"off"}},"plugins":{"x":{"y":"z"}}}"#, true),
+            (r#"{"plugins":{"cache":{"history":"off"},"cache":{"hooks":"build"}}}"#, false),
+            (r#"{"PLUGINS":{"cache":{"hooks":"build"}}}"#, false),
+        ] {
+            let error = edited(file, on).unwrap_err();
+            assert!(error.to_string().contains("more than once"), "{file}: {error}");
+        }
     }
 
     #[test]
