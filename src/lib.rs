@@ -1,9 +1,9 @@
 //! Shows, explains, cleans and carries every cache that Docker builds and dev containers use.
 //!
 //! From top to bottom: [`cli`] and [`plugin`] read the command line, [`hooks`] answer after builds, [`commands`] do one
-//! command each; [`image`], [`inventory`], [`ownership`], [`buildcontext`], [`builders`], [`history`], [`state`], [`docker`]
-//! and [`place`] touch the world; [`budget`], [`catalogue`], [`explain`], [`model`] and [`plan`] are pure; [`report`] prints.
-//! [`inside`] is what the same binary does within an engine. [`cancel`] is how all of it stops.
+//! command each; [`image`], [`inventory`], [`ownership`], [`buildcontext`], [`builders`], [`history`], [`state`],
+//! [`rewrite`], [`docker`] and [`place`] touch the world; [`budget`], [`catalogue`], [`explain`], [`model`] and [`plan`] are
+//! pure; [`report`] prints. [`inside`] is what the same binary does within an engine. [`cancel`] is how all of it stops.
 
 pub mod answers;
 pub mod budget;
@@ -33,4 +33,5 @@ pub mod plan;
 pub mod plugin;
 pub mod project;
 pub mod report;
+pub mod rewrite;
 pub mod state;

@@ -115,6 +115,25 @@ fn a_backup_is_kept_on_request_and_a_link_stays_a_link() {
 }
 
 #[test]
+fn a_file_with_other_names_is_left_to_the_author_and_attributes_stay() {
+    let world = World::new(&[("Dockerfile", BAD)]);
+    fs::hard_link(world.at("Dockerfile"), world.at("template")).unwrap();
+    for (dry_run, would) in [("--dry-run", "would be "), ("", "")] {
+        let run = world.doctor(&format!("--fix {dry_run}"));
+        let told = text(&run.stderr);
+        assert!(run.status.code() == Some(1) && told.contains("it has 2 names (hard links)"), "{told}");
+        assert!(told.contains(&format!("\n0 files {would}changed; ")), "{told}");
+        assert!(text(&run.stdout).contains("+RUN --mount=type=cache"), "{}", text(&run.stdout));
+    }
+    fs::remove_file(world.at("template")).unwrap();
+    let path = world.at("Dockerfile");
+    rustix::fs::setxattr(&path, "user.note", b"kept", rustix::fs::XattrFlags::empty()).unwrap();
+    assert!(world.doctor("--fix").status.success());
+    let mut note = [0; 8];
+    assert!(world.read("Dockerfile") != BAD && rustix::fs::getxattr(&path, "user.note", &mut note[..]) == Ok(4));
+}
+
+#[test]
 fn a_file_that_cannot_be_changed_hinders_no_other() {
     // There is no room in its name for that of the backup.
     let long = format!("{}.Dockerfile", "a".repeat(241));

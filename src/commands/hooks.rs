@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -14,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Context;
 use crate::cli::{Format, Hooks, HooksCommand, Output};
+use crate::rewrite::rewrite;
 use crate::{hooks, report};
 
 /// What docker reads of config.json, as far as hooks go, without what is empty. It refuses the whole file if one of these
@@ -232,27 +231,14 @@ fn named(object: &CstObject, name: &str) -> Vec<CstObjectProp> {
     object.properties().into_iter().filter(|property| is_it(property) == Some(true)).collect()
 }
 
-/// Writes the file beside itself and renames it, through a link; owner and mode stay.
+/// Writes the file, through a link.
 fn replace(file: &Path, text: &str) -> Result<()> {
     let target = match fs::symlink_metadata(file) {
         Ok(_) => file.canonicalize()?,
         Err(_) => file.to_owned(),
     };
-    let directory = target.parent().context("it has no directory")?;
-    fs::create_dir_all(directory)?;
-    // It may hold logins: nobody else reads a new one.
-    let mut aside = tempfile::Builder::new().prefix("config.json").tempfile_in(directory)?;
-    if let Ok(before) = fs::metadata(&target) {
-        let now = aside.as_file().metadata()?;
-        if (now.uid(), now.gid()) != (before.uid(), before.gid()) {
-            std::os::unix::fs::fchown(aside.as_file(), Some(before.uid()), Some(before.gid()))?;
-        }
-        aside.as_file().set_permissions(fs::Permissions::from_mode(before.mode() & 0o7777))?;
-    }
-    aside.write_all(text.as_bytes())?;
-    aside.as_file().sync_all()?;
-    aside.persist(&target)?;
-    Ok(())
+    fs::create_dir_all(target.parent().context("it has no directory")?)?;
+    rewrite(&target, text)
 }
 
 #[cfg(test)]

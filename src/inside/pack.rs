@@ -639,7 +639,8 @@ impl Read for Extents<'_> {
     }
 }
 
-fn attributes(fd: BorrowedFd<'_>) -> Vec<(String, Vec<u8>)> {
+/// Returns the extended attributes of a file that can be read; none where there are no such things.
+pub fn attributes(fd: BorrowedFd<'_>) -> Vec<(String, Vec<u8>)> {
     let Ok(1..) = rustix::fs::flistxattr_query(fd) else { return Vec::new() };
     let mut names = vec![0; 65536];
     let length = rustix::fs::flistxattr(fd, &mut names[..]).unwrap_or(0);

@@ -2,8 +2,6 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -14,6 +12,7 @@ use crate::checks::{self, Check, Finding, Severity, containers, dockerfile};
 use crate::cli::{Doctor, DoctorFormat};
 use crate::exit::FAILED;
 use crate::project::{File, Kind, Project};
+use crate::rewrite::{ensure_one_name, rewrite};
 use crate::{cancel, project, report};
 
 /// What becomes of one file.
@@ -38,27 +37,24 @@ struct Answer<'a> {
 /// # Errors
 /// When nothing can be printed, and when it is cancelled: between two files.
 pub fn run(files: &Project, checks: &[&'static Check], options: &Doctor) -> Result<u8> {
-    let mut changes = plan(files, checks);
+    let changes = plan(files, checks);
     match options.format {
         DoctorFormat::Json => report::json(&Answer { version: 1, changes: &changes })?,
         _ => report::data(&changes.iter().map(|change| change.diff.as_str()).collect::<String>())?,
     }
     let planned = changes.len();
-    if !options.dry_run {
-        let mut written = Vec::new();
-        for change in changes {
-            ensure!(!cancel::requested(), "cancelled");
-            match write(&change, options.backup).with_context(|| format!("cannot change `{}`", change.file)) {
-                Ok(()) => written.push(change),
-                Err(error) => report::error(&error),
-            }
+    let mut made = Vec::new();
+    for change in changes {
+        ensure!(!cancel::requested(), "cancelled");
+        match write(&change, options).with_context(|| format!("cannot change `{}`", change.file)) {
+            Ok(()) => made.push(change),
+            Err(error) => report::error(&error),
         }
-        changes = written;
     }
     // What the owners of mounts come to is told after this.
     let more = options.check == [MOUNT_OWNER] && planned == 0;
     if !options.quiet && !more {
-        let done = match (changes.len(), options.dry_run) {
+        let done = match (made.len(), options.dry_run) {
             (0, _) if planned == 0 => "Nothing to fix".into(),
             (1, true) => "1 file would be changed".into(),
             (1, false) => "1 file changed".into(),
@@ -66,14 +62,14 @@ pub fn run(files: &Project, checks: &[&'static Check], options: &Doctor) -> Resu
             (count, false) => format!("{count} files changed"),
         };
         let path = options.path.as_deref().unwrap_or(Path::new("."));
-        let left = match left(files, &changes, checks) {
+        let left = match left(files, &made, checks) {
             0 => String::new(),
             1 => format!("; 1 problem is left to you: `docker cache doctor {}`", report::quote(path)),
             count => format!("; {count} problems are left to you: `docker cache doctor {}`", report::quote(path)),
         };
         report::note(&format!("{done}{left}"));
     }
-    Ok(if changes.len() < planned { FAILED } else { 0 })
+    Ok(if made.len() < planned { FAILED } else { 0 })
 }
 
 fn plan(files: &Project, checks: &[&'static Check]) -> Vec<Change> {
@@ -111,25 +107,19 @@ fn left(files: &Project, changes: &[Change], checks: &[&'static Check]) -> usize
     checks::project::Project::new(files).found().iter().filter(is_left).count()
 }
 
-/// Writes beside the file and renames, so that it is always whole; a link stays, and what it leads to is changed.
-fn write(change: &Change, backup: bool) -> Result<()> {
+/// Writes the file, or just makes sure that it could be; a link stays, and what it leads to is changed.
+fn write(change: &Change, options: &Doctor) -> Result<()> {
     let path = fs::canonicalize(&change.file)?;
     let now = project::text(&path).map_err(anyhow::Error::msg)?;
     ensure!(now == change.before, "it was changed by somebody else meanwhile");
-    if backup {
+    ensure_one_name(&path)?;
+    if options.dry_run {
+        return Ok(());
+    }
+    if options.backup {
         keep(&path)?;
     }
-    let directory = path.parent().context("it has no directory")?;
-    let mut aside = tempfile::NamedTempFile::new_in(directory)?;
-    aside.write_all(change.after.as_bytes())?;
-    let (old, new) = (fs::metadata(&path)?, aside.as_file().metadata()?);
-    if (old.uid(), old.gid()) != (new.uid(), new.gid()) {
-        fchown(aside.as_file(), Some(old.uid()), Some(old.gid()))?;
-    }
-    aside.as_file().set_permissions(old.permissions())?;
-    aside.as_file().sync_all()?;
-    aside.persist(&path)?;
-    Ok(())
+    rewrite(&path, &change.after)
 }
 
 /// Copies a file to the first name that is free of `FILE.bak`, `FILE.bak1`, …
