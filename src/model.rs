@@ -258,6 +258,8 @@ pub struct CacheRecord {
     pub created: Option<u64>,
     /// Seconds since 1970.
     pub last_used: Option<u64>,
+    /// How often it was used.
+    pub uses: u64,
 }
 
 /// What the record of a cache mount says about the mount.

@@ -27,6 +27,12 @@ pub struct Rules {
     pub force_in_use: bool,
 }
 
+impl Rules {
+    fn by_age(&self) -> bool {
+        self.before.is_some() || self.keep.is_some()
+    }
+}
+
 /// What goes and what stays.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Plan {
@@ -118,7 +124,7 @@ impl Plan {
             plan.keep_recent(inventory, &mut pieces, keep, staying);
         }
         plan.keep_parents(inventory, &mut pieces);
-        plan.assemble(inventory, pieces);
+        plan.assemble(inventory, pieces, rules);
         plan
     }
 
@@ -203,7 +209,7 @@ impl Plan {
     }
 
     /// Puts the pieces of each row together again.
-    fn assemble(&mut self, inventory: &Inventory, pieces: Vec<Piece>) {
+    fn assemble(&mut self, inventory: &Inventory, pieces: Vec<Piece>, rules: &Rules) {
         let mut rows: BTreeMap<usize, Vec<Piece>> = BTreeMap::new();
         for piece in pieces {
             rows.entry(piece.row).or_default().push(piece);
@@ -217,7 +223,12 @@ impl Plan {
                         What::Hour(hour) => Some(hour),
                         _ => None,
                     });
-                    let take = hours.max().map_or(Take::Everything, |hour| Take::Before((hour + 1) * 3600));
+                    let take = match hours.max() {
+                        Some(hour) => Take::Before((hour + 1) * 3600),
+                        // What is used while the user thinks it over is old no more.
+                        None if rules.by_age() => Take::Unused(cache.last_used.unwrap_or_default()),
+                        None => Take::Everything,
+                    };
                     Act::Cut { holder: *holder, part: *part, take }
                 }
             };
@@ -326,7 +337,6 @@ fn users(cache: &Cache, inventory: &Inventory) -> Option<String> {
 
 /// Splits a row into the pieces that age and size are decided by.
 fn split(row: usize, cache: &Cache, rules: &Rules) -> Vec<Piece> {
-    let by_age = rules.before.is_some() || rules.keep.is_some();
     match &cache.source {
         Source::Records(records) => {
             let going: Vec<&CacheRecord> = records.iter().filter(|record| !record.in_use).collect();
@@ -344,7 +354,7 @@ fn split(row: usize, cache: &Cache, rules: &Rules) -> Vec<Piece> {
                 _ => going.iter().map(|record| piece(&[*record], record.last_used.or(record.created))).collect(),
             }
         }
-        Source::Part { unit: Unit::File, sum, .. } if by_age => sum
+        Source::Part { unit: Unit::File, sum, .. } if rules.by_age() => sum
             .ages
             .iter()
             .map(|(hour, aged)| Piece {
@@ -437,8 +447,12 @@ mod tests {
         let take = Take::Before(3 * 3600);
         assert_eq!(made.steps[0].act, Act::Cut { holder: Holder::Mount(0), part: 0, take });
         // The end of an hour decides, so that no file goes early.
-        let made = plan(rows, &Rules { before: Some(3 * 3600 - 1), ..Rules::default() });
+        let made = plan(rows.clone(), &Rules { before: Some(3 * 3600 - 1), ..Rules::default() });
         assert_eq!(made.bytes(), Bytes(10));
+        // A unit goes only if nothing uses it meanwhile.
+        let take = Take::Unused(9 * 3600);
+        let made = plan(rows, &Rules { before: Some(10 * 3600), ..Rules::default() });
+        assert_eq!(made.steps[1].act, Act::Cut { holder: Holder::Mount(0), part: 0, take });
     }
 
     fn record(id: &str, parent: &str, bytes: u64, last_used: u64) -> CacheRecord {

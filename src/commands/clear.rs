@@ -18,7 +18,7 @@ use crate::inside::{Job, Line};
 use crate::inventory::{
     self, Cache, FoundBuilder, FoundMount, FoundVolume, Holder, Inventory, Kind, Look, Source, Wanted, last_used, paths,
 };
-use crate::model::{Bytes, Moment, VolumeUser};
+use crate::model::{Bytes, CacheRecord, Moment, VolumeUser};
 use crate::place::carry::{self, Mount};
 use crate::place::{self, Access, MountPlace, Place};
 use crate::plan::{Act, Plan, Rules, Step};
@@ -375,7 +375,7 @@ fn act(
     let takes = takes(found, plan, options);
     thread::scope(|scope| {
         let builders = scope.spawn(|| {
-            let mut outcomes = parallel::each(&found.builders, |builder| prune(builder, plan));
+            let mut outcomes = parallel::each(&found.builders, |builder| prune(builder, plan, options));
             outcomes.push(cut_mounts(found, &takes));
             outcomes
         });
@@ -390,16 +390,30 @@ fn act(
 const RECORDS_IN_CALL: usize = 4000;
 
 /// Prunes what the plan names of one builder, and looks what is really gone.
-fn prune(FoundBuilder { builder, records }: &FoundBuilder, plan: &Plan) -> Outcome {
-    let of_builder = plan.steps.iter().filter(|step| step.cache.builder.as_ref() == Some(&builder.name));
-    let ids: BTreeMap<&String, &Step> = of_builder
+fn prune(FoundBuilder { builder, records }: &FoundBuilder, plan: &Plan, options: &Clear) -> Outcome {
+    let mut steps: Vec<&Step> =
+        plan.steps.iter().filter(|step| step.cache.builder.as_ref() == Some(&builder.name)).collect();
+    let mut notes = Vec::new();
+    // As parts of volumes do, a mount stays that was used while the user was asked.
+    if (options.older_than.is_some() || options.keep.is_some())
+        && steps.iter().any(|step| step.cache.kind == Kind::Mount)
+    {
+        let now = match builder.records() {
+            Ok(now) => now,
+            Err(error) => return Outcome::failure(error),
+        };
+        let used = steps.extract_if(.., |step| step.cache.kind == Kind::Mount && is_used(step.cache.records(), &now));
+        notes.extend(used.map(|step| format!("mount {} stays: it was used meanwhile", step.cache.name)));
+    }
+    let ids: BTreeMap<&String, &Step> = steps
+        .into_iter()
         .flat_map(|step| match &step.act {
             Act::Prune(ids) => ids.iter().map(|id| (id, step)).collect(),
             _ => Vec::new(),
         })
         .collect();
     if ids.is_empty() {
-        return Outcome::default();
+        return Outcome { notes, ..Outcome::default() };
     }
     let names: Vec<String> = ids.keys().map(ToString::to_string).collect();
     let pruned = names.chunks(RECORDS_IN_CALL).try_for_each(|names| builder.remove(names));
@@ -408,6 +422,7 @@ fn prune(FoundBuilder { builder, records }: &FoundBuilder, plan: &Plan) -> Outco
         Err(error) => return Outcome::failure(pruned.err().unwrap_or(error)),
     };
     let mut outcome = pruned.map_or_else(Outcome::failure, |()| Outcome::default());
+    outcome.notes = notes;
     let mut stayed: Vec<String> = Vec::new();
     for (id, step) in ids {
         match left.iter().find(|record| record.id == *id) {
@@ -430,6 +445,11 @@ fn prune(FoundBuilder { builder, records }: &FoundBuilder, plan: &Plan) -> Outco
     stayed.dedup();
     outcome.failed.extend(stayed);
     outcome
+}
+
+/// Returns true if one of these records was used since they were listed. The time of that may be a rounded one.
+fn is_used(then: &[CacheRecord], now: &[CacheRecord]) -> bool {
+    then.iter().any(|then| now.iter().any(|now| now.id == then.id && now.uses > then.uses))
 }
 
 /// What to take of each part of a volume or mount.
@@ -492,6 +512,10 @@ fn cut(place: &Place, takes: Vec<&Takes>, names: &[String], progress: &mut (dyn 
             outcome.failed.push(format!("{name}: {count} {entries} could not be removed, the first: {first}"));
         }
         outcome.notes.extend(removed.mounts.iter().map(|mount| format!("{name}: not entered: {mount}")));
+        outcome.notes.extend(removed.used.iter().map(|path| match path.as_str() {
+            "" => format!("{name} stays: it was used meanwhile"),
+            path => format!("{name}: {path} stays: it was used meanwhile"),
+        }));
     }
     outcome
 }

@@ -140,6 +140,7 @@ struct ApiRecord {
     size: i64,
     created_at: Option<String>,
     last_used_at: Option<String>,
+    usage_count: u64,
 }
 
 impl From<ApiRecord> for CacheRecord {
@@ -160,6 +161,7 @@ impl From<ApiRecord> for CacheRecord {
             shared: record.shared,
             created: record.created_at.as_deref().and_then(parse::parse_time),
             last_used: record.last_used_at.as_deref().and_then(parse::parse_time),
+            uses: record.usage_count,
         }
     }
 }

@@ -86,7 +86,8 @@ pub fn records(text: &str, now: u64) -> Result<Vec<CacheRecord>, String> {
                     complete = true;
                     break;
                 }
-                Some(("Mutable" | "Usage count", _)) => {}
+                Some(("Usage count", count)) => record.uses = count.parse().unwrap_or_default(),
+                Some(("Mutable", _)) => {}
                 _ => return Err(format!("the line {:?} in the record {id}", shorten(line))),
             }
         }
@@ -214,7 +215,7 @@ mod tests {
         let old = records(OLD, 100_000).unwrap();
         assert_eq!(old.len(), 1);
         assert_eq!(old[0].parents, ["j1dy76309k5ed3t5xed8o0j38"]);
-        assert_eq!((old[0].bytes, old[0].last_used), (621, Some(100_000 - 7200)));
+        assert_eq!((old[0].bytes, old[0].last_used, old[0].uses), (621, Some(100_000 - 7200), 1));
         assert_eq!(old[0].mount().unwrap().id.as_deref(), Some("/t"));
         let new = records(NEW, 100_000).unwrap();
         assert_eq!(new[0].parents, ["kskwe54ko4yvpf3132a4ihluj", "abc"]);

@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, Mode, Stat, fchmod, statat, unlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::measure::{self, Measured, Tree};
 use super::unpack;
 use super::walk::{self, Counters, Folder, Names, Troubles, Visit, blocks, last_used};
 
@@ -32,6 +33,8 @@ pub enum Take {
     Everything,
     /// Only files that were last used before this moment, seconds since 1970.
     Before(u64),
+    /// Everything, unless a file of it was used after this moment.
+    Unused(u64),
 }
 
 /// What was removed of a tree.
@@ -47,10 +50,14 @@ pub struct Removed {
     pub failed_count: u64,
     /// The first of the mount points that were not entered.
     pub mounts: Vec<String>,
+    /// The paths of the parts that stayed because they were used.
+    pub used: Vec<String>,
 }
 
 /// Cuts all trees side by side; calls `progress` with files and bytes so far, five times a second.
 pub fn all(cuts: &[Cut], progress: &mut (dyn FnMut(u64, u64) + Send)) -> Vec<Removed> {
+    let mut cuts = cuts.to_vec();
+    let used = keep_used(&mut cuts);
     let counters = Counters::default();
     let names: Vec<Names> = cuts.iter().map(|cut| Names::new(&cut.known)).collect();
     let removals: Vec<Removal> = cuts.iter().map(|cut| Removal::new(&cut.take, &counters)).collect();
@@ -66,7 +73,25 @@ pub fn all(cuts: &[Cut], progress: &mut (dyn FnMut(u64, u64) + Send)) -> Vec<Rem
         .map(|((cut, names), removal)| (cut.root.as_path(), names, removal))
         .collect();
     walk::all(&walks, &counters, progress);
-    removals.into_iter().map(Removal::finish).collect()
+    removals.into_iter().zip(used).map(|(removal, used)| Removed { used, ..removal.finish() }).collect()
+}
+
+/// Decides about each [`Take::Unused`] by what is there now. Returns the paths of the parts that stay, for each tree.
+fn keep_used(cuts: &mut [Cut]) -> Vec<Vec<String>> {
+    let by_use = |cut: &&mut Cut| cut.take.iter().any(|take| matches!(take, Take::Unused(_)));
+    let mut used = vec![Vec::new(); cuts.len()];
+    for (cut, used) in cuts.iter_mut().zip(&mut used).filter(|(cut, _)| by_use(cut)) {
+        let tree = Tree { root: cut.root.clone(), known: cut.known.clone(), ..Tree::default() };
+        let Measured { known, rest, .. } = measure::all(&[tree], &mut |_, _| ()).remove(0);
+        for (part, (take, now)) in cut.take.iter_mut().zip(known.into_iter().chain([rest])).enumerate() {
+            let Take::Unused(since) = *take else { continue };
+            *take = if now.last_used > since { Take::Nothing } else { Take::Everything };
+            if *take == Take::Nothing {
+                used.push(cut.known.get(part).cloned().unwrap_or_default());
+            }
+        }
+    }
+    used
 }
 
 struct Removal<'a> {
@@ -100,7 +125,8 @@ impl<'a> Removal<'a> {
     fn finish(self) -> Removed {
         let (failed, failed_count) = self.failed.finish();
         let (mounts, _) = self.mounts.finish();
-        Removed { files: self.files.into_inner(), freed: self.freed.into_inner(), failed, failed_count, mounts }
+        let (files, freed) = (self.files.into_inner(), self.freed.into_inner());
+        Removed { files, freed, failed, failed_count, mounts, used: Vec::new() }
     }
 
     /// Removes one name and returns the bytes that this freed.
@@ -207,7 +233,6 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::measure::{self, Tree};
     use super::*;
     use crate::catalogue;
 
@@ -312,6 +337,23 @@ mod tests {
         let removed = cut(dir.path(), &["pip"], &[Take::Before(2000), Take::Nothing]);
         assert_eq!(removed.files, 1);
         assert!(!dir.path().join("pip/http/old").exists() && dir.path().join("pip/http/edge").exists());
+    }
+
+    #[test]
+    fn what_was_used_since_the_plan_was_made_stays_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        for (file, seconds) in [("pip/old", 1000), ("npm/index", 1000), ("npm/deep/new", 1001), ("other", 5000)] {
+            let path = dir.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let moment = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+            let times = fs::FileTimes::new().set_accessed(moment).set_modified(moment);
+            fs::File::create(path).unwrap().set_times(times).unwrap();
+        }
+        let take = [Take::Unused(1000), Take::Unused(1000), Take::Nothing];
+        let removed = cut(dir.path(), &["pip", "npm"], &take);
+        assert_eq!((removed.files, removed.used), (1, vec!["npm".to_string()]));
+        let left: Vec<_> = paths(dir.path()).into_iter().map(|path| path.display().to_string()).collect();
+        assert_eq!(left, ["npm", "npm/deep", "npm/deep/new", "npm/index", "other", "pip"]);
     }
 
     #[test]

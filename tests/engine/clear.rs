@@ -649,6 +649,26 @@ for_each_engine!(what_comes_while_the_user_is_asked_keeps_a_volume_as_it_is, [v2
     assert!(root.join("mydb/base").exists() && !root.join("pip/file").exists());
 });
 
+#[test]
+fn what_is_used_while_the_user_is_asked_is_old_no_more() {
+    let engine = Engine::start(Generation::V28);
+    let root = engine.volume("project-cache", &[("yarn/old", "1"), ("npm/old", "1")]);
+    let mount = |id: &str, file: &str| format!("RUN --mount=type=cache,id={id},target=/{id} echo 1 > /{id}/{file}");
+    engine.build(&[mount("pip", "old"), mount("uv", "old")].join("\n"), &[]);
+    let use_some = || {
+        // Files tell of uses in seconds.
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        write_files(&root, &[("npm/new", "1")]);
+        engine.build(&mount("pip", "new"), &[]);
+    };
+    let clear = "clear --kind mount --kind volume --keep 0";
+    let run = engine.at_terminal_after(clear, "[y/N] ", "y\n", &use_some);
+    assert!(run.code == 0 && run.stdout.contains("npm stays") && run.stdout.contains("pip stays"), "{run}");
+    assert!(!root.join("yarn/old").exists() && root.join("npm/old").exists());
+    let left: Vec<String> = engine.mounts().iter().map(|mount| mount["Description"].to_string()).collect();
+    assert!(left.len() == 1 && left[0].contains("mount /pip from"), "{left:?}");
+}
+
 for_each_engine!(go_closed_directories_are_removed, [v20, v28_containerd], |engine| {
     let root = engine.volume("project-cache", &[("go/mod/example.com/small@v1.0.0/small.go", "1")]);
     for at in ["go/mod/example.com/small@v1.0.0", "go/mod/example.com"] {
