@@ -662,7 +662,7 @@ fn what_is_used_while_the_user_is_asked_is_old_no_more() {
         engine.build(&mount("pip", "new"), &[]);
     };
     let clear = "clear --kind mount --kind volume --keep 0";
-    let run = engine.at_terminal_after(clear, "[y/N] ", "y\n", &use_some);
+    let run = engine.at_terminal_after(clear, "[y/N] ", "y\n", use_some);
     assert!(run.code == 0 && run.stdout.contains("npm stays") && run.stdout.contains("pip stays"), "{run}");
     assert!(!root.join("yarn/old").exists() && root.join("npm/old").exists());
     let left: Vec<String> = engine.mounts().iter().map(|mount| mount["Description"].to_string()).collect();
