@@ -277,6 +277,41 @@ fn a_comment_beside_what_goes_stays_and_a_new_line_has_the_indent_of_the_others(
     assert_eq!(pip("A=1 \\\r\n  # c\r\n  PIP_NO_CACHE_DIR=1\r"), "A=1\r\n  # c\r");
     let last = fixed("FROM python\nRUN pip install x \\\n  # c\n  && rm -rf ~/.cache\nRUN y\n");
     assert!(last.ends_with("pip install x\n  # c\nRUN y\n"), "{last}");
+    let run = |script: &str| {
+        let mount = "--mount=type=cache,target=/root/.cache/pip";
+        let after = fixed(&format!("FROM python\nRUN {mount} {script}\nRUN y\n"));
+        after.strip_prefix(&format!("FROM python\nRUN {mount} ")).unwrap().strip_suffix("\nRUN y\n").unwrap().to_owned()
+    };
+    for (script, after) in [
+        (
+            "pip install x && \\\n  # c\n  pip cache purge && \\\n  # d\n  pip install x",
+            "pip install x && \\\n  # c\n  # d\n  pip install x",
+        ),
+        (
+            "pip install x \\\n  # c\n  && pip cache purge \\\n  # d\n  && pip install x",
+            "pip install x \\\n  # c\n  # d\n  && pip install x",
+        ),
+        (
+            "pip install x && \\\r\n  # c\r\n  pip cache purge && pip install x",
+            "pip install x && \\\r\n  # c\r\n  pip install x",
+        ),
+        (
+            "pip install x && \\\n  # c\n  pip cache purge; pip install x",
+            "pip install x && \\\n  # c\n  pip cache purge; pip install x",
+        ),
+        ("pip cache purge && \\\n  # c\n  pip install x", "\\\n  # c\n  pip install x"),
+        ("\\\n  pip cache purge \\\n  # c\n  && pip install x", "\\\n  # c\n  pip install x"),
+        ("<<EOF\npip cache purge\n# c\npip install x\nEOF", "<<EOF\n# c\npip install x\nEOF"),
+        ("pip install \\\n  # c\n  --no-cache-dir \\\n  x", "pip install \\\n  # c\n   \\\n  x"),
+        ("pip install x \\\n  # c\n  --no-cache-dir", "pip install x\n  # c"),
+        // What `sudo -u` starts is not looked at, and stays.
+        (
+            "pip install x && sudo -u x b && pip cache purge && c",
+            "pip install x && sudo -u x b && pip cache purge && c",
+        ),
+    ] {
+        assert_eq!(run(script), after);
+    }
     assert_eq!(pip("PIP_NO_CACHE_DIR=1 \\\n  # c\n  A=1"), " \\\n  # c\n  A=1");
     assert_eq!(pip("A=1 \\\n  # c\n  PIP_NO_CACHE_DIR=1 \\\n  B=1"), "A=1 \\\n  # c\n   \\\n  B=1");
 }

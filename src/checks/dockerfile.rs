@@ -150,7 +150,7 @@ fn mount_edits(facts: &Facts<'_>, run: &Run, row: &'static Row, uses: &[&Use<'_>
         if facts.commands(run).iter().any(|command| command.env.iter().any(sets) || command.args().any(exports)) {
             return None;
         }
-        for (_, edit) in uses.iter().filter_map(|used| without_flag(used, sign)) {
+        for (_, edit) in uses.iter().filter_map(|used| without_flag(facts, used, sign)) {
             edits.push(edit?);
         }
     }
@@ -462,7 +462,7 @@ fn defeated_cache_mount(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
         }
         for sign in row.build.defeated_by {
             if sign.starts_with('-') {
-                let Some((command, edit)) = without_flag(used, sign) else { continue };
+                let Some((command, edit)) = without_flag(facts, used, sign) else { continue };
                 let message = format!("`{sign}` keeps {} from using the cache mount of this step", row.tool);
                 say(command, message, edit.map(|edit| vec![edit]));
             } else {
@@ -566,7 +566,7 @@ fn removal<'a>(facts: &'a Facts<'_>, run: &Run, row: &Row, mounts: &[&str], inde
     } else if command.nested {
         None
     } else {
-        doomed.iter().map(|at| edits::remove_word(command, *at)).collect()
+        doomed.iter().map(|at| edits::remove_word(facts.file, command, *at)).collect()
     };
     let message =
         empties.map(|word| format!("`rm` of `{}` empties the cache mount of this step", word.replace('`', "")));
@@ -595,13 +595,13 @@ fn is_cache_home(facts: &Facts<'_>, run: &Run, mounts: &[&str], directory: &str)
 }
 
 /// Returns the command that has a flag, and the edit that takes it out, where that can be done.
-fn without_flag<'a>(used: &Use<'a>, flag: &str) -> Option<(&'a Command, Option<Edit>)> {
+fn without_flag<'a>(facts: &Facts<'_>, used: &Use<'a>, flag: &str) -> Option<(&'a Command, Option<Edit>)> {
     let command = used.command;
     let index = command.words.iter().position(|word| word.text == flag)?;
-    let edit = edits::remove_word(command, index).filter(|_| !command.nested).map(|mut edit| {
+    let edit = edits::remove_word(facts.file, command, index).filter(|_| !command.nested).map(|mut edit| {
         if used.row.tool == "apk" {
             // Without either, apk finds no index in a fresh image.
-            edit.text = " --update-cache".into();
+            edit.text.insert_str(0, " --update-cache");
         }
         edit
     });

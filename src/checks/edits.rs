@@ -96,23 +96,50 @@ pub fn remove_command(file: &Dockerfile, commands: &[Command], index: usize) -> 
     }
     let previous = index.checked_sub(1).map(|at| &commands[at]);
     match (previous, commands.get(index + 1)) {
-        (Some(previous), _) if joins(command.before) && (joins(command.after) || command.after == Link::Edge) => {
-            // A closing `fi` or bracket may stand between.
-            (!previous.nested && previous.after == command.before).then(|| {
-                let between = &file.source[previous.span.end..command.span.start];
-                // A comment may stand behind the other one, or in a line between.
-                let line = between.rfind('\n').filter(|_| command.before == Link::Newline);
-                let start = previous.span.end + line.map_or(0, |end| between[..end].trim_end_matches('\r').len());
-                let is_last = line.is_none() && command.after == Link::Edge;
-                let text = if is_last { comments(between) } else { String::new() };
-                Edit { range: start..command.span.end, text }
-            })
+        (Some(previous), next) if joins(command.before) && (joins(command.after) || command.after == Link::Edge) => {
+            let between = joint(file, previous, command)?;
+            // A comment may stand behind the other one, or in a line between.
+            let (start, text) = match (command.before, command.after, between.contains('#')) {
+                (Link::Newline, ..) => (last_line(between), String::new()),
+                (_, Link::Edge, _) => (0, comments(between)),
+                (_, _, false) => (0, String::new()),
+                (..) => {
+                    let next = next.filter(|_| command.before == command.after)?;
+                    let above = last_line(between);
+                    let text = comments(joint(file, command, next)?) + &between[above..];
+                    return Some(Edit { range: previous.span.end + above..next.span.start, text });
+                }
+            };
+            Some(Edit { range: previous.span.end + start..command.span.end, text })
         }
-        (None, Some(next)) if command.before == Link::Edge && joins(command.after) && !next.nested => {
-            Some(Edit { range: command.span.start..next.span.start, text: String::new() })
+        (None, Some(next)) if command.before == Link::Edge && joins(command.after) => {
+            let between = joint(file, command, next)?;
+            let mut text = comments(between);
+            if !text.is_empty() {
+                let last = &between[last_line(between)..];
+                text.push_str(&last[..last.len() - last.trim_start().len()]);
+                let before = &file.source[..command.span.start];
+                let begins_line = before.rsplit('\n').next().is_some_and(|line| line.trim().is_empty());
+                text = if begins_line { text.trim_start().into() } else { format!("{}{text}", file.escape) };
+            }
+            Some(Edit { range: command.span.start..next.span.start, text })
         }
         _ => None,
     }
+}
+
+/// Returns what stands between two commands, if that is what joins them and comments alone, and so no command that is not
+/// understood, no closing `fi` and no bracket.
+fn joint<'a>(file: &'a Dockerfile, first: &Command, second: &Command) -> Option<&'a str> {
+    let text = file.source.get(first.span.end..second.span.start)?;
+    let is_joint = |c: char| c.is_whitespace() || c == file.escape || "&;".contains(c);
+    let joined = text.lines().all(|line| line.split('#').next().unwrap_or_default().chars().all(is_joint));
+    (joined && first.after == second.before && !first.nested && !second.nested).then_some(text)
+}
+
+/// Returns where the last line of a text begins, its line break included; 0 if it has but one.
+fn last_line(text: &str) -> usize {
+    text.rfind('\n').map_or(0, |end| text[..end].trim_end_matches('\r').len())
 }
 
 /// Tells whether an option of `set` ends a script with the first command that fails.
@@ -127,10 +154,17 @@ fn comments(text: &str) -> String {
 }
 
 /// Takes a word out of a command, with the blank before it.
-pub fn remove_word(command: &Command, index: usize) -> Option<Edit> {
+pub fn remove_word(file: &Dockerfile, command: &Command, index: usize) -> Option<Edit> {
     let (previous, word) = (command.words.get(index.checked_sub(1)?)?, command.words.get(index)?);
-    let own = word.span.end > word.span.start && previous.span.end <= word.span.start;
-    own.then(|| Edit { range: previous.span.end..word.span.end, text: String::new() })
+    if word.span.is_empty() || word.span.start < previous.span.end {
+        return None;
+    }
+    let comments = comments(file.source.get(previous.span.end..word.span.start)?);
+    let ends_line = file.source[word.span.end..].lines().next().is_none_or(|rest| rest.trim().is_empty());
+    // What follows in the line goes on after comments, or else would become part of one.
+    let start = if comments.is_empty() || ends_line { previous.span.end } else { word.span.start };
+    let text = if ends_line { comments } else { String::new() };
+    Some(Edit { range: start..word.span.end, text })
 }
 
 /// Takes one variable out of an `ENV`, or the whole instruction if it sets no other.
