@@ -733,13 +733,17 @@ impl<'a> Held<'a> {
         Held(mounts.map(|(container, mount)| (container, mount, directories(mount))).collect())
     }
 
-    /// Returns a running container that has something else mounted below where it has a volume, and where.
-    pub fn mounted_within(&self, volume: &Volume) -> Option<(&'a str, &'a str)> {
+    /// Returns a running container that has something else, which is wanted, mounted below where it has a volume, and where.
+    pub fn mounted_within(
+        &self,
+        volume: &Volume,
+        wanted: impl Fn(&ContainerMount) -> bool,
+    ) -> Option<(&'a str, &'a str)> {
         self.users(volume).into_iter().filter(|user| user.running).find_map(|user| {
             let outer = Path::new(user.destination.as_ref()?);
             let below = |mount: &ContainerMount| {
                 let inner = Path::new(&mount.destination);
-                inner != outer && inner.starts_with(outer)
+                inner != outer && inner.starts_with(outer) && wanted(mount)
             };
             let mut held = self.0.iter();
             let found = held.find(|(container, mount, _)| container.name() == user.container && below(mount));

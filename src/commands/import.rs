@@ -16,7 +16,7 @@ use crate::bundle::verify::{self, Verified};
 use crate::bundle::{Entry, Layout, TreeConfig};
 use crate::catalogue;
 use crate::cli::{Import, Selection};
-use crate::docker::{BuilderRef, Docker, Overview, Volume, endpoint};
+use crate::docker::{BuilderRef, ContainerMount, Docker, Overview, Volume, endpoint};
 use crate::exit;
 use crate::inside::archive::unsafe_path;
 use crate::inside::unpack::{Target, Unpacked};
@@ -322,11 +322,19 @@ fn into_volumes(
     options: &Import,
     progress: &mut Carrying,
 ) -> Result<Vec<Unpacked>> {
-    let Overview { info, volumes: mut there, containers, .. } = docker.overview_of(|_| true)?;
+    let mut overview = docker.overview_of(|_| true)?;
+    let goes_to = |volume: &&Volume| volumes.contains_key(volume.name.as_str());
+    let held = Held::of(&overview.containers, &overview.volumes);
+    if overview.volumes.iter().filter(goes_to).any(|volume| held.mounted_within(volume, |_| true).is_some()) {
+        overview = docker.with_parts(overview)?;
+    }
+    let Overview { info, volumes: mut there, containers, .. } = overview;
     let held = Held::of(&containers, &there);
-    for volume in there.iter().filter(|volume| volumes.contains_key(volume.name.as_str())) {
+    for volume in there.iter().filter(goes_to) {
         place::ensure_apart(&layout.dir, volume)?;
-        if let Some((container, path)) = held.mounted_within(volume) {
+        // Only `--replace` moves directories; without it newer files still take the place of others.
+        let may_go = |mount: &ContainerMount| options.replace || !mount.is_directory();
+        if let Some((container, path)) = held.mounted_within(volume, may_go) {
             bail!(
                 "container {container} has something else mounted at {path}, in volume {}: it would be unmounted there\n\
                  hint: stop the container",
@@ -334,7 +342,7 @@ fn into_volumes(
             );
         }
     }
-    for volume in there.iter().filter(|volume| options.replace && volumes.contains_key(volume.name.as_str())) {
+    for volume in there.iter().filter(goes_to).filter(|_| options.replace) {
         let users = held.users(volume);
         if let Some(user) = users.iter().find(|user| user.running).filter(|_| !options.force_in_use) {
             bail!(

@@ -96,6 +96,13 @@ pub struct ContainerMount {
     pub is_part: bool,
 }
 
+impl ContainerMount {
+    /// Returns true if it is surely no single file; what [`Docker::with_parts`] tells must be there.
+    pub fn is_directory(&self) -> bool {
+        self.r#type == "tmpfs" || (self.r#type == "volume" && !self.is_part)
+    }
+}
+
 /// A volume: `GET /volumes`.
 #[derive(Clone, Debug, Deserialize, Default)]
 #[serde(rename_all = "PascalCase", default)]

@@ -970,20 +970,30 @@ fn an_import_takes_no_mount_from_a_running_container() {
     engine.volume("inner-cache", &[("mine", "mine")]);
     let bundle = engine.folder().join("bundle");
     engine.cache(&["export", "--dest", &text(&bundle), "--volume", "project-cache"]).ok();
-    let run = "run --detach --name worker --volume project-cache:/cache --volume inner-cache:/cache/pip/sub box \
-               /bin/busybox sleep 600";
-    engine.docker(&run.split_whitespace().collect::<Vec<_>>());
-    for further in [&[][..], &["--replace", "--force-in-use"]] {
-        let refused = engine.cache(&[&["import", "--src", &text(&bundle)], further].concat());
-        let told = refused.stderr.contains("container worker") && refused.stderr.contains("/cache/pip/sub");
-        assert!(refused.code == 1 && told, "{refused}");
-    }
+    fs::remove_file(root.join("pip/sub/a")).unwrap();
+    let import = |further: &[&str]| engine.cache(&[&["import", "--src", &text(&bundle)], further].concat());
+    let run = |name: &str, inner: &str| {
+        let run = format!(
+            "run --detach --name {name} --volume project-cache:/cache --volume {inner} box /bin/busybox sleep 600"
+        );
+        engine.docker(&run.split_whitespace().collect::<Vec<_>>());
+    };
+    run("worker", "inner-cache:/cache/pip/sub");
+    let refused = import(&["--replace", "--force-in-use"]);
+    let told = refused.stderr.contains("container worker") && refused.stderr.contains("/cache/pip/sub");
+    assert!(refused.code == 1 && told, "{refused}");
+    // What is added leaves all directories where they are.
+    import(&[]).ok();
+    assert!(root.join("pip/sub/a").exists());
     let found = engine.docker(&["exec", "worker", "/bin/busybox", "cat", "/cache/pip/sub/mine"]).stdout;
     assert_eq!(found, "mine");
-    engine.docker(&["rm", "--force", "worker"]);
-    fs::remove_file(root.join("pip/sub/a")).unwrap();
-    engine.cache(&["import", "--src", &text(&bundle)]).ok();
-    assert!(root.join("pip/sub/a").exists());
+
+    // But a newer file takes the place of one.
+    let file = engine.folder().join("file");
+    fs::write(&file, "mine").unwrap();
+    run("other", &format!("{}:/cache/pip/file", file.display()));
+    let refused = import(&[]);
+    assert!(refused.code == 1 && refused.stderr.contains("container other"), "{refused}");
 }
 
 #[test]
