@@ -18,6 +18,7 @@ use crate::inside::{Job, Line};
 use crate::model::{self, Bytes, CacheRecord, CacheVolume, Moment, MountName, VolumeUser};
 use crate::parallel;
 use crate::place::carry::Mount;
+use crate::place::links::Links;
 use crate::place::{Access, MountPlace, Place};
 
 /// What a row is about.
@@ -709,28 +710,33 @@ pub fn cache_volumes(overview: &Overview, named: &[String]) -> Result<Vec<CacheV
 
 /// Returns absolute paths as they are written, without what means nothing, and where their links lead on this host. If the
 /// engine is elsewhere, that adds paths that mean nothing there.
-fn on_host<'a>(paths: impl IntoIterator<Item = &'a String>) -> Vec<PathBuf> {
+fn on_host<'a>(paths: impl IntoIterator<Item = &'a String>, links: &Links) -> Vec<PathBuf> {
     let paths = paths.into_iter().map(|path| Path::new(path).components().collect::<PathBuf>());
     let paths = paths.filter(|path| path.is_absolute());
-    paths.flat_map(|path| [path.canonicalize().ok(), Some(path)]).flatten().collect()
+    paths.flat_map(|path| [links.follow(&path), Some(path)]).flatten().collect()
 }
 
-/// The mounts of containers, each with the directories of the host that it is.
+/// The mounts of containers.
 #[derive(Debug)]
-pub struct Held<'a>(Vec<(&'a Container, &'a ContainerMount, Vec<PathBuf>)>);
+pub struct Held<'a> {
+    /// Each with the directories of the host that it is.
+    mounts: Vec<(&'a Container, &'a ContainerMount, Vec<PathBuf>)>,
+    links: Links,
+}
 
 impl<'a> Held<'a> {
     /// Finds the directories of all mounts.
     pub fn of(containers: &'a [Container], volumes: &[Volume]) -> Held<'a> {
+        let links = Links::of_host();
         let of_volumes: BTreeMap<&str, Vec<PathBuf>> =
-            volumes.iter().map(|volume| (volume.name.as_str(), on_host(volume.directories()))).collect();
+            volumes.iter().map(|volume| (volume.name.as_str(), on_host(volume.directories(), &links))).collect();
         let mounts =
             containers.iter().flat_map(|container| container.mounts.iter().map(move |mount| (container, mount)));
         let directories = |mount: &ContainerMount| match mount.r#type.as_str() {
             "volume" => of_volumes.get(mount.name.as_str()).cloned().unwrap_or_default(),
-            _ => on_host([&mount.source]),
+            _ => on_host([&mount.source], &links),
         };
-        Held(mounts.map(|(container, mount)| (container, mount, directories(mount))).collect())
+        Held { mounts: mounts.map(|(container, mount)| (container, mount, directories(mount))).collect(), links }
     }
 
     /// Returns a running container that has something else, which is wanted, mounted below where it has a volume, and where.
@@ -745,7 +751,7 @@ impl<'a> Held<'a> {
                 let inner = Path::new(&mount.destination);
                 inner != outer && inner.starts_with(outer) && wanted(mount)
             };
-            let mut held = self.0.iter();
+            let mut held = self.mounts.iter();
             let found = held.find(|(container, mount, _)| container.name() == user.container && below(mount));
             found.map(|(container, mount, _)| (container.name(), mount.destination.as_str()))
         })
@@ -754,7 +760,7 @@ impl<'a> Held<'a> {
     /// Returns the containers that mount a volume, running ones first: by its name, or by a directory of the host that is
     /// the volume's, lies in it or holds it. Those that have all volumes of the engine, or all of the host, only watch.
     pub fn users(&self, volume: &Volume) -> Vec<VolumeUser> {
-        let directories = on_host(volume.directories());
+        let directories = on_host(volume.directories(), &self.links);
         let all = Path::new(&volume.mountpoint).ancestors().nth(2);
         // Where a container sees the volume, or what it has of it.
         let seen = |mount: &ContainerMount, own: &Path, theirs: &Path| match own.strip_prefix(theirs) {
@@ -763,7 +769,7 @@ impl<'a> Held<'a> {
             Ok(below) => Some(Path::new(&mount.destination).join(below).components().collect()),
             Err(_) => theirs.starts_with(own).then(|| PathBuf::from(&mount.destination)),
         };
-        let users = self.0.iter().filter_map(|(container, mount, theirs)| {
+        let users = self.mounts.iter().filter_map(|(container, mount, theirs)| {
             let by_name = mount.r#type == "volume" && mount.name == volume.name;
             let destination = match by_name {
                 true => mount.destination.clone(),

@@ -64,7 +64,7 @@ pub fn mounts_below(dir: BorrowedFd<'_>) -> Vec<PathBuf> {
 }
 
 /// Undoes the escapes of proc(5): a space is `\040`.
-fn unescaped(mut text: &[u8]) -> PathBuf {
+pub fn unescaped(mut text: &[u8]) -> PathBuf {
     let mut bytes = Vec::new();
     while let Some((byte, rest)) = text.split_first() {
         let octal = rest.get(..3).filter(|_| *byte == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());

@@ -6,6 +6,7 @@ mod build;
 pub mod carry;
 mod container;
 mod helper;
+pub mod links;
 pub mod warm;
 
 use std::io;
