@@ -198,6 +198,11 @@ impl<'a> Facts<'a> {
         self.filled[run.index].iter().any(|filled| filled.row.tool == row.tool)
     }
 
+    /// Tells whether a step runs a tool, whatever for.
+    pub fn runs_tool(&self, run: &Run, row: &Row) -> bool {
+        self.fills_tool(run, row) || self.commands(run).iter().any(|command| program(command).0 == row.tool)
+    }
+
     fn filled_by(&self, run: &Run) -> Vec<Filled> {
         let instruction = self.instruction(run);
         if instruction.flag("network") == Some("none") {

@@ -349,11 +349,11 @@ impl Planner<'_> {
             (Some(image), _) => Told { image: image.clone(), user: None, env: BTreeMap::new() },
             (None, Some(used)) => used.clone(),
             (None, None) => {
-                let calls =
-                    |facts: &&Facts<'_>| facts.runs.iter().find(|run| facts.fills_tool(run, lock.row)).is_some();
-                let nearest = |facts: &&Facts<'_>| self.nearness(facts, lock);
-                let facts = self.dockerfiles.iter().filter(calls).max_by_key(nearest)?;
-                let run = facts.runs.iter().find(|run| facts.fills_tool(run, lock.row))?;
+                let steps = self
+                    .dockerfiles
+                    .iter()
+                    .filter_map(|facts| Some((facts, facts.runs.iter().find(|run| facts.runs_tool(run, lock.row))?)));
+                let (facts, run) = steps.max_by_key(|(facts, _)| self.nearness(facts, lock))?;
                 told(facts, run.stage, facts.scope(run))?
             }
         };

@@ -400,6 +400,7 @@ fn yarn_and_bun_need_no_network_after_a_warm_and_run_no_scripts() {
     npm_registry(&served);
     let image = "debian-nodes:yarn";
     engine.build(&format!("FROM {}\nRUN ln -s yarnpkg /usr/bin/yarn", Image::NODES.import(&engine)), &["--tag", image]);
+    engine.docker(&["tag", image, "debian-nodes:berry"]);
     let package = r#"{"name":"web","version":"1.0.0","license":"MIT","dependencies":{"small":"1.0.0"}}"#;
     let mount = |target: &str| format!("RUN --mount=type=cache,target={target},sharing=locked");
     let dockerfile = |target: &str, install: &str| format!("FROM {image}\n{} {install}\n", mount(target));
@@ -420,7 +421,7 @@ fn yarn_and_bun_need_no_network_after_a_warm_and_run_no_scripts() {
                 "yarnPath: .yarn/releases/yarn-3.5.0.cjs\nnpmRegistryServer: http://127.0.0.1:8099\n\
                  unsafeHttpWhitelist: [127.0.0.1]\nenableTelemetry: false\n",
             ),
-            ("berry/Dockerfile", &dockerfile(berry, "yarn install --immutable")),
+            ("berry/Dockerfile", &dockerfile(berry, "yarn install --immutable").replace(image, "debian-nodes:berry")),
             ("bun/package.json", package),
             ("bun/bunfig.toml", "[install]\nregistry = \"http://127.0.0.1:8099\"\n"),
             ("bun/Dockerfile", &dockerfile(bun, "bun install --frozen-lockfile")),
@@ -435,6 +436,7 @@ fn yarn_and_bun_need_no_network_after_a_warm_and_run_no_scripts() {
     let volume = engine.volume("project-cache", &[]);
     let run = warm(&engine, &["--volume=project-cache"]).ok();
     assert!(volume.join("yarn/v6").is_dir() && volume.join("yarn-berry/cache").is_dir(), "{run}");
+    assert!(run.stdout.contains(" debian-nodes:berry "), "{run}");
     assert!(volume.join("bun/install/cache").is_dir() && !volume.join("ran").exists(), "{run}");
     let run = warm(&engine, &[]).ok();
     assert_eq!(engine.mounts().len(), 3, "{run}");
