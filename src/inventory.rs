@@ -716,6 +716,11 @@ fn on_host<'a>(paths: impl IntoIterator<Item = &'a String>, links: &Links) -> Ve
     paths.flat_map(|path| [links.follow(&path), Some(path)]).flatten().collect()
 }
 
+/// Returns where a volume is, on this host and on others.
+fn places(volume: &Volume, links: &Links) -> Vec<PathBuf> {
+    on_host(volume.directories(), links).into_iter().chain(volume.exports()).collect()
+}
+
 /// The mounts of containers.
 #[derive(Debug)]
 pub struct Held<'a> {
@@ -729,7 +734,7 @@ impl<'a> Held<'a> {
     pub fn of(containers: &'a [Container], volumes: &[Volume]) -> Held<'a> {
         let links = Links::of_host();
         let of_volumes: BTreeMap<&str, Vec<PathBuf>> =
-            volumes.iter().map(|volume| (volume.name.as_str(), on_host(volume.directories(), &links))).collect();
+            volumes.iter().map(|volume| (volume.name.as_str(), places(volume, &links))).collect();
         let mounts =
             containers.iter().flat_map(|container| container.mounts.iter().map(move |mount| (container, mount)));
         let directories = |mount: &ContainerMount| match mount.r#type.as_str() {
@@ -760,7 +765,7 @@ impl<'a> Held<'a> {
     /// Returns the containers that mount a volume, running ones first: by its name, or by a directory of the host that is
     /// the volume's, lies in it or holds it. Those that have all volumes of the engine, or all of the host, only watch.
     pub fn users(&self, volume: &Volume) -> Vec<VolumeUser> {
-        let directories = on_host(volume.directories(), &self.links);
+        let directories = places(volume, &self.links);
         let all = Path::new(&volume.mountpoint).ancestors().nth(2);
         // Where a container sees the volume, or what it has of it.
         let seen = |mount: &ContainerMount, own: &Path, theirs: &Path| match own.strip_prefix(theirs) {
@@ -960,6 +965,12 @@ mod tests {
         Container { names: vec![format!("/of {}", mount.destination)], mounts: vec![mount], ..Container::default() }
     }
 
+    fn on_nfs(name: &str, addr: &str, device: &str) -> Volume {
+        let option = |name: &str, value: &str| (name.into(), value.into());
+        let options = [option("type", "nfs"), option("o", &format!("addr={addr},{name}")), option("device", device)];
+        Volume { options: Some(options.into()), ..volume(name) }
+    }
+
     fn at_device(name: &str, device: &str) -> Volume {
         let option = |name: &str, value: &str| (name.into(), value.into());
         let options = [option("type", "none"), option("o", "bind"), option("device", device)];
@@ -992,6 +1003,28 @@ mod tests {
         for watcher in ["/v:/volumes", "/:/host"] {
             assert_eq!(cached(&[watcher], "pip-cache").as_deref(), Some("/cache/pip"), "{watcher}");
         }
+    }
+
+    #[test]
+    fn volumes_of_one_export_are_one_place() {
+        let all = [
+            on_nfs("whole", "10.0.0.1", ":/srv"),
+            on_nfs("same", "10.0.0.1", ":/srv/"),
+            on_nfs("within", "10.0.0.1", ":/srv/a/b"),
+            on_nfs("beside", "10.0.0.1", ":/srv2"),
+            on_nfs("elsewhere", "10.0.0.2", ":/srv"),
+        ];
+        let containers = ["whole:/whole", "same:/same", "within:/within", "beside:/beside", "elsewhere:/elsewhere"];
+        let containers = containers.map(container);
+        let held = Held::of(&containers, &all);
+        let seen = |at: usize| -> Vec<String> {
+            let mut seen: Vec<String> = held.users(&all[at]).into_iter().filter_map(|user| user.destination).collect();
+            seen.sort();
+            seen
+        };
+        assert_eq!(seen(0), ["/same", "/whole", "/within"]);
+        assert_eq!(seen(2), ["/same/a/b", "/whole/a/b", "/within"]);
+        assert_eq!(seen(4), ["/elsewhere"]);
     }
 
     #[test]
