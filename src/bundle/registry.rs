@@ -17,7 +17,6 @@ use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConf
 use ureq::{Agent, Body, ResponseExt, SendBody};
 
 use super::location::Reference;
-use super::remote::gone;
 use super::{Descriptor, MAX_JSON, check};
 use crate::cancel;
 use crate::docker::{Certificates, Credentials};
@@ -83,8 +82,7 @@ impl Registry {
     ) -> Result<Registry> {
         // The API of Docker Hub has a name of its own.
         let host = if reference.host == "docker.io" { "registry-1.docker.io" } else { &reference.host };
-        let local = is_loopback(host);
-        let lenient = reference.insecure || local;
+        let (local, lenient) = (is_loopback(host), is_lenient(reference));
         let tls = TlsConfig::builder()
             .root_certs(roots(certificates)?)
             .client_cert(client(certificates)?)
@@ -136,7 +134,8 @@ impl Registry {
     /// # Errors
     /// When the registry does not answer or refuses.
     pub fn has(&self, kind: &str, digest: &str) -> Result<bool> {
-        let answer = self.call("HEAD", &self.url(kind, digest), &[("accept", MANIFESTS)], &Sent::Nothing)?;
+        let answer = self.call("HEAD", &self.url(kind, digest), &[("accept", MANIFESTS)], &Sent::Nothing);
+        let answer = answer.map_err(|error| self.of_one(digest, error))?;
         match answer.status() {
             StatusCode::OK => Ok(true),
             StatusCode::NOT_FOUND => Ok(false),
@@ -147,7 +146,7 @@ impl Registry {
     /// Returns the manifest of a tag or digest, if there is one, and what it is.
     ///
     /// # Errors
-    /// When the registry does not answer or refuses, or the manifest is too large or [`Damaged`].
+    /// When the registry does not answer or refuses, or the manifest is too large or [`Broken`].
     pub fn manifest(&self, tag: &str) -> Result<Option<(Descriptor, Vec<u8>)>> {
         let found = patiently(|| {
             let url = self.url("manifests", tag);
@@ -163,7 +162,8 @@ impl Registry {
             let read = answer.into_body().into_reader().take(MAX_JSON + 1).read_to_end(&mut bytes);
             read.map_err(|error| unreachable(&self.reference, &error))?;
             Ok(Some((media_type, bytes)))
-        })?;
+        });
+        let found = found.map_err(|error| self.of_one(tag, error))?;
         let Some((mut media_type, bytes)) = found else { return Ok(None) };
         if !MANIFESTS.contains(&media_type) || media_type.is_empty() {
             // Storage behind a registry may call it just JSON.
@@ -172,7 +172,7 @@ impl Registry {
         }
         ensure!(bytes.len() as u64 <= MAX_JSON, "the manifest {tag} is too large");
         let Blob { digest, size } = digest(&mut &bytes[..])?;
-        ensure!(!tag.starts_with("sha256:") || tag == digest, Damaged(tag.into()));
+        ensure!(!tag.starts_with("sha256:") || tag == digest, Broken::Damaged(tag.into()));
         Ok(Some((Descriptor { media_type, digest, size, ..Descriptor::default() }, bytes)))
     }
 
@@ -250,13 +250,13 @@ impl Registry {
     /// Writes a blob of the repository to a file, once it is proved.
     ///
     /// # Errors
-    /// When the repository does not have it, it is [`Damaged`], or the file cannot be written.
+    /// When it is [`Broken`], or the file cannot be written.
     pub fn download(&self, blob: &Blob, to: &Path, progress: Progress<'_>) -> Result<()> {
         check(blob)?;
         patiently(|| {
             let answer = self.as_user("GET", &self.url("blobs", &blob.digest), &[], &Sent::Nothing)?;
             if answer.status() == StatusCode::NOT_FOUND {
-                bail!(gone(&self.reference, &blob.digest));
+                bail!(Broken::Gone(blob.digest.clone()));
             }
             if !answer.status().is_success() {
                 return Err(self.refused(&format!("cannot read {}", blob.digest), answer));
@@ -272,7 +272,7 @@ impl Registry {
                 }
                 file.write_all(&buffer[..read]).map_err(|error| unwritten(to, &error))?;
             }
-            ensure!(digest(&mut File::open(to)?)? == *blob, Damaged(blob.digest.clone()));
+            ensure!(digest(&mut File::open(to)?)? == *blob, Broken::Damaged(blob.digest.clone()));
             Ok(())
         })
     }
@@ -280,6 +280,15 @@ impl Registry {
     /// Makes a call as the user, again if it failed for a reason that may pass.
     fn call(&self, method: &str, url: &str, headers: &[(&str, &str)], sent: &Sent<'_>) -> Result<Response<Body>> {
         patiently(|| self.as_user(method, url, headers, sent))
+    }
+
+    /// Tells what the registry cannot answer for alone from an outage, in which it does not answer for the tag either.
+    fn of_one(&self, digest: &str, error: anyhow::Error) -> anyhow::Error {
+        let failed = error.downcast_ref::<Passing>().is_some_and(|passing| passing.failed);
+        match failed && digest.starts_with("sha256:") && self.digest(&self.reference.tag).is_ok() {
+            true => anyhow!(Broken::Unreadable(format!("{digest} cannot be read: {error:#}"))),
+            false => error,
+        }
     }
 
     fn as_user(&self, method: &str, url: &str, headers: &[(&str, &str)], sent: &Sent<'_>) -> Result<Response<Body>> {
@@ -304,7 +313,7 @@ impl Registry {
         if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
             let after = header_of(&answer, header::RETRY_AFTER).and_then(|seconds| seconds.parse().ok());
             let why = format!("{} answers {status}: {}", self.reference.host, said(answer));
-            bail!(Passing { why, after: after.map(Duration::from_secs) });
+            bail!(Passing { why, after: after.map(Duration::from_secs), failed: status.is_server_error() });
         }
         Ok(answer)
     }
@@ -444,17 +453,28 @@ impl Registry {
     }
 }
 
-/// The digest of what a registry has otherwise. To send it again does not help: registries keep what they have of a digest.
+/// What a bundle refers to and the registry does not have, or not as it was.
 #[derive(Debug)]
-pub struct Damaged(String);
+pub enum Broken {
+    /// It has something else of this digest. To send it again does not help: registries keep what they have of one.
+    Damaged(String),
+    /// It fails for this manifest alone, and why. Distribution then neither removes it nor collects anything.
+    Unreadable(String),
+    /// It has nothing of this digest.
+    Gone(String),
+}
 
-impl std::fmt::Display for Damaged {
+impl std::fmt::Display for Broken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} is damaged in the registry", self.0)
+        match self {
+            Broken::Damaged(digest) => write!(f, "{digest} is damaged in the registry"),
+            Broken::Unreadable(why) => f.write_str(why),
+            Broken::Gone(digest) => write!(f, "it refers to {digest}, which the registry does not have any more"),
+        }
     }
 }
 
-impl std::error::Error for Damaged {}
+impl std::error::Error for Broken {}
 
 /// An error that may pass.
 #[derive(Debug)]
@@ -462,6 +482,8 @@ struct Passing {
     why: String,
     /// How long to wait, if the registry told it.
     after: Option<Duration>,
+    /// The registry answered, and said that it failed.
+    failed: bool,
 }
 
 impl std::fmt::Display for Passing {
@@ -571,7 +593,7 @@ fn unreachable(reference: &Reference, error: &(impl std::error::Error + ?Sized))
              `/etc/docker/certs.d/{host}/ca.crt`, or write `type=registry,ref={reference},registry.insecure=true`"
         );
     }
-    anyhow!(Passing { why: format!("cannot reach {host}: {why}"), after: None })
+    anyhow!(Passing { why: format!("cannot reach {host}: {why}"), after: None, failed: false })
 }
 
 /// Returns the error of a file that what comes from a registry goes to.
@@ -616,6 +638,11 @@ fn fields(text: &str) -> Vec<(String, String)> {
     });
     let pairs = parts.filter_map(|part| part.trim().split_once('='));
     pairs.map(|(key, value)| (key.to_ascii_lowercase(), value.trim_matches('"').into())).collect()
+}
+
+/// Tells whether plain HTTP, or a certificate that nobody vouches for, is good enough.
+pub fn is_lenient(reference: &Reference) -> bool {
+    reference.insecure || is_loopback(&reference.host)
 }
 
 /// Returns true for names and addresses of this machine's loopback.

@@ -1,7 +1,7 @@
 //! A bundle in a registry: the tag is an index, as that of a directory is; mounts and volumes are artifacts beside the
 //! layers, which buildx itself pushes. Blobs go first, then manifests, then the tag: what it named stays whole until then.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -13,7 +13,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Map, Value, json};
 
 use super::location::Reference;
-use super::registry::{Damaged, INDEX, Registry};
+use super::registry::{Broken, INDEX, Registry, is_lenient};
 use super::verify::ensure_few;
 use super::{Content, Descriptor, Index, Layout, Manifest, NAMES, REF_NAME, TAG, TreeConfig, VERSION, Writer};
 use crate::docker::{Certificates, Credentials};
@@ -38,7 +38,7 @@ pub struct Remote {
 }
 
 /// Is told of files and bytes.
-type Progress<'a> = &'a mut (dyn FnMut(u64, u64) + Send);
+pub type Progress<'a> = &'a mut (dyn FnMut(u64, u64) + Send);
 
 impl Remote {
     /// Looks at a tag, which need not exist.
@@ -72,7 +72,10 @@ impl Remote {
             let blob = descriptor.blob()?;
             let bytes = match names.iter().any(|name| name == descriptor.ref_name()) {
                 true => undamaged(self.registry.manifest(&blob.digest))?.flatten().map(|(_, bytes)| bytes),
-                false => self.registry.has("manifests", &blob.digest)?.then(Vec::new),
+                false => {
+                    let has = self.registry.has("manifests", &blob.digest);
+                    has.map_err(|error| told(&self.registry.reference, descriptor, error))?.then(Vec::new)
+                }
             };
             let Some(bytes) = bytes else {
                 gone.lock().unwrap_or_else(PoisonError::into_inner).insert(blob.digest);
@@ -209,6 +212,31 @@ impl Remote {
         wanted: impl Fn(Option<&TreeConfig>) -> bool,
         progress: Progress<'_>,
     ) -> Result<()> {
+        self.fetch_or(dir, wanted, progress, &|entry, error| Err(told(&self.registry.reference, entry, error)))
+    }
+
+    /// Copies all entries as far as the registry has them. Returns, by the digest of the entry, what it has not.
+    ///
+    /// # Errors
+    /// When the registry does not answer or refuses.
+    pub fn fetch_all(&self, dir: &Path, progress: Progress<'_>) -> Result<HashMap<String, Broken>> {
+        let broken = Mutex::new(HashMap::new());
+        self.fetch_or(dir, |_| true, progress, &|entry, error| {
+            let found = error.downcast().map_err(|error| told(&self.registry.reference, entry, error))?;
+            let mut broken = broken.lock().unwrap_or_else(PoisonError::into_inner);
+            broken.entry(entry.digest.clone()).or_insert(found);
+            Ok(())
+        })?;
+        Ok(broken.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn fetch_or(
+        &self,
+        dir: &Path,
+        wanted: impl Fn(Option<&TreeConfig>) -> bool,
+        progress: Progress<'_>,
+        failed: &(dyn Fn(&Descriptor, anyhow::Error) -> Result<()> + Sync),
+    ) -> Result<()> {
         let reference = &self.registry.reference;
         ensure!(
             self.exists,
@@ -219,10 +247,6 @@ impl Remote {
         let mut index = self.index.clone();
         index.manifests.clear();
         let (mut blobs, mut seen) = (Vec::new(), HashSet::new());
-        let told = |error: anyhow::Error, name: &str| match error.is::<Damaged>() {
-            true => anyhow!("{name}: {error:#}\nhint: {}, and export again", removal(reference, name)),
-            false => error.context(name.to_string()),
-        };
         let found = self.index.manifests.chunks(LINES);
         let found = found.flat_map(|some| parallel::each(some, |entry| self.fetch_entry(&layout, entry)));
         for (entry, found) in self.index.manifests.iter().zip(found) {
@@ -231,16 +255,20 @@ impl Remote {
                 Err(_) => entry.is_tree().then(|| entry.told()),
             };
             if wanted(config.as_ref()) {
-                let (listed, _) = found.map_err(|error| told(error, entry.ref_name()))?;
                 index.manifests.push(entry.clone());
-                let new = listed.into_iter().filter(|blob| seen.insert(blob.clone()));
-                blobs.extend(new.map(|blob| (entry.ref_name(), blob)));
+                match found {
+                    Ok((listed, _)) => {
+                        let new = listed.into_iter().filter(|blob| seen.insert(blob.clone()));
+                        blobs.extend(new.map(|blob| (entry, blob)));
+                    }
+                    Err(error) => failed(entry, error)?,
+                }
             }
         }
         let telling = Telling::new(progress);
-        parallel::try_each(LINES, &blobs, |(name, blob)| {
+        parallel::try_each(LINES, &blobs, |(entry, blob)| {
             let done = self.registry.download(blob, &layout.path(blob), &|bytes| telling.more(0, bytes));
-            done.map_err(|error| told(error, name))?;
+            done.or_else(|error| failed(entry, error))?;
             telling.more(1, 0);
             Ok(())
         })?;
@@ -265,7 +293,7 @@ impl Remote {
         ensure!(depth <= 4, "it is nested too deep");
         let blob = descriptor.blob()?;
         let found = self.registry.manifest(&blob.digest)?;
-        let (_, bytes) = found.with_context(|| gone(&self.registry.reference, &blob.digest))?;
+        let (_, bytes) = found.ok_or_else(|| Broken::Gone(blob.digest.clone()))?;
         fs::write(layout.path(&blob), &bytes)?;
         if descriptor.content() != Content::Index {
             let manifest: Manifest = serde_json::from_slice(&bytes).context("a manifest makes no sense")?;
@@ -302,22 +330,34 @@ fn beside(reference: &Reference, name: &str) -> Reference {
     Reference { tag, ..reference.clone() }
 }
 
-/// Says how an entry is removed from a registry, so that the next export sends all of it.
-pub fn removal(reference: &Reference, name: &str) -> String {
-    format!("`skopeo delete docker://{}`, let the registry collect its garbage", beside(reference, name))
+/// Says how the next export sends all of an entry that is broken, by what the registry has of it.
+pub fn remedy(reference: &Reference, name: &str, broken: Option<&Broken>) -> String {
+    let lenient = if is_lenient(reference) { "--tls-verify=false " } else { "" };
+    match broken {
+        Some(Broken::Unreadable(_)) => "export to another tag: what a registry cannot read it does not remove".into(),
+        Some(Broken::Gone(_)) => "export again".into(),
+        Some(Broken::Damaged(_)) | None => format!(
+            "`skopeo delete {lenient}docker://{}`, let the registry collect its garbage, and export again",
+            beside(reference, name)
+        ),
+    }
+}
+
+/// Returns an error that an entry came to, and what to do about it.
+fn told(reference: &Reference, entry: &Descriptor, error: anyhow::Error) -> anyhow::Error {
+    let name = entry.ref_name();
+    match error.downcast_ref() {
+        Some(broken) => anyhow!("{name}: {broken}\nhint: {}", remedy(reference, name, Some(broken))),
+        None => error.context(name.to_string()),
+    }
 }
 
 /// Returns nothing for what the registry has damaged.
 fn undamaged<T>(found: Result<T>) -> Result<Option<T>> {
     match found {
-        Err(error) if error.is::<Damaged>() => Ok(None),
+        Err(error) if error.is::<Broken>() => Ok(None),
         found => found.map(Some),
     }
-}
-
-/// Says that a registry has removed what a tag refers to.
-pub(super) fn gone(reference: &Reference, digest: &str) -> String {
-    format!("{reference} refers to {digest}, which the registry does not have any more\nhint: export again")
 }
 
 /// Reads the tag; an empty index if there is none.

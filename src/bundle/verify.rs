@@ -93,10 +93,11 @@ pub(super) fn ensure_few(index: &Index, what: &dyn Display) -> Result<()> {
 type Known = HashMap<String, Option<String>>;
 
 fn one(layout: &Layout, descriptor: &Descriptor, deep: bool, known: &mut Known) -> Verified {
+    let told = descriptor.is_tree().then(|| descriptor.told()).filter(|told| !told.name.is_empty());
     let mut verified = Verified {
-        kind: "layer".into(),
-        name: descriptor.ref_name().into(),
-        language: None,
+        kind: told.as_ref().map_or("layer", |told| told.kind.as_str()).into(),
+        name: told.as_ref().map_or(descriptor.ref_name(), |told| &told.name).into(),
+        language: told.as_ref().and_then(|told| told.language.clone()),
         digest: descriptor.digest.clone(),
         bytes: descriptor.size,
         files: None,

@@ -1,12 +1,15 @@
 //! Bundles in registries, for the commands that read or write them.
 
+use std::collections::HashMap;
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
 use crate::bundle::location::{Location, Reference};
-use crate::bundle::remote::Remote;
+use crate::bundle::registry::Broken;
+use crate::bundle::remote::{self, Remote};
 use crate::bundle::{Layout, TreeConfig};
 use crate::docker::endpoint::Settings;
 use crate::docker::{Certificates, Credentials};
@@ -79,6 +82,8 @@ impl Carrying {
 #[derive(Debug)]
 pub struct Source {
     pub layout: Layout,
+    /// What a registry does not have of it, by the digest of the entry.
+    pub broken: HashMap<String, Broken>,
     _fetched: Option<TempDir>,
 }
 
@@ -87,21 +92,42 @@ impl Source {
     /// and of layers with nothing.
     ///
     /// # Errors
-    /// When there is none, or the registry does not answer or refuses.
+    /// When there is none, what is wanted is not whole, or the registry does not answer or refuses.
     pub fn open(
         settings: &Settings,
         location: &Location,
         telling: Telling,
         wanted: impl Fn(Option<&TreeConfig>) -> bool,
     ) -> Result<Source> {
+        Source::by(settings, location, telling, |remote, dir, progress| {
+            remote.fetch(dir, wanted, progress).map(|()| HashMap::new())
+        })
+    }
+
+    /// Opens a bundle to prove it: as much of it as there is.
+    ///
+    /// # Errors
+    /// When there is none, or the registry does not answer or refuses.
+    pub fn open_all(settings: &Settings, location: &Location, telling: Telling) -> Result<Source> {
+        Source::by(settings, location, telling, Remote::fetch_all)
+    }
+
+    fn by(
+        settings: &Settings,
+        location: &Location,
+        telling: Telling,
+        fetch: impl FnOnce(&Remote, &Path, remote::Progress<'_>) -> Result<HashMap<String, Broken>>,
+    ) -> Result<Source> {
         match location {
-            Location::Directory(dir) => Ok(Source { layout: Layout::open(dir)?, _fetched: None }),
+            Location::Directory(dir) => {
+                Ok(Source { layout: Layout::open(dir)?, broken: HashMap::new(), _fetched: None })
+            }
             Location::Registry(reference) => {
                 let stage = stage()?;
                 let mut progress = Progress::new("Fetching", telling);
-                remote(settings, reference, false)?
-                    .fetch(stage.path(), wanted, &mut |files, bytes| progress.update(files, bytes))?;
-                Ok(Source { layout: Layout::open(stage.path())?, _fetched: Some(stage) })
+                let remote = remote(settings, reference, false)?;
+                let broken = fetch(&remote, stage.path(), &mut |files, bytes| progress.update(files, bytes))?;
+                Ok(Source { layout: Layout::open(stage.path())?, broken, _fetched: Some(stage) })
             }
         }
     }

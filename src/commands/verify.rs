@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::Context;
 use super::bundles::Source;
 use crate::bundle::location::Location;
+use crate::bundle::remote;
 use crate::bundle::verify::{self, Verified};
-use crate::bundle::{Layout, remote};
 use crate::cli::{Format, Verify};
 use crate::docker::quote;
 use crate::model::Bytes;
@@ -25,10 +25,15 @@ struct Answer<'a> {
 }
 
 pub fn run(context: &Context, options: &Verify) -> Result<u8> {
-    let source = Source::open(&context.settings, &options.src, options.output.telling(), |_| true)?;
+    let source = Source::open_all(&context.settings, &options.src, options.output.telling())?;
     let layout = &source.layout;
     let _lock = layout.lock(|| report::note("another program writes this bundle; waiting for it"))?;
-    let entries = verify::all(layout, |_| true)?;
+    let mut entries = verify::all(layout, |_| true)?;
+    for entry in &mut entries {
+        // Of what did not come, the registry knows more.
+        let why = source.broken.get(&entry.digest).map(ToString::to_string);
+        entry.broken = why.or(entry.broken.take());
+    }
     let broken: Vec<&Verified> = entries.iter().filter(|entry| entry.broken.is_some()).collect();
     match options.output.format {
         Format::Json => {
@@ -47,21 +52,26 @@ pub fn run(context: &Context, options: &Verify) -> Result<u8> {
         return Ok(0);
     }
     report::note(&format!("{} of {} entries can be used", entries.len() - broken.len(), entries.len()));
-    report::note(&format!("hint: {}, and export again", removal(&options.src, layout, &broken)));
+    for remedy in remedies(&options.src, &source, &broken) {
+        report::note(&format!("hint: {remedy}"));
+    }
     Ok(exit::FAILED)
 }
 
-/// Says how the manifests of entries are removed: what has none is exported anew, all of it.
-fn removal(src: &Location, layout: &Layout, entries: &[&Verified]) -> String {
+/// Says how entries are exported anew, all of them: without their manifests.
+fn remedies(src: &Location, source: &Source, entries: &[&Verified]) -> BTreeSet<String> {
     match src {
         Location::Registry(reference) => {
-            let entries = entries.iter().map(|entry| remote::removal(reference, entry.descriptor.ref_name()));
-            entries.collect::<Vec<_>>().join(", ")
+            let remedy = |entry: &&Verified| {
+                remote::remedy(reference, entry.descriptor.ref_name(), source.broken.get(&entry.digest))
+            };
+            entries.iter().map(remedy).collect()
         }
         Location::Directory(_) => {
             let blobs = entries.iter().filter_map(|entry| entry.descriptor.blob().ok());
-            let paths: BTreeSet<String> = blobs.map(|blob| quote(layout.path(&blob))).collect();
-            format!("`rm -f {}`", paths.into_iter().collect::<Vec<_>>().join(" "))
+            let paths: BTreeSet<String> = blobs.map(|blob| quote(source.layout.path(&blob))).collect();
+            let paths: Vec<String> = paths.into_iter().collect();
+            [format!("`rm -f {}`, and export again", paths.join(" "))].into()
         }
     }
 }

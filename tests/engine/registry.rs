@@ -186,25 +186,46 @@ fn what_is_deleted_of_one_bundle_is_collected_and_takes_nothing_of_another_with_
 fn what_a_registry_has_damaged_stops_no_export_and_is_sent_again_once_it_is_removed() {
     let engine = Engine::start(Generation::V28);
     let registry = Registry::beside(&engine);
-    engine.volume("pip-cache", &[("a", "a")]);
+    for (volume, content) in [("pip-cache", "a"), ("npm-cache", "b")] {
+        engine.volume(volume, &[("a", content)]);
+    }
     let place = format!("type=registry,ref={}/team/cache:main", registry.address);
     let export = || json(registry.cache(&engine, &["export", "--dest", &place, "--format", "json"]));
     export();
-    let tag = registry.tags("team/cache").into_iter().find(|tag| tag.starts_with("main-")).unwrap();
-    let manifest: Value = serde_json::from_str(&registry.manifest(&format!("team/cache:{tag}")).unwrap()).unwrap();
-    for blob in manifest["layers"].as_array().unwrap().iter().chain([&manifest["config"]]) {
-        registry.damage(blob["digest"].as_str().unwrap());
+    let blobs = |volume: &str| {
+        let tags = registry.tags("team/cache");
+        let tag = tags.iter().find(|tag| tag.starts_with(&format!("main-volume-{volume}"))).unwrap();
+        let manifest: Value = serde_json::from_str(&registry.manifest(&format!("team/cache:{tag}")).unwrap()).unwrap();
+        let blobs = manifest["layers"].as_array().unwrap().iter().chain([&manifest["config"]]).cloned();
+        blobs.map(|blob| blob["digest"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    for (one, other) in blobs("pip-cache").iter().zip(&blobs("npm-cache")) {
+        registry.damage(one);
+        registry.damage(other);
         export();
-        for arguments in [&["verify", &place][..], &["import", "--src", &place]] {
-            let run = registry.cache(&engine, arguments);
-            assert!(run.code == 1 && run.stderr.contains("is damaged in the registry"), "{run}");
-            assert!(run.stderr.contains(&format!("`skopeo delete docker://{}/team/cache:{tag}`", registry.address)));
-        }
-        registry.delete(&format!("team/cache:{tag}"));
+        let run = registry.cache(&engine, &["import", "--src", &place]);
+        assert!(run.code == 1 && run.stderr.contains("is damaged in the registry"), "{run}");
+        let run = registry.cache(&engine, &["verify", &place]);
+        assert!([one, other].iter().all(|digest| run.stderr.contains(*digest)), "all is told: {run}");
+        // What is printed is what helps.
+        let commands: Vec<&str> = run.stderr.split('`').filter_map(|text| text.strip_prefix("skopeo ")).collect();
+        assert_eq!(commands.len(), 2, "{run}");
+        commands.iter().for_each(|words| drop(registry.skopeo(&words.split(' ').collect::<Vec<_>>()).ok()));
         registry.collect();
         export();
         registry.cache(&engine, &["verify", &place]).ok();
     }
+    // A manifest: the registry answers that it failed, and answers for all else.
+    let entries = json(registry.cache(&engine, &["verify", &place, "--format", "json"]));
+    registry.damage(entries["entries"][0]["digest"].as_str().unwrap());
+    for arguments in [&["verify", &place][..], &["import", "--src", &place]] {
+        let run = registry.cache(&engine, arguments);
+        assert!(run.code == 1 && run.stderr.contains("\nhint: export to another tag"), "{run}");
+        assert_eq!(run.stdout.matches(" ok\n").count(), usize::from(arguments[0] == "verify"), "{run}");
+    }
+    let place = place.replace(":main", ":again");
+    json(registry.cache(&engine, &["export", "--dest", &place, "--format", "json"]));
+    registry.cache(&engine, &["verify", &place]).ok();
 }
 
 #[test]
