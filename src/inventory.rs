@@ -905,7 +905,7 @@ fn part_row(whole: &Cache, known: &[Known], holder: Holder, part: usize, sum: Su
         language: known.map(|known| known.row.language),
         tool: known.map(|known| known.row.tool),
         // What nobody knows is kept: it is not surely a cache.
-        class: known.map_or(Class::State, |known| known.class),
+        class: known.filter(|_| !sum.is_work_tree).map_or(Class::State, |known| known.class),
         bytes: sum.bytes,
         files: Some(sum.files),
         exact: true,

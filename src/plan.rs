@@ -308,6 +308,7 @@ fn refusal(cache: &Cache, inventory: &Inventory, rules: &Rules) -> Option<String
         return None;
     }
     Some(match cache.tool {
+        _ if matches!(&cache.source, Source::Part { sum, .. } if sum.is_work_tree) => "it is a git work tree".into(),
         None => {
             let other = other_use(cache, inventory).map_or(String::new(), |other| format!(": {other}"));
             format!("not known to be a cache{other}")

@@ -23,7 +23,7 @@ use crate::dockerfile::{Dockerfile, mount, stage};
 use crate::exit;
 use crate::inside::pack::{self, Packed, Previous};
 use crate::inside::rules::Rule;
-use crate::inventory::{self, Cache, FoundVolume, Inventory, Kind, Names, Wanted};
+use crate::inventory::{self, Cache, FoundVolume, Inventory, Kind, Names, Source, Wanted};
 use crate::model::{self, Bytes, CacheRecord, MountName};
 use crate::place::carry::{self, Mount};
 use crate::place::{self, Access, MountPlace, Place};
@@ -281,7 +281,7 @@ fn items_of_volumes(measured: Inventory, options: &Export, names: &Names, plan: 
     let selection = &options.selection;
     plan.left_out.extend(measured.gaps);
     (plan.volumes, plan.info) = (measured.volumes, measured.info);
-    for (at, FoundVolume { cache: volume, .. }) in plan.volumes.iter().enumerate() {
+    for (at, FoundVolume { cache: volume, known, .. }) in plan.volumes.iter().enumerate() {
         let rows: Vec<&Cache> =
             measured.caches.iter().filter(|cache| cache.volume.as_deref() == Some(&volume.name)).collect();
         // A volume that was named and of which nothing is known: it is what the user means by a cache.
@@ -300,13 +300,16 @@ fn items_of_volumes(measured: Inventory, options: &Export, names: &Names, plan: 
                 plan.left_out.push(left_out(&volume.name, path, row.class, row.tool.is_some()));
             }
         }
-        let known = catalogue::known_below(&volume.mounted_at);
+        let class_of = |part: usize| {
+            let mut rows = rows.iter();
+            let row = rows.find(|row| matches!(row.source, Source::Part { part: at, .. } if at == part));
+            row.map_or(known[part].class, |row| row.class)
+        };
         for (tool, (bytes, files)) in parts {
-            let mut rules: Vec<Rule> = known
-                .iter()
-                .map(|known| Rule {
+            let mut rules: Vec<Rule> = (known.iter().enumerate())
+                .map(|(part, known)| Rule {
                     path: known.path.clone(),
-                    take: Some(known.row.tool) == tool && goes(known.class, options),
+                    take: Some(known.row.tool) == tool && goes(class_of(part), options),
                 })
                 .collect();
             if !rules.iter().any(|rule| rule.path.is_empty()) {

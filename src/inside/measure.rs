@@ -57,6 +57,10 @@ pub struct Sum {
     pub last_used: u64,
     /// False if the path does not exist.
     pub exists: bool,
+    /// True if a git work tree begins just there: somebody's own, whatever the path is called. What tools keep of git lies
+    /// deeper, or is bare.
+    #[serde(default)]
+    pub is_work_tree: bool,
     /// If [`Tree::ages`]: files without further hard links, by the hour since 1970 of their last use.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ages: BTreeMap<u64, Aged>,
@@ -76,6 +80,7 @@ impl Sum {
         self.files += other.files;
         self.last_used = self.last_used.max(other.last_used);
         self.exists |= other.exists;
+        self.is_work_tree |= other.is_work_tree;
         for (hour, aged) in other.ages {
             let sum = self.ages.entry(hour).or_default();
             sum.bytes += aged.bytes;
@@ -204,7 +209,9 @@ impl Visit for Measure<'_> {
     fn folder(&self, folder: &Folder) {
         let bytes = blocks(&folder.stat);
         let staying = if folder.named { bytes } else { 0 };
-        self.add(folder.part, Sum { bytes, staying, exists: true, ..Sum::default() });
+        let is_top = folder.named && folder.above.as_ref().is_none_or(|above| above.part != folder.part);
+        let is_work_tree = is_top && statat(&folder.fd, c".git/HEAD", AtFlags::SYMLINK_NOFOLLOW).is_ok();
+        self.add(folder.part, Sum { bytes, staying, exists: true, is_work_tree, ..Sum::default() });
     }
 
     fn entry(&self, folder: &Folder, name: &CStr, part: usize, (sum, links): &mut Self::Local) {
@@ -312,6 +319,19 @@ mod tests {
         assert_eq!(found.known[0].files, 2);
         assert_eq!(found.known[0].staying, blocks("pip") + blocks("pip/a"));
         assert_eq!(found.rest.files, 0);
+    }
+
+    #[test]
+    fn a_work_tree_at_the_top_of_a_part_is_told_and_none_below() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in ["vcpkg", "pre-commit/repo1", "cargo/git/checkouts/a/b", "old/"] {
+            fs::create_dir_all(dir.path().join(path).join(".git")).unwrap();
+            fs::write(dir.path().join(path).join(".git/HEAD"), "ref: refs/heads/main").unwrap();
+        }
+        let found = measure(dir.path(), &["vcpkg", "pre-commit", "cargo", "cargo/git", "old/"]);
+        let told: Vec<bool> = found.known.iter().map(|sum| sum.is_work_tree).collect();
+        // What ends in a slash was named by the user.
+        assert_eq!(told, [true, false, false, false, false]);
     }
 
     #[test]

@@ -669,6 +669,20 @@ fn what_is_used_while_the_user_is_asked_is_old_no_more() {
     assert!(left.len() == 1 && left[0].contains("mount /pip from"), "{left:?}");
 }
 
+#[test]
+fn somebodys_git_work_tree_is_no_cache_whatever_it_is_called() {
+    let engine = Engine::start(Generation::V28);
+    let files = [("vcpkg/.git/HEAD", "ref: refs/heads/main"), ("vcpkg/mine", "1"), ("vcpkg-downloads/file", "1")];
+    let root = engine.volume("project-cache", &files);
+    let bundle = engine.folder().join("bundle").display().to_string();
+    let run = engine.cache(&["export", "--dest", &bundle, "--format", "json"]).ok();
+    let exported: Value = serde_json::from_str(&run.stdout).unwrap();
+    let entries = exported["entries"].as_array().unwrap();
+    assert!(entries.len() == 1 && entries[0]["files"] == 1, "{exported}");
+    engine.cache(&["clear", "--all", "--force"]).ok();
+    assert!(root.join("vcpkg/mine").exists() && !root.join("vcpkg-downloads/file").exists());
+}
+
 for_each_engine!(go_closed_directories_are_removed, [v20, v28_containerd], |engine| {
     let root = engine.volume("project-cache", &[("go/mod/example.com/small@v1.0.0/small.go", "1")]);
     for at in ["go/mod/example.com/small@v1.0.0", "go/mod/example.com"] {
