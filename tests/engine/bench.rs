@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::for_each_engine;
 use crate::support::process::{Background, Run};
 use crate::support::registry::Registry;
 use crate::support::world::{Tree, assert_same, big_tree, fake_docker};
 use crate::support::{Engine, Generation, engine};
+use crate::{for_each_engine, for_each_generation};
 
 for_each_engine!(answers_with_its_version, [all], |engine| {
     let version = engine.docker(&["version", "--format", "{{.Server.Version}} {{.Client.Version}}"]).stdout;
@@ -28,7 +28,7 @@ for_each_engine!(cache_mount_leaves_a_record, [all], |engine| {
     assert_eq!(description.ends_with("with id \"/pip\""), engine.generation() != Generation::V20, "{description}");
 });
 
-for_each_engine!(plugin_is_found_by_the_cli, [all], |engine| {
+for_each_engine!(plugin_is_found_by_the_cli, [v20, v26, v28_containerd], |engine| {
     let run = engine.cache(&["--help"]);
     assert!(!run.stderr.contains("is not a docker command"), "{run}");
 });
@@ -119,9 +119,8 @@ fn stopped_engine_is_still_removed() {
     assert_eq!(traces(&folder), Vec::<String>::new());
 }
 
-for_each_engine!(crashed_engine_is_still_removed, [all], |engine| {
-    // The macro's engine answers for the generation; this one crashes while it runs a container.
-    let crashing = Engine::start(engine.generation());
+for_each_generation!(crashed_engine_is_still_removed, [v20, v28_containerd], |generation| {
+    let crashing = Engine::start(generation);
     run_forever(&crashing);
     let folder = crashing.folder().to_owned();
     crashing.signal(rustix::process::Signal::KILL);
@@ -129,8 +128,8 @@ for_each_engine!(crashed_engine_is_still_removed, [all], |engine| {
     assert_eq!(traces(&folder), Vec::<String>::new());
 });
 
-for_each_engine!(nothing_is_left_after_drop, [all], |engine| {
-    let busy = Engine::start(engine.generation());
+for_each_generation!(nothing_is_left_after_drop, [v20, v26, v26_containerd, v28, v28_containerd], |generation| {
+    let busy = Engine::start(generation);
     run_forever(&busy);
     let folder = busy.folder().to_owned();
     assert_ne!(traces(&folder), Vec::<String>::new());

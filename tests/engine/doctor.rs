@@ -118,7 +118,7 @@ for_each_engine!(exit_status_follows_the_severity, [v20, v28], |engine| {
     assert_eq!([code("error"), code("warning"), code("note"), code("never")], [0, warned, 1, 0]);
 });
 
-for_each_engine!(legacy_builder_is_found_and_left, [all], |engine| {
+for_each_engine!(legacy_builder_is_found_and_left, [v20, v26, v28_containerd], |engine| {
     assert_cured(engine, "buildkit-disabled", &[("DOCKER_BUILDKIT", "0")]);
     let answer = doctor(engine, &[("DOCKER_BUILDKIT", "true")]);
     assert_eq!(answer.status("buildkit-disabled"), "ok", "{}", answer.run);
@@ -155,7 +155,7 @@ fn newer_docker_uses_buildkit_whatever_the_engine_advises() {
     }
 }
 
-for_each_engine!(variable_that_is_no_boolean_is_found, [all], |engine| {
+for_each_engine!(variable_that_is_no_boolean_is_found, [v20, v26, v28_containerd], |engine| {
     // Since 23.0 docker itself starts no plugin with such a variable, so this is the plugin run by hand.
     let answer = Answer::of(by_hand(engine).env("DOCKER_BUILDKIT", "banana"));
     assert_eq!(answer.one("buildkit-disabled")["severity"], "error");
@@ -281,7 +281,7 @@ fn small_disk_is_found() {
     assert_eq!(full.one("disk-low")["severity"], "error");
 }
 
-for_each_engine!(dead_engine_is_the_first_finding_and_skips_the_rest, [all], |engine| {
+for_each_engine!(dead_engine_is_the_first_finding_and_skips_the_rest, [v20, v26, v28_containerd], |engine| {
     let answer = doctor(engine, &[("DOCKER_HOST", "unix:///nowhere.sock")]);
     assert_eq!(answer.run.code, 1);
     assert_eq!(answer.remedy("engine-unreachable"), "unset DOCKER_HOST");
@@ -302,7 +302,7 @@ for_each_engine!(hanging_engine_is_found_in_bounded_time, [v20, v28], |engine| {
     assert_eq!(answer.one("engine-unreachable")["severity"], "error");
 });
 
-for_each_engine!(context_that_does_not_exist_is_found_and_left, [all], |engine| {
+for_each_engine!(context_that_does_not_exist_is_found_and_left, [v20, v26, v28_containerd], |engine| {
     // Docker 20.10 starts no plugin without a context that exists.
     let answer = Answer::of(by_hand(engine).env_remove("DOCKER_HOST").env("DOCKER_CONTEXT", "nowhere"));
     assert_eq!(answer.remedy("engine-unreachable"), "unset DOCKER_CONTEXT", "{}", answer.run);

@@ -22,7 +22,7 @@ fn findings(engine: &Engine) -> Vec<Value> {
     answer["findings"].as_array().unwrap().clone()
 }
 
-for_each_engine!(a_volume_is_given_to_the_container_that_writes_to_it, [all], |engine| {
+for_each_engine!(a_volume_is_given_to_the_container_that_writes_to_it, [v20, v26, v28_containerd], |engine| {
     let outside = engine.folder().join("tmp/outside");
     write_files(&outside, &[("precious", "1")]);
     let root =

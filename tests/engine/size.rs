@@ -62,7 +62,7 @@ const FILES: &[(&str, &str)] = &[
     ("mine/notes", "nobody knows this"),
 ];
 
-for_each_engine!(volume_rows_are_what_the_disk_holds, [all], |engine| {
+for_each_engine!(volume_rows_are_what_the_disk_holds, [v20, v26, v28_containerd], |engine| {
     let root = engine.volume("project-cache", FILES);
     let answer = size(engine, &[]);
     for (directory, tool, class) in [
@@ -104,7 +104,7 @@ for_each_engine!(measuring_changes_nothing_and_leaves_nothing, [all], |engine| {
     assert_eq!(before, state(engine));
 });
 
-for_each_engine!(volumes_are_found_by_mounts_labels_and_names, [all], |engine| {
+for_each_engine!(volumes_are_found_by_mounts_labels_and_names, [v20, v26, v28_containerd], |engine| {
     engine.build("RUN true", &["--tag", "box"]);
     for name in ["work_pip-cache", "plain", "database", "labelled", "x_npm"] {
         engine.volume(name, &[("file", "content")]);

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Keeps one private engine: starts the command it is given, and when stdin closes (the test is over, or was killed) stops it and
+# Keeps one private engine: starts the command it is given, and when stdin closes (the test is over, or was killed) kills it and
 # removes every trace. Without a command it only removes what an earlier run left. Exits 1 if something could not be removed.
 # BENCH_DIR is the engine's folder, BENCH_BRIDGE a bridge to remove, if the engine has one.
 set -u
@@ -16,9 +16,12 @@ kill_containers() {
 # Kills the engine's helpers, found by the folder on their command lines.
 kill_helpers() {
     none=1
-    for process in /proc/[0-9]*; do
-        [ "${process##*/}" = $$ ] && continue
-        grep -qsF "$BENCH_DIR/" "$process/cmdline" && kill -KILL "${process##*/}" 2>/dev/null && none=0
+    set -- /proc/[0-9]*/cmdline
+    # The pattern is not on grep's own command line.
+    for found in $(printf '%s/' "$BENCH_DIR" | grep -lsFf - "$@"); do
+        process=${found#/proc/}
+        [ "${process%/cmdline}" = $$ ] && continue
+        kill -KILL "${process%/cmdline}" 2>/dev/null && none=0
     done
     return $none
 }
@@ -47,15 +50,7 @@ if [ $# -gt 0 ]; then
     engine=$!
     echo $engine >"$BENCH_DIR/engine.pid"
     while read -r _; do :; done
-    kill -TERM $engine 2>/dev/null
-    # A test may have stopped it, and containers may not listen.
-    kill -CONT $engine 2>/dev/null
-    kill_containers
-    round=0
-    while [ -e /proc/$engine/exe ] && [ $round -lt 300 ]; do
-        round=$((round + 1))
-        sleep 0.05
-    done
+    # It has nothing to write down: what it holds goes with its folder. By itself it would take more than a second.
     kill -KILL $engine 2>/dev/null
 fi
 remove_all
