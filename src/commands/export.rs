@@ -565,7 +565,12 @@ fn pack(
     progress.next();
     let (mut guessed, mut found) = (Vec::new(), HashSet::new());
     for ((at, config), packed) in items.into_iter().zip(packed) {
-        answer.left_out.extend(left_out_of(&config.name, &packed));
+        for told in left_out_of(&config.name, &packed) {
+            // Trees of one volume tell the same of its root.
+            if !answer.left_out.contains(&told) {
+                answer.left_out.push(told);
+            }
+        }
         let Packed { table, layers, files, bytes, .. } = packed;
         match sure(at) {
             false if files == 0 => {

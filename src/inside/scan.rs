@@ -19,6 +19,7 @@ use super::archive::{Kind, MAX_NAME, MAX_PATH, leads_in};
 use super::dirs::DIRECTORY;
 use super::pack::Tree;
 use super::rules::{At, Rules};
+use super::unpack::STAGING;
 use super::walk::{Entries, Mount, mount_of};
 use crate::parallel;
 
@@ -112,6 +113,11 @@ pub fn scan(tree: &Tree, rules: &Rules, sink: &mut dyn FnMut(&[u8], &Found) -> R
     let dir = openat(CWD, &tree.root, DIRECTORY, Mode::empty())
         .with_context(|| format!("cannot read {}", tree.root.display()))?;
     let (root, mount) = (fstat(&dir)?, mount_of(&dir)?);
+    let mut notes = Notes::default();
+    if statat(&dir, STAGING, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+        notes
+            .skip(STAGING.to_bytes(), "an import goes on here, or was killed: the next one puts back what it took out");
+    }
     let mut linked_secrets = HashSet::new();
     add_linked_secrets(&dir, c".", rules.root(), &tree.secrets, &mut linked_secrets);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
@@ -133,7 +139,6 @@ pub fn scan(tree: &Tree, rules: &Rules, sink: &mut dyn FnMut(&[u8], &Found) -> R
             Ok(reader.notes)
         };
         let reader = thread::Builder::new().stack_size(super::STACK).spawn_scoped(scope, read)?;
-        let mut notes = Notes::default();
         // First paths of files with several names, by inode.
         let mut first: HashMap<u64, Vec<u8>> = HashMap::new();
         // Taken, so that the reader ends when the sink fails.

@@ -666,13 +666,15 @@ fn what_killed_helpers_left_is_removed_by_the_next_run() {
 }
 
 #[test]
-fn what_a_killed_import_left_is_neither_counted_nor_exported() {
+fn what_a_killed_import_left_is_neither_counted_nor_exported_and_is_told() {
     let engine = Engine::start(Generation::V28);
     let root = engine.volume("pip-cache", &[("a", "a"), (".docker-cache-import/new-0/b", "b")]);
     let size = |engine: &Engine| json(engine, &["size", "--volume", "pip-cache"])["total_bytes"].as_u64();
     let with = size(&engine);
     let bundle = engine.folder().join("bundle");
-    assert_eq!(json(&engine, &["export", "--dest", &text(&bundle)])["entries"][0]["files"], 1);
+    let export = json(&engine, &["export", "--dest", &text(&bundle)]);
+    assert_eq!(export["entries"][0]["files"], 1);
+    assert!(export["left_out"].to_string().contains("an import goes on here, or was killed"), "{export}");
     fs::remove_dir_all(root.join(".docker-cache-import")).unwrap();
     assert_eq!(with, size(&engine));
 }
