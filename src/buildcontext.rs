@@ -2,7 +2,7 @@
 //! content. Reads, follows no link, and changes nothing.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::inside::pack::digest;
+use crate::project;
 
 /// Files of a context, by path below it.
 pub type Files = BTreeMap<String, Print>;
@@ -48,7 +49,7 @@ impl Print {
 pub fn read(root: &Path, dockerfile: &Path, before: &Files) -> Result<Files> {
     let mut ignore_file = dockerfile.as_os_str().to_owned();
     ignore_file.push(".dockerignore");
-    let ignored = fs::read_to_string(ignore_file).or_else(|_| fs::read_to_string(root.join(".dockerignore")));
+    let ignored = project::text(Path::new(&ignore_file)).or_else(|_| project::text(&root.join(".dockerignore")));
     let ignore = Ignore::parse(&ignored.unwrap_or_default());
     let mut found = Vec::new();
     walk(root, &PathBuf::new(), &ignore, &mut found)?;
@@ -84,7 +85,7 @@ fn print(path: &Path, metadata: &Metadata, before: Option<&Print>) -> Result<Pri
     let digest = match before {
         Some(before) if before.state == state => before.digest.clone(),
         _ if metadata.is_symlink() => digest(&mut fs::read_link(path)?.as_os_str().as_bytes())?.digest,
-        _ => digest(&mut File::open(path)?)?.digest,
+        _ => digest(&mut project::open(path)?)?.digest,
     };
     Ok(Print { digest, mode: metadata.mode() & 0o7777, state })
 }
@@ -248,7 +249,7 @@ mod tests {
         let first = read(&Files::new());
         assert_eq!(first.keys().collect::<Vec<_>>(), [".dockerignore", "Dockerfile", "a", "b", "link"]);
         let touched = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
-        File::options().write(true).open(at("a")).unwrap().set_modified(touched).unwrap();
+        fs::File::options().write(true).open(at("a")).unwrap().set_modified(touched).unwrap();
         fs::set_permissions(at("b"), fs::Permissions::from_mode(0o755)).unwrap();
         let second = read(&first);
         assert!(second["a"].is_same(&first["a"]) && second["a"] != first["a"]);

@@ -107,7 +107,7 @@ fn is_skipped(prefix: &str, name: &str) -> bool {
 
 fn content(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let read = fs::File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes));
+    let read = project::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes));
     read.with_context(|| format!("cannot read {}", path.display()))?;
     if bytes.len() as u64 > LARGEST {
         bail!("{} is larger than 64 MiB", path.display());

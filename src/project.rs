@@ -7,8 +7,10 @@ pub mod tree;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
 
 use crate::budget;
 use crate::buildcontext::{Rule, fits_all};
@@ -325,12 +327,25 @@ fn kind(path: &Path) -> Option<Kind> {
     }
 }
 
+/// Opens a file of a project to read it. Of a pipe, nobody may ever write the other end, and a device does what it likes.
+///
+/// # Errors
+/// When it is no regular file after all links, or cannot be opened.
+pub fn open(path: &Path) -> io::Result<fs::File> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    // It may have become a pipe since.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
+}
+
 /// Returns the text of a file.
 ///
 /// # Errors
 /// Says why it is not read: too large, not text, no permission.
 pub fn text(path: &Path) -> Result<String, String> {
-    let file = fs::File::open(path).map_err(|error| format!("the file cannot be read: {error}"))?;
+    let file = open(path).map_err(|error| format!("the file cannot be read: {error}"))?;
     let mut bytes = Vec::new();
     file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(|error| format!("the file cannot be read: {error}"))?;
     if bytes.len() as u64 > LARGEST {

@@ -62,6 +62,18 @@ fn findings_carry_file_line_and_a_diff_that_patch_takes() {
 }
 
 #[test]
+fn a_pipe_in_the_place_of_a_file_is_not_waited_for() {
+    let world = World::new(&[("Dockerfile", BAD)]);
+    for name in [".gitignore", ".dockerignore", "Dockerfile.dockerignore", "yarn.lock", "compose.yml", "pipe"] {
+        assert!(Command::new("mkfifo").arg(world.at(name)).status().unwrap().success());
+    }
+    let answer = world.json("--format json --check missing-cache-mount,file-unreadable .");
+    assert_eq!(answer["findings"].as_array().unwrap().len(), 1, "{answer}");
+    let answer = world.json("--format json --check file-unreadable pipe");
+    assert!(answer["findings"][0]["message"].as_str().unwrap().contains("no regular file"), "{answer}");
+}
+
+#[test]
 fn diffs_of_steps_in_a_row_are_patched_in_one_after_the_other() {
     let file = "FROM node:20-bookworm\nCOPY package.json .\nRUN npm ci && npm cache clean --force\n\
                 RUN apt-get update && apt-get install -y git && rm -rf /var/lib/apt/lists/*\nCMD [\"node\"]\n";

@@ -69,7 +69,7 @@ pub fn missing(build: &Build) -> Option<String> {
 pub fn dockerfile(build: &Build) -> String {
     let directory = build.directory.clone().unwrap_or_else(|| ".".into());
     let file = build.file.clone().unwrap_or_else(|| directory.join("Dockerfile"));
-    std::fs::read_to_string(file).unwrap_or_default()
+    crate::project::text(&file).unwrap_or_default()
 }
 
 /// Returns the arguments of a build, its directory last.

@@ -18,7 +18,7 @@ use crate::dockerfile::Dockerfile;
 use crate::explain::{Explained, Fingerprint, explain, instructions};
 use crate::inside::pack::digest;
 use crate::model::{BuildStep, Moment};
-use crate::{buildcontext, report, state};
+use crate::{buildcontext, project, report, state};
 
 /// So many builds are remembered.
 const REMEMBERED: usize = 20;
@@ -54,7 +54,7 @@ pub fn run(context: Context, options: &Doctor) -> Result<u8> {
     let known = before.as_ref().and_then(|before| before.files.clone()).unwrap_or_default();
     let files = buildcontext::read(&build.directory, &build.dockerfile, &known);
     let files = files.inspect_err(|error| report::warning(&format!("files are not compared: {error:#}"))).ok();
-    let file = Dockerfile::parse(&fs::read_to_string(&build.dockerfile)?);
+    let file = Dockerfile::parse(&project::text(&build.dockerfile).map_err(anyhow::Error::msg)?);
     if !options.quiet {
         report::note("Building, to see which steps are in the cache");
     }
