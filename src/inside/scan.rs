@@ -86,16 +86,18 @@ impl Notes {
 struct Batch {
     /// One after the other.
     paths: Vec<u8>,
+    dirs: Vec<Arc<OwnedFd>>,
     entries: Vec<Entry>,
 }
 
 struct Entry {
-    dir: Arc<OwnedFd>,
+    /// Index of the directory that has it.
+    dir: usize,
     path: Range<usize>,
     /// Where its name begins.
     name: usize,
     /// Of a directory, which was opened.
-    stat: Option<Stat>,
+    stat: Option<Box<Stat>>,
 }
 
 /// What became of a batch.
@@ -134,7 +136,7 @@ pub fn scan(tree: &Tree, rules: &Rules, sink: &mut dyn FnMut(&[u8], &Found) -> R
         drop(queue);
         let read = move || -> Result<Notes> {
             let (next, notes) = (Batch::default(), Notes::default());
-            let mut reader = Reader { tree, root, mount, batches, in_order, next, dirs: 0, notes };
+            let mut reader = Reader { tree, root, mount, batches, in_order, next, notes };
             reader.all(dir, rules)?;
             Ok(reader.notes)
         };
@@ -175,9 +177,7 @@ struct Reader<'a> {
     mount: Mount,
     batches: SyncSender<(Batch, SyncSender<Seen>)>,
     in_order: SyncSender<Receiver<Seen>>,
-    /// The next batch, and how many directories it holds open.
     next: Batch,
-    dirs: usize,
     notes: Notes,
 }
 
@@ -240,7 +240,6 @@ impl Reader<'_> {
             Ok((mount, ..)) if mount != self.mount => self.notes.skip(path, "something else is mounted there"),
             Ok((_, stat, fd)) => {
                 self.add(above, path, name, Some(stat))?;
-                self.dirs += 1;
                 self.directory(&Arc::new(fd), path, at)?;
             }
             Err(error) => self.notes.fail(path, error),
@@ -249,16 +248,19 @@ impl Reader<'_> {
     }
 
     fn add(&mut self, dir: &Arc<OwnedFd>, path: &[u8], name: usize, stat: Option<Stat>) -> Result<()> {
-        let Batch { paths, entries } = &mut self.next;
+        let Batch { paths, dirs, entries } = &mut self.next;
+        let dir = dirs.iter().rposition(|held| Arc::ptr_eq(held, dir)).unwrap_or_else(|| {
+            dirs.push(dir.clone());
+            dirs.len() - 1
+        });
         let start = paths.len();
         paths.extend(path);
-        entries.push(Entry { dir: dir.clone(), path: start..paths.len(), name: start + name, stat });
-        if entries.len() >= BATCH || self.dirs >= BATCH_DIRS { self.flush() } else { Ok(()) }
+        entries.push(Entry { dir, path: start..paths.len(), name: start + name, stat: stat.map(Box::new) });
+        if entries.len() >= BATCH || dirs.len() >= BATCH_DIRS { self.flush() } else { Ok(()) }
     }
 
     fn flush(&mut self) -> Result<()> {
         let (answer, seen) = sync_channel(1);
-        self.dirs = 0;
         self.batches.send((std::mem::take(&mut self.next), answer)).ok().context("packing stopped")?;
         self.in_order.send(seen).ok().context("packing stopped")
     }
@@ -310,24 +312,24 @@ impl Look<'_> {
         loop {
             let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
             let Ok((batch, answer)) = next else { return };
-            let Batch { paths, entries } = batch;
-            let (mut found, mut notes) = (Vec::with_capacity(entries.len()), Notes::default());
-            for entry in entries {
-                if let Some(seen) = self.at(&entry, &paths, &mut notes) {
-                    found.push((entry.path, seen));
+            let (mut found, mut notes) = (Vec::with_capacity(batch.entries.len()), Notes::default());
+            for entry in &batch.entries {
+                if let Some(seen) = self.at(entry, &batch, &mut notes) {
+                    found.push((entry.path.clone(), seen));
                 }
             }
             // Nobody waits any more when the sink has failed.
-            let _ = answer.send(Seen { paths, found, notes });
+            let _ = answer.send(Seen { paths: batch.paths, found, notes });
         }
     }
 
-    fn at(&self, entry: &Entry, paths: &[u8], notes: &mut Notes) -> Option<Found> {
-        if let Some(stat) = entry.stat {
-            return Some(self.found(Kind::Dir, stat, Vec::new()));
+    fn at(&self, entry: &Entry, batch: &Batch, notes: &mut Notes) -> Option<Found> {
+        if let Some(stat) = &entry.stat {
+            return Some(self.found(Kind::Dir, **stat, Vec::new()));
         }
-        let (path, name) = (&paths[entry.path.clone()], &paths[entry.name..entry.path.end]);
-        let stat = match statat(&entry.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        let dir = &batch.dirs[entry.dir];
+        let (path, name) = (&batch.paths[entry.path.clone()], &batch.paths[entry.name..entry.path.end]);
+        let stat = match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(error) => {
                 notes.fail(path, error);
@@ -336,7 +338,7 @@ impl Look<'_> {
         };
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => return Some(self.found(Kind::File, stat, Vec::new())),
-            FileType::Symlink => match readlinkat(&entry.dir, name, Vec::new()).map(|target| target.into_bytes()) {
+            FileType::Symlink => match readlinkat(dir, name, Vec::new()).map(|target| target.into_bytes()) {
                 Ok(target) if leads_in(path, &target, self.base) => {
                     return Some(self.found(Kind::Symlink, stat, target));
                 }
@@ -374,21 +376,19 @@ pub fn changed(stat: &Stat) -> i128 {
 
 /// Returns a number that changes with a file: with its content, owner, mode, times and attributes, by what stat tells.
 fn print(kind: Kind, stat: &Stat, link: &[u8]) -> u64 {
-    let mut hash = Sha256::new();
     let size = if kind == Kind::Dir { 0 } else { stat.st_size };
+    let modified = i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec);
+    let pair = |one: u64, other: u64| one << 32 | other;
+    // Few enough for a single block of the hash.
     let numbers = [
-        i128::from(kind.letter()),
-        stat.st_mode.into(),
-        stat.st_uid.into(),
-        stat.st_gid.into(),
-        size.into(),
-        i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec),
-        changed(stat),
-        stat.st_ino.into(),
+        pair(kind.letter().into(), stat.st_mode.into()),
+        pair(stat.st_uid.into(), stat.st_gid.into()),
+        size as u64,
+        modified as u64,
+        changed(stat) as u64,
+        stat.st_ino,
     ];
-    numbers.iter().for_each(|number| hash.update(number.to_le_bytes()));
-    hash.update(link);
-    let digest = hash.finalize();
+    let digest = Sha256::new().chain_update(numbers.map(u64::to_le_bytes).as_flattened()).chain_update(link).finalize();
     // Zero means "cannot be told".
     u64::from_le_bytes(digest[..8].try_into().unwrap_or_default()).max(1)
 }
