@@ -13,7 +13,7 @@ use super::{Content, Descriptor, Entry, Index, Layout, Manifest};
 use crate::cancel;
 use crate::inside::archive::{self, Kind};
 use crate::inside::pack::{Blob, Layer, digest};
-use crate::inside::table::{self, MAX_LAYERS, MAX_ROWS, Row, Rows, decoder};
+use crate::inside::table::{self, MAX_LAYERS, MAX_ROWS, Row, Table, decoder};
 use crate::inside::unpack::{MAX_ENTRIES, check};
 use crate::parallel;
 
@@ -200,7 +200,7 @@ fn archives(layers: &[Layer], work: impl Fn(usize, &Layer) -> Result<()> + Sync)
 fn rows(layout: &Layout, config: &super::TreeConfig, part: &Range<usize>) -> Result<Vec<Vec<Row>>> {
     ensure!(config.layers.len() <= MAX_LAYERS, "it has {} archives", config.layers.len());
     let mut rows: Vec<Vec<Row>> = vec![Vec::new(); part.len()];
-    let mut table = Rows::new(File::open(layout.path(&config.table))?)?;
+    let mut table = Table::open(&layout.path(&config.table))?;
     let mut above: Vec<Vec<u8>> = Vec::new();
     let (mut count, mut files, mut bytes) = (0, 0, 0_u64);
     while let Some(row) = table.next_row()? {

@@ -17,7 +17,7 @@ mod walk;
 
 use std::io::{self, BufRead, Write};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
@@ -112,12 +112,12 @@ fn run(job: &Job, each: &mut (dyn FnMut(Line) + Send)) -> anyhow::Result<()> {
             each(Line::Given(given));
         }
         Job::Pack(job) => {
-            let packed = pack::all(job, &mut throttled(each))?;
+            let packed = pack::all(job, &mut |files, bytes| each(Line::Progress { files, bytes }))?;
             each(Line::Made { bytes: job.trees.iter().zip(&packed).map(|(tree, packed)| packed.made(tree)).sum() });
             each(Line::Packed(packed));
         }
         Job::Unpack(job) => {
-            let unpacked = unpack::all(job, &mut throttled(each))?;
+            let unpacked = unpack::all(job, &mut |files, bytes| each(Line::Progress { files, bytes }))?;
             each(Line::Unpacked(unpacked));
         }
     }
@@ -132,17 +132,6 @@ fn raise_open_files() {
     limit.current = limit.maximum;
     // Without it, what lies too deep is told as any other file that cannot be opened.
     let _ = setrlimit(Resource::Nofile, limit);
-}
-
-/// Hands on progress five times a second.
-fn throttled<'a>(each: &'a mut (dyn FnMut(Line) + Send)) -> impl FnMut(u64, u64) + Send + use<'a> {
-    let mut last = Instant::now();
-    move |files, bytes| {
-        if last.elapsed() >= Duration::from_millis(200) {
-            last = Instant::now();
-            each(Line::Progress { files, bytes });
-        }
-    }
 }
 
 /// Runs the hidden subcommand on an engine's Linux: the other end of a [`crate::place::Place`].

@@ -1,16 +1,15 @@
 //! Packs trees into archives of bounded size, on all cores. What a former export has, by the prints in its table, is
 //! neither read nor written again; archives are packed anew once much of them is rubbish.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, openat};
@@ -21,9 +20,10 @@ use sha2::{Digest, Sha256};
 use super::archive::{self, Kind, MAX_ATTRIBUTES, Member, walk_order};
 use super::dirs::{DIRECTORY, Dirs};
 use super::rules::{Rule, Rules};
-use super::scan::{Found, NAMED, Notes, changed, scan};
-use super::table::{self, MAX_LAYERS, MAX_ROWS, Row, Rows};
+use super::scan::{Found, NAMED, changed, scan};
+use super::table::{self, MAX_LAYERS, MAX_ROWS, Row, Rows, Table};
 use super::walk::{Counters, permissions};
+use crate::parallel;
 
 /// Trees to pack, and the directory for the blobs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -108,6 +108,11 @@ impl Packed {
         let is_new = |layer: &&Layer| !former.iter().any(|former| former.blob == layer.blob);
         self.table.size + self.layers.iter().filter(is_new).map(|layer| layer.blob.size).sum::<u64>()
     }
+
+    /// Tells whether the blob of this file is of it.
+    fn has(&self, name: &str) -> bool {
+        self.layers.iter().map(|layer| &layer.blob).chain([&self.table]).any(|blob| blob.file() == name)
+    }
 }
 
 /// Bytes and files that make one archive.
@@ -125,156 +130,134 @@ const FRAME: usize = 1 << 21;
 /// Bytes that go through pipes, files and compressors at once.
 const BUFFER: usize = 1 << 17;
 
-/// Packs all trees, one after the other; calls `progress` with the files and bytes that are done.
+/// Packs all trees, two at a time, so that one goes on while the other is at its last archive or its table; calls
+/// `progress` with the files and bytes that are done.
 ///
 /// # Errors
 /// When a root cannot be read, a blob not be written, or a tree is larger than a bundle may have it.
 pub fn all(job: &Pack, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<Vec<Packed>> {
     let read = Counters::default();
-    let mut done: Vec<Packed> = Vec::new();
-    for (at, tree) in job.trees.iter().enumerate() {
-        let packed = pack(job, tree, at, &done, &read, progress)?;
-        done.push(packed);
-    }
-    Ok(done)
-}
-
-fn pack(
-    job: &Pack,
-    tree: &Tree,
-    number: usize,
-    done: &[Packed],
-    read: &Counters,
-    progress: &mut (dyn FnMut(u64, u64) + Send),
-) -> Result<Packed> {
-    let former = tree.previous.as_ref().map_or(&[][..], |previous| &previous.layers);
-    let mut kept: Vec<bool> = former.iter().map(|layer| layer.usable).collect();
-    let begun = (read.files.load(Relaxed), read.bytes.load(Relaxed));
-    loop {
-        let (packed, used) = pack_new(job, tree, number, &kept, read, progress)?;
-        let worth_it = match packed.layers.len() > MAX_LAYERS {
-            true => vec![false; kept.len()],
-            false => worth_keeping(former, &kept, &used),
-        };
-        if worth_it == kept {
-            return Ok(packed);
-        }
-        // Once more, with those packed anew.
-        let blobs = |packed: &Packed| -> Vec<Blob> {
-            packed.layers.iter().map(|layer| &layer.blob).chain([&packed.table]).cloned().collect()
-        };
-        // Another tree may hold the same.
-        let others: Vec<Blob> = done.iter().flat_map(blobs).collect();
-        let is_new = |blob: &Blob| !others.contains(blob) && !former.iter().any(|layer| layer.blob == *blob);
-        for blob in blobs(&packed).into_iter().filter(is_new) {
-            fs::remove_file(job.out.join(blob.file()))?;
-        }
-        kept = worth_it;
-        read.files.store(begun.0, Relaxed);
-        read.bytes.store(begun.1, Relaxed);
-    }
-}
-
-/// Packs what the former archives that are `kept` do not have. Returns also how much of each of them is in use; those
-/// of which nothing is, are not among the new ones.
-fn pack_new(
-    job: &Pack,
-    tree: &Tree,
-    number: usize,
-    kept: &[bool],
-    read: &Counters,
-    progress: &mut (dyn FnMut(u64, u64) + Send),
-) -> Result<(Packed, Vec<u64>)> {
-    let rules = Rules::new(&tree.rules);
-    let mut layers: Vec<Layer> = tree.previous.iter().flat_map(|previous| previous.layers.clone()).collect();
-    let mut used = vec![0; layers.len()];
-    let old = layers.len();
-    let mut packed = Packed::default();
-    let rows = job.out.join(format!("table-{number}"));
-    let mut table = encoder(&rows)?;
-    let amended = Mutex::new(Vec::new());
-    let notes = thread::scope(|scope| -> Result<Notes> {
-        let (sender, receiver) = sync_channel::<(usize, Chunk)>(1);
-        // The workers alone hold it: when all have failed, the walk must not wait for them.
-        let receiver = Arc::new(Mutex::new(receiver));
-        let workers: Vec<_> = (0..crate::parallel::workers())
-            .map(|_| {
-                let (receiver, amended) = (receiver.clone(), &amended);
-                scope.spawn(move || work(job, tree, number, &receiver, amended, read))
+    let stale = Mutex::new(BTreeSet::new());
+    let packed: Vec<OnceLock<Packed>> = job.trees.iter().map(|_| OnceLock::new()).collect();
+    read.telling(progress, || {
+        thread::scope(|scope| {
+            let (sender, receiver) = sync_channel(1);
+            // The workers alone hold it: should all be gone, no walk must wait for them.
+            let receiver = Arc::new(Mutex::new(receiver));
+            for _ in 0..parallel::workers() {
+                let (receiver, read) = (receiver.clone(), &read);
+                scope.spawn(move || work(job, &receiver, read));
+            }
+            drop(receiver);
+            let trees: Vec<_> = job.trees.iter().zip(&packed).enumerate().collect();
+            let packing = Packing { job, sender, read: &read, stale: &stale };
+            parallel::try_each(2, &trees, |(number, (tree, packed))| {
+                let done = packing.tree(tree, *number)?;
+                packed.get_or_init(|| done);
+                Ok(())
             })
-            .collect();
-        drop(receiver);
-        let mut chunks = Chunks { sender, next: Vec::new(), bytes: 0, sent: 0 };
-        let mut previous = match &tree.previous {
-            Some(previous) => Former::open(previous),
-            None => None,
-        };
+        })
+    })?;
+    let packed: Vec<Packed> = packed.into_iter().filter_map(OnceLock::into_inner).collect();
+    let stale = stale.into_inner().unwrap_or_else(PoisonError::into_inner);
+    // Another tree may hold the same.
+    for name in stale.into_iter().filter(|name| !packed.iter().any(|packed| packed.has(name))) {
+        fs::remove_file(job.out.join(name))?;
+    }
+    Ok(packed)
+}
+
+/// What all trees of a job share.
+struct Packing<'a> {
+    job: &'a Pack,
+    /// To the workers.
+    sender: SyncSender<Task>,
+    read: &'a Counters,
+    /// The files of blobs that were packed in vain.
+    stale: &'a Mutex<BTreeSet<String>>,
+}
+
+impl Packing<'_> {
+    fn tree(&self, tree: &Tree, number: usize) -> Result<Packed> {
+        let former = tree.previous.as_ref().map_or(&[][..], |previous| &previous.layers);
+        let mut kept: Vec<bool> = former.iter().map(|layer| layer.usable).collect();
+        loop {
+            let (packed, used) = self.new_of_tree(tree, number, &kept)?;
+            let worth_it = match packed.layers.len() > MAX_LAYERS {
+                true => vec![false; kept.len()],
+                false => worth_keeping(former, &kept, &used),
+            };
+            if worth_it == kept {
+                return Ok(packed);
+            }
+            // Once more, with those packed anew.
+            let blobs = packed.layers.iter().map(|layer| &layer.blob);
+            let new = blobs.filter(|blob| !former.iter().any(|layer| layer.blob == **blob)).chain([&packed.table]);
+            let names = new.map(|blob| blob.file().to_owned());
+            self.stale.lock().unwrap_or_else(PoisonError::into_inner).extend(names);
+            kept = worth_it;
+            self.read.take_back(packed.files, packed.bytes);
+        }
+    }
+
+    /// Packs what the former archives that are `kept` do not have. Returns also how much of each of them is in use; those
+    /// of which nothing is, are not among the new ones.
+    fn new_of_tree(&self, tree: &Tree, number: usize, kept: &[bool]) -> Result<(Packed, Vec<u64>)> {
+        let (rules, read, out) = (Rules::new(&tree.rules), self.read, &self.job.out);
+        let mut layers: Vec<Layer> = tree.previous.iter().flat_map(|previous| previous.layers.clone()).collect();
+        let mut used = vec![0; layers.len()];
+        let old = layers.len();
+        let mut packed = Packed::default();
+        // Not compressed yet: which archives stay, and what changed meanwhile, is known at the end.
+        let rows = out.join(format!("rows-{number}"));
+        let mut table = BufWriter::with_capacity(BUFFER, File::create(&rows)?);
+        let mut chunks = Chunks::new(number, self.sender.clone());
+        let mut previous = tree.previous.as_ref().and_then(Former::open);
         let mut count = 0;
-        let scanned = scan(tree, &rules, &mut |path, found| {
+        let notes = scan(tree, &rules, &mut |path, found| {
             count += 1;
             ensure!(
                 count <= MAX_ROWS,
                 "it has more than {MAX_ROWS} files and directories, the most that a bundle can carry of one"
             );
-            let former = match &mut previous {
-                Some(previous) => previous.row(path),
-                None => None,
-            };
-            let same = former.filter(|row| row.print == found.print && row.print != 0 && row.kind == found.kind);
-            let same = same.filter(|row| kept.get(row.layer as usize) == Some(&true));
+            let former = previous.as_mut().and_then(|previous| previous.row(path));
+            let same = former.filter(|(row, _)| row.print == found.print && row.print != 0 && row.kind == found.kind);
+            let same = same.filter(|(row, _)| kept.get(row.layer as usize) == Some(&true));
             let (kind, size, print) = (found.kind, found.size(), found.print);
             packed.files += u64::from(kind != Kind::Dir);
             packed.bytes += size;
-            read.tell(progress);
-            if let Some(row) = same {
+            if let Some((row, line)) = same {
                 used[row.layer as usize] += row.cost();
                 read.files.fetch_add(u64::from(kind != Kind::Dir), Relaxed);
                 read.bytes.fetch_add(size, Relaxed);
-                return Ok(table::write(&mut table, row)?);
+                return Ok(table.write_all(line)?);
             }
             let row = Row { layer: (old + chunks.sent) as u32, kind, size, print, path: path.into() };
             table::write(&mut table, &row)?;
             chunks.add(row.path, found.clone())
-        });
-        let sent = scanned.and_then(|notes| chunks.flush().map(|()| notes));
-        drop(chunks);
-        while workers.iter().any(|worker| !worker.is_finished()) {
-            thread::sleep(Duration::from_millis(2));
-            read.tell(progress);
-        }
-        let mut made: Vec<(usize, Layer)> = Vec::new();
-        let mut failed = None;
-        for worker in workers {
-            match crate::parallel::join(worker) {
-                Ok(done) => made.extend(done),
-                Err(error) => failed = Some(error),
-            }
-        }
-        // A worker that fails makes the walk fail too, for want of a receiver; its own reason is the one to tell.
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        made.sort_by_key(|(at, _)| *at);
-        layers.extend(made.into_iter().map(|(_, layer)| layer));
-        sent
-    })?;
-    let mut table = finish(table)?;
-    let amended = amended.into_inner().unwrap_or_else(PoisonError::into_inner);
-    packed.skipped_count = notes.skipped_count;
-    packed.skipped = notes.skipped;
-    // Those that nothing refers to go, and the others get their numbers.
-    let stays = |at: usize| at >= old || used[at] > 0;
-    let mut next = 0..;
-    let numbers: Vec<u32> =
-        (0..layers.len()).map(|at| if stays(at) { next.next().unwrap_or_default() } else { 0 }).collect();
-    if !amended.is_empty() || !(0..old).all(stays) {
+        })?;
+        let (made, amended) = chunks.finish()?;
+        layers.extend(made);
         table.flush()?;
-        table = amend(&rows, &numbers, amended, &mut packed)?;
+        packed.skipped_count = notes.skipped_count;
+        packed.skipped = notes.skipped;
+        // Those that nothing refers to go, and the others get their numbers.
+        let stays = |at: usize| at >= old || used[at] > 0;
+        let mut next = 0..;
+        let numbers: Vec<u32> =
+            (0..layers.len()).map(|at| if stays(at) { next.next().unwrap_or_default() } else { 0 }).collect();
+        let path = out.join(format!("table-{number}"));
+        let mut table = encoder(&path)?;
+        match amended.is_empty() && (0..old).all(stays) {
+            true => _ = io::copy(&mut BufReader::with_capacity(BUFFER, File::open(&rows)?), &mut table)?,
+            false => amend(&rows, &mut table, &numbers, amended, &mut packed)?,
+        }
+        fs::remove_file(&rows)?;
+        packed.secrets = notes.secrets;
+        packed.table = store(table.finish()?, &path, out)?;
+        packed.layers = layers.into_iter().enumerate().filter(|(at, _)| stays(*at)).map(|(_, layer)| layer).collect();
+        Ok((packed, used))
     }
-    packed.secrets = notes.secrets;
-    packed.table = store(table, &rows, &job.out)?;
-    packed.layers = layers.into_iter().enumerate().filter(|(at, _)| stays(*at)).map(|(_, layer)| layer).collect();
-    Ok((packed, used))
 }
 
 /// Returns which of the former archives stay: all but many small ones, and, once a tenth of all is rubbish, those of which
@@ -304,38 +287,64 @@ fn worth_keeping(former: &[Layer], kept: &[bool], used: &[u64]) -> Vec<bool> {
 
 /// The former table, read alongside a walk, as far as it makes sense: what follows is packed anew.
 struct Former {
-    rows: Rows<File>,
+    rows: Table,
     row: Option<Row>,
 }
 
 impl Former {
     fn open(previous: &Previous) -> Option<Former> {
-        let mut rows = Rows::new(File::open(&previous.table).ok()?).ok()?;
+        let mut rows = Table::open(&previous.table).ok()?;
         let row = rows.next_row().ok()?;
         Some(Former { rows, row })
     }
 
-    /// Returns the row of a path; the paths asked for must be in the order of a walk.
-    fn row(&mut self, path: &[u8]) -> Option<&Row> {
+    /// Returns the row of a path, also as it was written; the paths asked for must be in the order of a walk.
+    fn row(&mut self, path: &[u8]) -> Option<(&Row, &[u8])> {
         while self.row.as_ref().is_some_and(|row| row.path != path && walk_order(&row.path, path).is_lt()) {
             self.row = self.rows.next_row().unwrap_or_default();
         }
-        self.row.as_ref().filter(|row| row.path == path)
+        self.row.as_ref().filter(|row| row.path == path).map(|row| (row, self.rows.line()))
     }
 }
 
 /// What makes one archive, by path.
 type Chunk = Vec<(Vec<u8>, Found)>;
 
-/// Gathers what is to be packed into archives.
+/// A chunk for a worker.
+struct Task {
+    /// Of the tree.
+    number: usize,
+    /// Number of the archive, from 0.
+    at: usize,
+    chunk: Chunk,
+    answer: Sender<Result<Made>>,
+}
+
+/// An archive that a worker has made.
+struct Made {
+    at: usize,
+    layer: Layer,
+    amended: Vec<Amended>,
+}
+
+/// Gathers what is to be packed of a tree into archives.
 struct Chunks {
-    sender: SyncSender<(usize, Chunk)>,
+    number: usize,
+    workers: SyncSender<Task>,
     next: Chunk,
     bytes: u64,
     sent: usize,
+    answer: Sender<Result<Made>>,
+    answers: Receiver<Result<Made>>,
+    made: Vec<Made>,
 }
 
 impl Chunks {
+    fn new(number: usize, workers: SyncSender<Task>) -> Chunks {
+        let (answer, answers) = channel();
+        Chunks { number, workers, next: Vec::new(), bytes: 0, sent: 0, answer, answers, made: Vec::new() }
+    }
+
     fn add(&mut self, path: Vec<u8>, found: Found) -> Result<()> {
         self.bytes += table::cost(found.size());
         self.next.push((path, found));
@@ -349,11 +358,28 @@ impl Chunks {
                 self.sent < MAX_LAYERS,
                 "it makes more than {MAX_LAYERS} archives, the most that a bundle can have of one"
             );
-            self.sender.send((self.sent, chunk)).context("packing stopped")?;
+            // One that failed ends the walk.
+            while let Ok(made) = self.answers.try_recv() {
+                self.made.push(made?);
+            }
+            let task = Task { number: self.number, at: self.sent, chunk, answer: self.answer.clone() };
+            self.workers.send(task).ok().context("packing stopped")?;
             self.sent += 1;
             self.bytes = 0;
         }
         Ok(())
+    }
+
+    /// Waits for all archives, and returns them in order, and what became of files meanwhile.
+    fn finish(mut self) -> Result<(Vec<Layer>, Vec<Amended>)> {
+        self.flush()?;
+        drop(self.answer);
+        for made in self.answers {
+            self.made.push(made?);
+        }
+        self.made.sort_by_key(|made| made.at);
+        let (layers, amended): (Vec<_>, Vec<_>) = self.made.into_iter().map(|made| (made.layer, made.amended)).unzip();
+        Ok((layers, amended.into_iter().flatten().collect()))
     }
 }
 
@@ -390,43 +416,40 @@ impl Change {
 const CHANGED: &str = "it changed while it was read";
 
 /// Packs archives until there are no more.
-fn work(
-    job: &Pack,
-    tree: &Tree,
-    number: usize,
-    chunks: &Mutex<Receiver<(usize, Chunk)>>,
-    amended: &Mutex<Vec<Amended>>,
-    read: &Counters,
-) -> Result<Vec<(usize, Layer)>> {
-    let mut made = Vec::new();
-    let mut dirs = Dirs::open(&tree.root, false).with_context(|| format!("cannot open {}", tree.root.display()))?;
+fn work(job: &Pack, tasks: &Mutex<Receiver<Task>>, read: &Counters) {
     let mut buffer = Vec::new();
     loop {
-        let next = chunks.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok((at, chunk)) = next else { return Ok(made) };
-        let path = job.out.join(format!("layer-{number}-{at}"));
-        let blob = Hashed::new(BufWriter::with_capacity(BUFFER, File::create(&path)?));
-        let mut out = Frames::new(blob)?;
-        let mut layer = Layer { usable: true, ..Layer::default() };
-        for (path, found) in chunk {
-            if crate::cancel::requested() {
-                bail!("cancelled");
-            }
-            let change = member(&mut dirs, &path, &found, &mut out, &mut buffer, read)
-                .with_context(|| format!("packing {}", String::from_utf8_lossy(&path)))?;
-            // What changed meanwhile may be in the archive all the same: this is the most that there can be.
-            layer.entries += 1;
-            layer.cost += table::cost(found.size());
-            if let Some(change) = change {
-                amended.lock().unwrap_or_else(PoisonError::into_inner).push((path, change));
-            }
-            read.files.fetch_add(u64::from(found.kind != Kind::Dir), Relaxed);
-        }
-        archive::finish(&mut out)?;
-        layer.raw = out.bytes;
-        layer.blob = store(out.finish()?, &path, &job.out)?;
-        made.push((at, layer));
+        let next = tasks.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(Task { number, at, chunk, answer }) = next else { return };
+        // Nobody waits any more when the walk has failed.
+        let _ = answer.send(make(job, number, at, chunk, &mut buffer, read));
     }
+}
+
+/// Packs an archive.
+fn make(job: &Pack, number: usize, at: usize, chunk: Chunk, buffer: &mut Vec<u8>, read: &Counters) -> Result<Made> {
+    let root = &job.trees[number].root;
+    let mut dirs = Dirs::open(root, false).with_context(|| format!("cannot open {}", root.display()))?;
+    let path = job.out.join(format!("layer-{number}-{at}"));
+    let mut out = encoder(&path)?;
+    let mut layer = Layer { usable: true, ..Layer::default() };
+    let mut amended = Vec::new();
+    for (path, found) in chunk {
+        if crate::cancel::requested() {
+            bail!("cancelled");
+        }
+        let change = member(&mut dirs, &path, &found, &mut out, buffer, read)
+            .with_context(|| format!("packing {}", String::from_utf8_lossy(&path)))?;
+        // What changed meanwhile may be in the archive all the same: this is the most that there can be.
+        layer.entries += 1;
+        layer.cost += table::cost(found.size());
+        amended.extend(change.map(|change| (path, change)));
+        read.files.fetch_add(u64::from(found.kind != Kind::Dir), Relaxed);
+    }
+    archive::finish(&mut out)?;
+    layer.raw = out.bytes;
+    layer.blob = store(out.finish()?, &path, &job.out)?;
+    Ok(Made { at, layer, amended })
 }
 
 /// Compresses what is written to it, one zstd frame after the other: from memory in one go, for that is faster than as
@@ -654,11 +677,15 @@ pub fn attributes(fd: BorrowedFd<'_>) -> Vec<(String, Vec<u8>)> {
     names.filter_map(value).collect()
 }
 
-/// Writes a table anew, with other numbers of archives, without the files that vanished and with the sizes of those that changed.
-fn amend(rows: &Path, numbers: &[u32], amended: Vec<Amended>, packed: &mut Packed) -> Result<Hashed<BufWriter<File>>> {
-    let aside = rows.with_extension("amended");
-    let mut old = Rows::new(File::open(rows)?)?;
-    let mut table = encoder(&aside)?;
+/// Copies rows with other numbers of archives, without the files that vanished and with the sizes of those that changed.
+fn amend(
+    rows: &Path,
+    table: &mut impl Write,
+    numbers: &[u32],
+    amended: Vec<Amended>,
+    packed: &mut Packed,
+) -> Result<()> {
+    let mut old = Rows::new(File::open(rows)?);
     let mut gone: BTreeMap<&[u8], &str> = BTreeMap::new();
     let mut sizes: HashMap<&[u8], u64> = HashMap::new();
     let mut gone_had_links = false;
@@ -686,14 +713,18 @@ fn amend(rows: &Path, numbers: &[u32], amended: Vec<Amended>, packed: &mut Packe
             links += u64::from(lost);
             continue;
         }
-        if let Some(size) = sizes.get(row.path.as_slice()) {
+        let (size, layer) = (sizes.get(row.path.as_slice()), row.layer);
+        if let Some(size) = size {
             row.size = *size;
             row.print = 0;
         }
-        row.layer = numbers.get(row.layer as usize).copied().unwrap_or_default();
+        row.layer = numbers.get(layer as usize).copied().unwrap_or_default();
         packed.files += u64::from(row.kind != Kind::Dir);
         packed.bytes += row.size;
-        table::write(&mut table, &row)?;
+        match size.is_none() && row.layer == layer {
+            true => table.write_all(old.line())?,
+            false => table::write(table, &row)?,
+        }
     }
     if links > 0 {
         packed.skipped_count += links;
@@ -701,22 +732,15 @@ fn amend(rows: &Path, numbers: &[u32], amended: Vec<Amended>, packed: &mut Packe
             .skipped
             .push(format!("{links} further names of files with hard links: one of them may lead to what changed"));
     }
-    fs::rename(&aside, rows)?;
-    Ok(finish(table)?)
+    Ok(())
 }
 
-/// A file that is compressed and hashed as it is written. The buffer in front is for rows, which are written in small
-/// pieces.
-type Compressed = BufWriter<zstd::Encoder<'static, Hashed<BufWriter<File>>>>;
+/// A file that is compressed and hashed as it is written.
+type Compressed = Frames<Hashed<BufWriter<File>>>;
 
 /// Begins to compress into a file.
 fn encoder(path: &Path) -> io::Result<Compressed> {
-    let file = BufWriter::with_capacity(BUFFER, File::create(path)?);
-    Ok(BufWriter::with_capacity(BUFFER, zstd::Encoder::new(Hashed::new(file), LEVEL)?))
-}
-
-fn finish(table: Compressed) -> io::Result<Hashed<BufWriter<File>>> {
-    table.into_inner().map_err(io::IntoInnerError::into_error)?.finish()
+    Frames::new(Hashed::new(BufWriter::with_capacity(BUFFER, File::create(path)?)))
 }
 
 /// Names a written file by its digest; to sync it is up to whoever takes the blob.
@@ -814,6 +838,41 @@ mod tests {
     }
 
     #[test]
+    fn an_archive_that_another_tree_has_too_stays_when_one_is_packed_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        fs::create_dir(&root).unwrap();
+        let pack = |out: usize, trees: Vec<Tree>| {
+            let out = dir.path().join(out.to_string());
+            fs::create_dir(&out).unwrap();
+            (all(&Pack { out: out.clone(), trees }, &mut |_, _| ()).unwrap(), out)
+        };
+        let take = |path: &str, take| Rule { path: path.into(), take };
+        let tree = |rules, previous| Tree { root: root.clone(), base: "/c".into(), rules, secrets: vec![], previous };
+        let mut previous = None;
+        for at in 0..=MAX_PARTIAL + 1 {
+            // Large beside the root, which is packed each time.
+            fs::write(root.join(at.to_string()), [0; 20_000]).unwrap();
+            // Past the moment in which times cannot tell a change.
+            thread::sleep(std::time::Duration::from_millis(40));
+            let mut trees = vec![tree(vec![take("", true)], previous.take())];
+            if at <= MAX_PARTIAL {
+                let (mut packed, out) = pack(at, trees);
+                let Packed { table, layers, .. } = packed.remove(0);
+                assert_eq!(layers.len(), at + 1);
+                previous = Some(Previous { table: out.join(table.file()), layers });
+                continue;
+            }
+            trees.push(tree(vec![take("", false), take(&at.to_string(), true)], None));
+            let (packed, out) = pack(at, trees);
+            assert_eq!(packed.iter().map(|packed| packed.layers.len()).collect::<Vec<_>>(), [1, 1]);
+            let files: BTreeSet<_> = fs::read_dir(out).unwrap().map(|file| file.unwrap().file_name()).collect();
+            let blobs = packed.iter().flat_map(|packed| [&packed.layers[0].blob, &packed.table]);
+            assert_eq!(files, blobs.map(|blob| blob.file().into()).collect());
+        }
+    }
+
+    #[test]
     fn archives_are_packed_anew_once_a_tenth_of_all_is_rubbish() {
         let former = [100, 100, 100].map(|cost| Layer { cost, entries: MAX_FILES as u64, ..Layer::default() });
         let kept = |used: [u64; 3]| worth_keeping(&former, &[true; 3], &used);
@@ -827,7 +886,7 @@ mod tests {
     fn a_tree_with_more_archives_than_a_bundle_may_have_is_refused() {
         let found = Found { kind: Kind::File, stat: fstat(File::open(".").unwrap()).unwrap(), link: vec![], print: 0 };
         let (sender, receiver) = sync_channel(2);
-        let mut chunks = Chunks { sender, next: Vec::new(), bytes: 0, sent: MAX_LAYERS - 1 };
+        let mut chunks = Chunks { sent: MAX_LAYERS - 1, ..Chunks::new(0, sender) };
         for is_sent in [true, false] {
             chunks.add(b"a".to_vec(), found.clone()).unwrap();
             assert_eq!(chunks.flush().is_ok(), is_sent);
@@ -863,17 +922,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let rows = dir.path().join("rows");
         for (linked, files) in [(false, 2), (true, 1)] {
-            let mut table = encoder(&rows).unwrap();
+            let mut table = File::create(&rows).unwrap();
             for (path, kind) in
                 [("dir", Kind::Dir), ("dir/a", Kind::File), ("gone", Kind::File), ("link", Kind::Hardlink)]
             {
                 let row = Row { layer: 0, kind, size: 0, print: 0, path: path.into() };
                 table::write(&mut table, &row).unwrap();
             }
-            finish(table).unwrap().flush().unwrap();
             let mut packed = Packed::default();
             let gone = Change::Gone { why: CHANGED.into(), linked };
-            amend(&rows, &[0], vec![(b"gone".to_vec(), gone)], &mut packed).unwrap();
+            amend(&rows, &mut io::sink(), &[0], vec![(b"gone".to_vec(), gone)], &mut packed).unwrap();
             assert_eq!((packed.files, packed.skipped_count), (files, 3 - files));
         }
     }

@@ -1,8 +1,10 @@
 //! What a tree of a bundle holds: a row for each file, in the order of a walk, with the archive it is in and a print of
 //! its state. Compressed text, read and written as a stream, so that a tree of any size fits.
 
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::ops::Range;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
@@ -50,25 +52,41 @@ pub fn write(out: &mut impl Write, row: &Row) -> io::Result<()> {
 }
 
 /// Reads the rows of a table one by one.
-pub struct Rows<R: Read> {
-    input: BufReader<zstd::Decoder<'static, BufReader<R>>>,
+pub struct Rows<R> {
+    input: BufReader<R>,
     line: Vec<u8>,
     last: Option<Vec<u8>>,
 }
 
-impl<R: Read> std::fmt::Debug for Rows<R> {
+impl<R> std::fmt::Debug for Rows<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Rows").finish_non_exhaustive()
     }
 }
 
-impl<R: Read> Rows<R> {
-    /// Begins to read a compressed table.
+/// Reads a table as bundles have it.
+pub type Table = Rows<zstd::Decoder<'static, BufReader<File>>>;
+
+impl Table {
+    /// Opens a compressed table.
     ///
     /// # Errors
-    /// When there is no memory for a decoder.
-    pub fn new(input: R) -> Result<Rows<R>> {
-        Ok(Rows { input: BufReader::with_capacity(1 << 16, decoder(input)?), line: Vec::new(), last: None })
+    /// When that cannot be done, or there is no memory for a decoder.
+    pub fn open(path: &Path) -> Result<Table> {
+        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        Ok(Rows::new(decoder(file)?))
+    }
+}
+
+impl<R: Read> Rows<R> {
+    /// Begins to read rows that are not compressed.
+    pub fn new(input: R) -> Rows<R> {
+        Rows { input: BufReader::with_capacity(1 << 16, input), line: Vec::new(), last: None }
+    }
+
+    /// Returns the row that was read last as it was written.
+    pub fn line(&self) -> &[u8] {
+        &self.line
     }
 
     /// Returns the next row, which is after the last one in the order of a walk.
@@ -138,15 +156,26 @@ pub fn decoder<R: Read>(input: R) -> io::Result<zstd::Decoder<'static, BufReader
 }
 
 fn parse(line: &[u8]) -> Option<Row> {
-    let line = line.strip_suffix(b"\0")?;
-    let mut words = line.splitn(5, |byte| *byte == b' ');
-    let mut word = || std::str::from_utf8(words.next()?).ok();
-    let layer = word()?.parse().ok()?;
-    let kind = word()?;
-    let size = word()?.parse().ok()?;
-    let print = u64::from_str_radix(word()?, 16).ok()?;
-    let kind = Kind::of_letter(*kind.as_bytes().first()?).filter(|_| kind.len() == 1)?;
-    Some(Row { layer, kind, size, print, path: words.next()?.to_vec() })
+    let mut rest = line.strip_suffix(b"\0")?;
+    let mut word = || {
+        let (word, after) = rest.split_at(rest.iter().position(|byte| *byte == b' ')?);
+        rest = &after[1..];
+        Some(word)
+    };
+    let layer = u32::try_from(number(word()?, 10)?).ok()?;
+    let &[letter] = word()? else { return None };
+    let kind = Kind::of_letter(letter)?;
+    let size = number(word()?, 10)?;
+    let print = number(word()?, 16)?;
+    Some(Row { layer, kind, size, print, path: rest.to_vec() })
+}
+
+fn number(digits: &[u8], radix: u8) -> Option<u64> {
+    let add = |number: u64, digit: &u8| {
+        let digit = char::from(*digit).to_digit(radix.into())?;
+        number.checked_mul(radix.into())?.checked_add(digit.into())
+    };
+    digits.iter().try_fold(0, add).filter(|_| !digits.is_empty())
 }
 
 #[cfg(test)]

@@ -11,8 +11,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::fs::{
@@ -28,7 +26,7 @@ use super::dirs::{self, DIRECTORY, Dirs, names};
 use super::moves::{self, Moves, Name};
 use super::pack::{Blob, Hashed, Layer, digest};
 use super::rules::{At, Rule, Rules};
-use super::table::{self, MAX_ROWS, Row, Rows, decoder};
+use super::table::{self, MAX_ROWS, Row, Table, decoder};
 use super::walk::{Counters, mount_of};
 use crate::parallel;
 use crate::report;
@@ -94,6 +92,10 @@ pub fn all(job: &Unpack, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<
         }
     }
     let done = Counters::default();
+    done.telling(progress, || unpack(job, &done))
+}
+
+fn unpack(job: &Unpack, done: &Counters) -> Result<Vec<Unpacked>> {
     let mut places: Vec<Place<'_>> = Vec::new();
     let mut trees = Vec::new();
     for (number, target) in job.trees.iter().enumerate() {
@@ -118,7 +120,7 @@ pub fn all(job: &Unpack, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<
             places[at].refuse_mounts()?;
         }
         let staging = places[at].staging(number)?;
-        trees.push((at, Unpacking::beside(&job.blobs, target, staging, &done, progress)?));
+        trees.push((at, Unpacking::beside(&job.blobs, target, staging, done)?));
     }
     if crate::cancel::requested() {
         bail!("cancelled");
@@ -150,13 +152,7 @@ struct Unpacking<'a> {
 
 impl<'a> Unpacking<'a> {
     /// Unpacks a tree into its staging directory.
-    fn beside(
-        blobs: &'a Path,
-        target: &'a Target,
-        staging: Staging,
-        done: &'a Counters,
-        progress: &mut (dyn FnMut(u64, u64) + Send),
-    ) -> Result<Unpacking<'a>> {
+    fn beside(blobs: &'a Path, target: &'a Target, staging: Staging, done: &'a Counters) -> Result<Unpacking<'a>> {
         let later = Mutex::new(Later::new(&staging.later)?);
         let mut this = Unpacking {
             blobs,
@@ -175,7 +171,7 @@ impl<'a> Unpacking<'a> {
             let rows = this.rows(&part)?;
             this.unpacked.files += rows.iter().flatten().filter(|row| row.kind != Kind::Dir).count() as u64;
             this.unpacked.bytes += rows.iter().flatten().map(|row| row.size).sum::<u64>();
-            this.layers(&target.layers[part], &rows, progress)?;
+            this.layers(&target.layers[part], &rows)?;
         }
         this.finish()?;
         Ok(this)
@@ -238,7 +234,7 @@ impl<'a> Unpacking<'a> {
     /// Reads the table and returns the wanted rows of each archive of this part.
     fn rows(&self, part: &Range<usize>) -> Result<Vec<Vec<Row>>> {
         let mut rows: Vec<Vec<Row>> = vec![Vec::new(); part.len()];
-        let mut table = Rows::new(File::open(self.table())?)?;
+        let mut table = Table::open(&self.table())?;
         let mut count = 0;
         while let Some(row) = table.next_row()? {
             count += 1;
@@ -251,20 +247,10 @@ impl<'a> Unpacking<'a> {
     }
 
     /// Unpacks archives on all cores.
-    fn layers(&self, layers: &[Layer], rows: &[Vec<Row>], progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<()> {
+    fn layers(&self, layers: &[Layer], rows: &[Vec<Row>]) -> Result<()> {
         let layers: Vec<_> = layers.iter().zip(rows).collect();
-        let work = || {
-            parallel::try_each(parallel::workers(), &layers, |(layer, rows)| {
-                self.layer(layer, rows).with_context(|| layer.blob.digest.clone())
-            })
-        };
-        thread::scope(|scope| {
-            let done = scope.spawn(work);
-            while !done.is_finished() {
-                thread::sleep(Duration::from_millis(5));
-                self.done.tell(progress);
-            }
-            parallel::join(done)
+        parallel::try_each(parallel::workers(), &layers, |(layer, rows)| {
+            self.layer(layer, rows).with_context(|| layer.blob.digest.clone())
         })
     }
 
@@ -865,7 +851,7 @@ mod tests {
 
     /// Past the moment in which times cannot tell a change.
     fn settle() {
-        thread::sleep(Duration::from_millis(40));
+        std::thread::sleep(std::time::Duration::from_millis(40));
     }
 
     #[test]

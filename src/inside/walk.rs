@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -165,30 +166,34 @@ pub struct Counters {
 }
 
 impl Counters {
-    pub fn tell(&self, progress: &mut (dyn FnMut(u64, u64) + Send)) {
-        progress(self.files.load(Relaxed), self.bytes.load(Relaxed));
+    /// Takes back what is done once more.
+    pub fn take_back(&self, files: u64, bytes: u64) {
+        for (counter, counted) in [(&self.files, files), (&self.bytes, bytes)] {
+            let _ = counter.fetch_update(Relaxed, Relaxed, |all| Some(all.saturating_sub(counted)));
+        }
+    }
+
+    /// Does something and meanwhile calls `progress` with files and bytes so far, five times a second.
+    pub fn telling<T>(&self, progress: &mut (dyn FnMut(u64, u64) + Send), work: impl FnOnce() -> T) -> T {
+        thread::scope(|scope| {
+            // Dropped at the end of the work, and in a panic: so the thread ends.
+            let (_working, done) = channel::<()>();
+            scope.spawn(move || {
+                while done.recv_timeout(Duration::from_millis(200)) == Err(RecvTimeoutError::Timeout) {
+                    progress(self.files.load(Relaxed), self.bytes.load(Relaxed));
+                }
+            });
+            work()
+        })
     }
 }
 
-/// Walks all roots side by side; calls `progress` with files and bytes so far, five times a second. A cancel ends it early.
+/// Walks all roots side by side; calls `progress` as [`Counters::telling`] does. A cancel ends it early.
 pub fn all<V: Visit>(walks: &[(&Path, &Names, &V)], counters: &Counters, progress: &mut (dyn FnMut(u64, u64) + Send)) {
-    let done = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let reporter = scope.spawn(|| {
-            while !done.load(Relaxed) {
-                thread::park_timeout(Duration::from_millis(200));
-                if !done.load(Relaxed) {
-                    counters.tell(progress);
-                }
-            }
-        });
-        match ThreadPoolBuilder::new().num_threads(threads()).build() {
-            Ok(pool) => pool.scope(|scope| begin(scope, walks)),
-            // As many as there are cores, if this user may have no more.
-            Err(_) => rayon::scope(|scope| begin(scope, walks)),
-        }
-        done.store(true, Relaxed);
-        reporter.thread().unpark();
+    counters.telling(progress, || match ThreadPoolBuilder::new().num_threads(threads()).build() {
+        Ok(pool) => pool.scope(|scope| begin(scope, walks)),
+        // As many as there are cores, if this user may have no more.
+        Err(_) => rayon::scope(|scope| begin(scope, walks)),
     });
 }
 
