@@ -292,12 +292,12 @@ fn hand_on(mut client: TcpStream, mut server: TcpStream, left: &std::sync::Mutex
     loop {
         let read = client.read(&mut bytes).unwrap_or(0);
         let mut left = left.lock().unwrap();
-        if goes_on && *left < read {
-            thread::sleep(std::time::Duration::from_secs(7));
-            *left = usize::MAX;
+        if *left < read {
+            thread::sleep(std::time::Duration::from_secs(if goes_on { 7 } else { 0 }));
+            *left = if goes_on { usize::MAX } else { 0 };
         }
+        // A connection that is just over takes nothing from the others.
         if read == 0 || *left < read || server.write_all(&bytes[..read]).is_err() {
-            *left = 0;
             let _ = (client.shutdown(std::net::Shutdown::Both), server.shutdown(std::net::Shutdown::Both));
             return;
         }
