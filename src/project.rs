@@ -15,6 +15,7 @@ use rustix::fs::{Mode, OFlags};
 use crate::budget;
 use crate::buildcontext::{Rule, fits_all};
 use crate::checks::steps::Around;
+use crate::dockerfile::Dockerfile;
 
 /// Files larger than this are told, not read, in bytes.
 const LARGEST: u64 = 1 << 20;
@@ -50,6 +51,14 @@ pub(crate) const SKIPPED: &[&str] = &[
     "bower_components",
     "Pods",
     "site-packages",
+];
+
+/// Ends of the names of programs and data. `dockerfile.go` is one about Dockerfiles; `Dockerfile.go` may be that of a service.
+const SOURCES: &[&str] = &[
+    "c", "cc", "cjs", "cpp", "cs", "css", "csv", "dart", "ex", "exs", "go", "h", "hpp", "html", "java", "js", "json",
+    "json5", "jsx", "kt", "less", "lua", "mjs", "mts", "nix", "php", "pl", "png", "proto", "py", "pyc", "pyi", "rb",
+    "rs", "rst", "scala", "scm", "scss", "sh", "sql", "svelte", "svg", "swift", "toml", "ts", "tsx", "vim", "vue",
+    "xml", "yaml", "yml", "zig",
 ];
 
 /// Files with aliases and functions.
@@ -153,6 +162,7 @@ pub fn read(root: &Path) -> Project {
         for (path, kind) in paths {
             project.take(&path, kind, root);
         }
+        project.files.retain(is_as_called);
         project.follow(root);
         project.files.sort_by(|a, b| a.path.cmp(&b.path));
     } else {
@@ -281,7 +291,8 @@ fn pinned_by(name: &str) -> &'static [&'static str] {
 
 /// Returns what a file is by its name.
 fn kind(path: &Path) -> Option<Kind> {
-    let name = path.file_name()?.to_str()?.to_lowercase();
+    let written = path.file_name()?.to_str()?;
+    let name = written.to_lowercase();
     let below = |directory: &str| path.parent().is_some_and(|parent| parent.ends_with(directory));
     let yaml = name.ends_with(".yml") || name.ends_with(".yaml");
     let is_made = [".dockerignore", ".md", ".j2", ".tmpl", ".template", ".erb", ".bak", ".orig", ".txt", ".swp"]
@@ -290,9 +301,15 @@ fn kind(path: &Path) -> Option<Kind> {
     let base = |word: &str| name == word || name.starts_with(&format!("{word}."));
     let is_dockerfile =
         ["dockerfile", "containerfile"].iter().any(|word| base(word) || name.ends_with(&format!(".{word}")));
-    if is_dockerfile {
+    let is_source =
+        !written.starts_with(['D', 'C']) && name.rsplit('.').next().is_some_and(|end| SOURCES.contains(&end));
+    if is_dockerfile && !is_source {
         (!is_made).then_some(Kind::Dockerfile)
-    } else if yaml && ["docker-compose", "compose"].iter().any(|word| name.starts_with(word)) {
+    } else if yaml
+        && ["docker-compose", "compose"]
+            .iter()
+            .any(|word| name.strip_prefix(word).is_some_and(|rest| rest.starts_with(['.', '-', '_'])))
+    {
         Some(Kind::Compose)
     } else if matches!(name.as_str(), "devcontainer.json" | ".devcontainer.json") {
         Some(Kind::Devcontainer)
@@ -338,6 +355,24 @@ pub fn open(path: &Path) -> io::Result<fs::File> {
     // It may have become a pipe since.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
+}
+
+/// Tells whether a file that nothing but its name tells of is what that says: variants may be called for anything.
+fn is_as_called(file: &File) -> bool {
+    let name = file.path.rsplit('/').next().unwrap_or_default().to_lowercase();
+    let stem = name.trim_end_matches(".yaml").trim_end_matches(".yml").trim_end_matches(".override");
+    match file.kind {
+        Kind::Dockerfile if !matches!(name.as_str(), "dockerfile" | "containerfile") => {
+            let read = Dockerfile::parse(&file.text);
+            let first = read.instructions.first().map_or(u32::MAX, |first| first.line);
+            read.problems.iter().all(|problem| problem.line >= first)
+        }
+        Kind::Compose if !matches!(stem, "compose" | "docker-compose") => match tree::yaml(&file.text) {
+            Ok(root) => root.get("services").is_some_and(|services| !services.entries().is_empty()),
+            Err(_) => file.text.lines().any(|line| line.trim_end() == "services:"),
+        },
+        _ => true,
+    }
 }
 
 /// Returns the text of a file.
@@ -446,6 +481,31 @@ mod tests {
             assert!(!kept_out(patterns), "{patterns:?}");
         }
         assert!(is_ignored(&"*".repeat(1 << 20), ".git") && !is_ignored(&"*x".repeat(1 << 19), ".git"));
+    }
+
+    #[test]
+    fn what_only_is_called_like_a_dockerfile_or_a_compose_file_is_none() {
+        let root = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("dockerfile.rs", "fn main() {}\n"),
+            ("dockerfile.test.ts", "import x from 'y'\n"),
+            ("Dockerfile.html", "<html>\n"),
+            ("Dockerfile.go", "FROM golang\n"),
+            ("api.dockerfile", "FROM a\nRUNN b\n"),
+            ("compose-schema.yml", "properties: {services: {}}\n"),
+            ("compose.ci.yml", "services: {a: {image: b}}\n"),
+            ("composer.yml", "services: {a: {image: b}}\n"),
+            ("docker-compose.broken.yml", "services:\n  a: [\n"),
+            ("compose.override.yml", "volumes: {}\n"),
+        ] {
+            fs::write(root.path().join(name), text).unwrap();
+        }
+        let files = read(root.path()).files;
+        let names: Vec<&str> = files.iter().filter_map(|file| file.path.rsplit('/').next()).collect();
+        assert_eq!(
+            names,
+            ["Dockerfile.go", "api.dockerfile", "compose.ci.yml", "compose.override.yml", "docker-compose.broken.yml"]
+        );
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub fn check(facts: &Facts<'_>) -> Vec<Found> {
         .file
         .problems
         .iter()
+        // What is wrong further down may come of the first.
+        .take(1)
         .map(|problem| at(facts, "dockerfile-unreadable", Severity::Error, problem.line, problem.message.clone()))
         .collect();
     for run in &facts.runs {
