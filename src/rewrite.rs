@@ -45,7 +45,10 @@ pub fn ensure_one_name(path: &Path) -> Result<()> {
 }
 
 /// Gives a new file the owner, the attributes and the mode of an old one.
-fn take_after(new: &File, old: &File) -> Result<()> {
+///
+/// # Errors
+/// When one of them cannot be given.
+pub fn take_after(new: &File, old: &File) -> Result<()> {
     let (from, to) = (old.metadata()?, new.metadata()?);
     if (from.uid(), from.gid()) != (to.uid(), to.gid()) {
         fchown(new, Some(from.uid()), Some(from.gid()))?;

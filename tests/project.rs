@@ -2,7 +2,8 @@
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -120,10 +121,39 @@ fn a_fix_says_how_many_problems_it_leaves() {
 fn a_backup_is_kept_on_request_and_a_link_stays_a_link() {
     let world = World::new(&[("real/Dockerfile", BAD)]);
     symlink("real/Dockerfile", world.at("Dockerfile")).unwrap();
+    if rustix::process::getuid().is_root() {
+        std::os::unix::fs::chown(world.at("real/Dockerfile"), Some(1000), Some(1000)).unwrap();
+    }
+    fs::set_permissions(world.at("real/Dockerfile"), fs::Permissions::from_mode(0o600)).unwrap();
+    let owned = |path: &str| fs::metadata(world.at(path)).map(|of| (of.uid(), of.gid(), of.mode())).unwrap();
+    let before = owned("real/Dockerfile");
     world.doctor("--fix --backup Dockerfile");
+    assert_eq!((owned("real/Dockerfile"), owned("real/Dockerfile.bak")), (before, before));
     assert!(fs::symlink_metadata(world.at("Dockerfile")).unwrap().is_symlink());
     assert_ne!(world.read("real/Dockerfile"), BAD);
     assert_eq!(world.read("real/Dockerfile.bak"), BAD);
+}
+
+#[test]
+fn a_link_out_of_the_project_and_a_name_that_cannot_be_told_are_left_alone() {
+    let world = World::new(&[("outside/D", BAD), ("p/b.Dockerfile", BAD)]);
+    symlink("../outside/D", world.at("p/Dockerfile")).unwrap();
+    symlink("b.Dockerfile", world.at("p/Dockerfile.link")).unwrap();
+    let strange = world.at("p").join(std::ffi::OsStr::from_bytes(b"d\xff"));
+    fs::create_dir(&strange).unwrap();
+    fs::write(strange.join("Dockerfile"), BAD).unwrap();
+    let run = world.doctor("--fix p");
+    let told = text(&run.stderr);
+    assert!(run.status.code() == Some(1) && told.contains("it is a link out of `p`"), "{told}");
+    assert_eq!(
+        (world.read("outside/D").as_str(), fs::read_to_string(strange.join("Dockerfile")).unwrap().as_str()),
+        (BAD, BAD)
+    );
+    assert!(world.read("p/b.Dockerfile").contains("--mount=type=cache"));
+    let unread = world.json("--format json --check file-unreadable p")["findings"].clone();
+    assert!(unread[0]["message"].as_str().unwrap().contains("not UTF-8"), "{unread}");
+    assert!(world.doctor("--fix p/Dockerfile").status.success());
+    assert_ne!(world.read("outside/D"), BAD);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::checks::{self, Check, Finding, Severity, containers, dockerfile};
 use crate::cli::{Doctor, DoctorFormat};
 use crate::exit::FAILED;
 use crate::project::{File, Kind, Project};
-use crate::rewrite::{ensure_one_name, rewrite};
+use crate::rewrite::{ensure_one_name, rewrite, take_after};
 use crate::{cancel, project, report};
 
 /// What becomes of one file.
@@ -107,9 +107,17 @@ fn left(files: &Project, changes: &[Change], checks: &[&'static Check]) -> usize
     checks::project::Project::new(files).found().iter().filter(is_left).count()
 }
 
-/// Writes the file, or just makes sure that it could be; a link stays, and what it leads to is changed.
+/// Writes the file, or just makes sure that it could be; a link stays, and what it leads to is changed if that is in the
+/// project.
 fn write(change: &Change, options: &Doctor) -> Result<()> {
     let path = fs::canonicalize(&change.file)?;
+    let root = options.path.as_deref().unwrap_or(Path::new("."));
+    ensure!(
+        path.starts_with(fs::canonicalize(root)?),
+        "it is a link out of `{}`, and what it leads to may belong to another project\nhint: docker cache doctor --fix {}",
+        root.display(),
+        report::quote(&change.file)
+    );
     let now = project::text(&path).map_err(anyhow::Error::msg)?;
     ensure!(now == change.before, "it was changed by somebody else meanwhile");
     ensure_one_name(&path)?;
@@ -122,7 +130,7 @@ fn write(change: &Change, options: &Doctor) -> Result<()> {
     rewrite(&path, &change.after)
 }
 
-/// Copies a file to the first name that is free of `FILE.bak`, `FILE.bak1`, …
+/// Copies a file, with its owner and mode, to the first name that is free of `FILE.bak`, `FILE.bak1`, …
 fn keep(path: &Path) -> Result<()> {
     let mut backups = (0..).map(|number: u32| {
         let mut name = path.as_os_str().to_owned();
@@ -133,10 +141,12 @@ fn keep(path: &Path) -> Result<()> {
         PathBuf::from(name)
     });
     let free = backups.find_map(|name| match fs::File::create_new(&name) {
-        Ok(_) => Some(Ok(name)),
+        Ok(file) => Some(Ok(file)),
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => None,
         Err(error) => Some(Err(error)),
     });
-    fs::copy(path, free.context("no name is free")??)?;
+    let (mut old, mut new) = (project::open(path)?, free.context("no name is free")??);
+    take_after(&new, &old)?;
+    std::io::copy(&mut old, &mut new)?;
     Ok(())
 }
