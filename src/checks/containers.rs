@@ -326,7 +326,12 @@ fn volume_unused(workload: &Workload<'_>, files: &[File]) -> Vec<Found> {
             let who = who.map(|user| format!(" as user {user}")).unwrap_or_default();
             let message = format!("volume {name} at `{}` stays empty: {tool} writes to {written}{who}", mount.target);
             let mut unused = at(CHECK, Severity::Warning, &mount.place, message);
-            if let ([place], Some(file)) = (places.as_slice(), file_of(files, &mount.place)) {
+            // Docker gives to root what it makes for a volume, unless the image has it.
+            let is_theirs =
+                |place: &String| workload.scope.is_root() == Some(true) || workload.preparation.contains(place);
+            if let ([place], Some(file)) = (places.as_slice(), file_of(files, &mount.place))
+                && is_theirs(place)
+            {
                 let edits = described_edits::move_target(file, workload.described, mount, place);
                 unused.edits = edits.unwrap_or_default();
             }
@@ -634,6 +639,15 @@ mod tests {
             assert_eq!(found(&[("compose.yml", &files)]), unused(line), "{service}");
             let message = findings(&[("compose.yml", &files)])[0].message.clone();
             assert!(message.contains(says), "{message}");
+        }
+        for service in [
+            "image: node:22\nuser: node\nvolumes:\n  - npm:/root/.npm",
+            "image: node:22\nuser: $U\nvolumes:\n  - npm:/root/.npm",
+        ] {
+            assert!(
+                findings(&[("compose.yml", &compose(service))]).iter().all(|found| found.fix.is_none()),
+                "{service}"
+            );
         }
         let moved = findings(&[("compose.yml", &compose("image: python:3\nvolumes:\n  - pip:/cache/pip"))]);
         let Some(Fix::Diff { diff, .. }) = &moved[0].fix else { panic!("{moved:?}") };
