@@ -198,8 +198,8 @@ impl Project {
 
     fn take(&mut self, path: &Path, kind: Kind, root: &Path) {
         // Nothing that is printed could name it.
-        let is_named = || path.to_str().map(drop).ok_or("its path is not UTF-8, and it was not read".to_owned());
-        match is_named().and_then(|()| text(path)) {
+        let named = path.to_str().ok_or_else(|| "its path is not UTF-8, and it was not read".to_owned());
+        match named.and_then(|_| text(path)) {
             Ok(text) => {
                 let around = if kind == Kind::Dockerfile { around(path, root) } else { Around::default() };
                 self.files.push(File { path: shown(path), kind, text, around });

@@ -75,6 +75,29 @@ fn a_pipe_in_the_place_of_a_file_is_not_waited_for() {
 }
 
 #[test]
+fn a_diff_is_taken_wherever_the_file_lies() {
+    let world = World::new(&[("a b/Dockerfile", BAD), ("n/Dockerfile", BAD), ("a/x", "")]);
+    let patched_in = |directory: &str, diff: &[u8]| {
+        fs::write(world.at("fix.diff"), diff).unwrap();
+        let mut patch = Command::new("patch");
+        let patched =
+            patch.args(["-p1", "-i"]).arg(world.at("fix.diff")).current_dir(world.at(directory)).output().unwrap();
+        assert!(patched.status.success(), "{}\n{}", text(diff), text(&patched.stdout));
+    };
+    patched_in("", &world.doctor("--check missing-cache-mount .").stdout);
+    let [blank, n] = ["a b/Dockerfile", "n/Dockerfile"].map(|path| world.read(path));
+    assert!(blank != BAD && n == blank);
+    for path in [world.at("n").display().to_string(), "a/../n".into()] {
+        fs::write(world.at("n/Dockerfile"), BAD).unwrap();
+        let diff = world.doctor(&format!("--fix --dry-run --check missing-cache-mount {path}")).stdout;
+        let directory =
+            text(&diff).lines().next().and_then(|line| line.strip_prefix("patch -p1 -d ")).unwrap().to_owned();
+        patched_in(&directory, &diff);
+        assert!(world.read("n/Dockerfile").contains("--mount=type=cache"));
+    }
+}
+
+#[test]
 fn diffs_of_steps_in_a_row_are_patched_in_one_after_the_other() {
     let file = "FROM node:20-bookworm\nCOPY package.json .\nRUN npm ci && npm cache clean --force\n\
                 RUN apt-get update && apt-get install -y git && rm -rf /var/lib/apt/lists/*\nCMD [\"node\"]\n";

@@ -16,6 +16,7 @@ use super::{Check, Facts, Finding, Fix, NotRun, Severity, caches, containers, ed
 use crate::dockerfile::Dockerfile;
 use crate::project::container::{self, Containers, Place};
 use crate::project::{self, Kind};
+use crate::report::quote;
 
 /// A project's files, and what is found in them.
 #[derive(Debug, Default)]
@@ -113,7 +114,8 @@ pub(super) fn with_diff(file: Option<&project::File>, found: Found) -> Finding {
     finding
 }
 
-/// Returns a unified diff as `patch` and `git apply` take it.
+/// Returns a unified diff as `patch -p1` and `git apply` take it in the working directory. What lies elsewhere is named in
+/// its own directory, and the line before says that; both programs skip it.
 pub fn diff(path: &str, before: &str, after: &str) -> String {
     diff_beside(path, before, after, &[])
 }
@@ -121,9 +123,17 @@ pub fn diff(path: &str, before: &str, after: &str) -> String {
 /// The same with so little context that none of it is in `others`, lines that other diffs of the file change: `patch`
 /// takes one after the other.
 fn diff_beside(path: &str, before: &str, after: &str, others: &[Range<usize>]) -> String {
-    // As git quotes names that would break the line.
+    // Neither `patch` nor git takes a name that leads out of the directory it works in.
+    let leads_out = path.starts_with('/') || path.split('/').any(|name| name == "..");
+    let directory = container::parent(path);
+    let (intro, path) = match leads_out {
+        true => (format!("patch -p1 -d {}\n", quote(directory)), path[directory.len()..].trim_start_matches('/')),
+        false => (String::new(), path),
+    };
+    // As git quotes names that would break the line; a blank would end one without the tab.
     let name = |side: &str| match path.contains(|c: char| c.is_control() || c == '"') {
         true => format!("{:?}", format!("{side}/{path}")),
+        false if path.contains(' ') => format!("{side}/{path}\t"),
         false => format!("{side}/{path}"),
     };
     let changes = similar::TextDiff::from_lines(before, after);
@@ -141,7 +151,8 @@ fn diff_beside(path: &str, before: &str, after: &str, others: &[Range<usize>]) -
         hunks.iter().flatten().all(|op| is_apart(op) && (*context > 0 || is_placed(op)))
     };
     let context = (0..=3).rev().find(fits).unwrap_or(3);
-    changes.unified_diff().context_radius(context).header(&name("a"), &name("b")).to_string()
+    let diff = changes.unified_diff().context_radius(context).header(&name("a"), &name("b")).to_string();
+    if diff.is_empty() { diff } else { intro + &diff }
 }
 
 macro_rules! checks {
