@@ -254,7 +254,7 @@ pub static ROWS: &[Row] = &[
             commands: &["uv sync", "uv pip install", "uv pip sync", "uv add", "uv tool install"],
             writes: &[&["$UV_CACHE_DIR", "$XDG_CACHE_HOME/uv", "~/.cache/uv"]],
             moved_by: &["--cache-dir"],
-            defeated_by: &["--no-cache", "UV_NO_CACHE"],
+            defeated_by: &["--no-cache", "--no-cache-dir", "-n", "UV_NO_CACHE"],
             cleaned_by: &["uv cache clean"],
             ..BUILD
         },
@@ -1743,7 +1743,8 @@ pub static ROWS: &[Row] = &[
                 "apt upgrade",
                 "apt full-upgrade",
             ],
-            writes: &[&["/var/cache/apt"], &["/var/lib/apt"]],
+            // beside the lists lies what says which packages were installed by hand, and that is the image's
+            writes: &[&["/var/cache/apt"], &["/var/lib/apt/lists"]],
             cleaned_by: &["apt-get clean", "apt clean", "apt-get autoclean", "apt autoclean", "apt-get distclean"],
             ..BUILD
         },

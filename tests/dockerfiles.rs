@@ -230,6 +230,88 @@ fn no_mount_hides_what_something_else_needs() {
 }
 
 #[test]
+fn no_mount_takes_what_a_later_step_or_the_image_needs() {
+    told_and_left(
+        "missing-cache-mount",
+        &[
+            // A number that a build argument changes.
+            "FROM node\nARG UID=1001\nRUN useradd -m -u $UID dev\nUSER dev\nRUN npm ci\n",
+            "FROM node\nARG UID=1000\nUSER $UID\nRUN npm ci\n",
+            // What BuildKit makes above a mount is root's.
+            "FROM python\nRUN useradd -m -u 1001 app\nUSER app\nRUN pip install x\n",
+            "FROM python\nRUN useradd -m -u 1001 app\nUSER app\nRUN poetry install\n",
+            "FROM node\nRUN useradd -u 1001 app\nUSER app\nRUN npm ci\n",
+            "FROM node\nUSER node\nRUN yarn install --frozen-lockfile\n",
+            // What an earlier step put there.
+            "FROM gradle\nRUN echo x=y > /home/gradle/.gradle/gradle.properties\nRUN gradle build\nCMD [\"x\"]\n",
+            "FROM golang\nRUN unzip -d /go/pkg/mod x.zip\nRUN go build\nCMD [\"x\"]\n",
+            "FROM maven AS b\nRUN tar -xf m2.tar -C /root/.m2/repository\nRUN mvn package\nFROM debian\n",
+            // What is more than downloads.
+            "FROM maven AS b\nRUN mvn install\nFROM debian\n",
+            "FROM maven AS b\nRUN mvn install:install-file -Dfile=x.jar\nRUN mvn package\nFROM debian\n",
+            "FROM maven AS b\nRUN mvn dependency:build-classpath\nFROM debian\n",
+            "FROM maven AS b\nRUN mvn package\nRUN gradle build\nFROM debian\n",
+            "FROM node\nRUN --mount=type=ssh npm ci\nRUN npm ci\n",
+            "FROM golang AS b\nRUN go mod download\nENV GOPROXY=off\nRUN go build\nFROM debian\n",
+            "FROM golang AS b\nRUN go mod download\nRUN golangci-lint run\nRUN go build\nFROM debian\n",
+            "FROM python\nENV UV_LINK_MODE=symlink\nRUN uv sync\n",
+            "# syntax=docker/dockerfile:1.1\nFROM python\nRUN pip install x\n",
+            "FROM opensuse/leap\nRUN zypper install -y x\n",
+            // What decides whether a step fails.
+            "FROM debian\nRUN <<EOF\nset -e\napt-get update && apt-get install x\n[ -f x ] && touch y\nrm -rf /var/lib/apt/lists/*\nEOF\n",
+            "FROM debian\nRUN <<EOF\napt-get update\napt-get install x\nrm -rf /var/lib/apt/lists/*\nEOF\n",
+            // Packages would stay in layers.
+            "FROM debian\nRUN apt-get update && apt-get install x\nRUN sudo apt-get install y\n",
+            "FROM debian\nRUN apt-get update && apt-get install x\nRUN ./install.sh\n",
+            "FROM python\nENV PIP_NO_CACHE_DIR=1\nONBUILD RUN pip install y\nRUN pip install x\n",
+        ],
+    );
+    for text in [
+        "FROM node\nUSER node\nRUN npm ci\n",
+        "FROM python\nRUN useradd -m -u 1001 app\nUSER app\nRUN mkdir -p ~/.cache\nRUN pip install x\n",
+        "FROM golang AS b\nRUN go mod download\nRUN git status && go build\nFROM debian\n",
+        "FROM maven AS b\nRUN mvn package\nFROM debian\n",
+        "# syntax=docker/dockerfile:1.10\nFROM python\nRUN pip install x\n",
+        "FROM opensuse/leap\nRUN zypper mr --keep-packages -a\nRUN zypper install -y x\n",
+    ] {
+        assert!(fixed(text).contains("--mount=type=cache"), "{text}");
+    }
+    let cleaned = "FROM golang AS b\nRUN --mount=type=cache,target=/go/pkg/mod go build && go clean -cache -modcache\n";
+    told_and_left("defeated-cache-mount", &[&format!("{cleaned}FROM debian\n")]);
+}
+
+#[test]
+fn a_mount_that_a_user_cannot_write_to_is_given_no_number_that_changes() {
+    let mount = "--mount=type=cache,target=/home/dev/.npm";
+    let text = format!("FROM node\nARG UID=1001\nRUN useradd -m -u $UID dev\nUSER dev\nRUN {mount} npm ci\n");
+    told_and_left("mount-owner", &[&text]);
+}
+
+#[test]
+fn a_cache_that_the_dockerfile_itself_moves_or_turns_off_is_not_looked_for_elsewhere() {
+    for text in [
+        "FROM node\nRUN npm config set cache /c\nRUN npm ci\n",
+        "FROM python\nRUN poetry config cache-dir /c && poetry install\n",
+        "FROM golang AS b\nRUN go env -w GOMODCACHE=/m\nRUN go mod download\nFROM debian\n",
+        "FROM ruby\nRUN bundle config set --local path vendor && bundle install\n",
+        "FROM python\nRUN --mount=type=cache,target=/root/.cache/pypoetry,sharing=locked . /v/bin/activate && poetry install\n",
+    ] {
+        let said: Vec<String> = found(text).into_iter().map(|found| found.finding.message).collect();
+        assert_eq!(said, [""; 0], "{text}");
+    }
+    assert!(fixed("FROM node\nRUN HOME=/x npm ci\n").contains("target=/x/.npm"));
+    for off in ["0", "off", "false"] {
+        let text = format!(
+            "FROM python\nENV PIP_NO_CACHE_DIR={off}\nRUN --mount=type=cache,target=/root/.cache/pip pip install x\n"
+        );
+        assert!(!fixed(&text).contains("ENV"), "{off}");
+    }
+    for flag in ["--no-cache-dir", "-n"] {
+        assert!(!fixed(&format!("FROM python\nRUN uv pip install {flag} x\n")).contains(flag));
+    }
+}
+
+#[test]
 fn a_variable_that_turns_a_cache_off_goes_only_if_every_step_has_the_mount() {
     let text = "FROM python\nENV PIP_NO_CACHE_DIR=1\nRUN pip install x\n";
     assert!(!fixed(text).contains("ENV"));
@@ -269,6 +351,9 @@ fn a_comment_beside_what_goes_stays_and_a_new_line_has_the_indent_of_the_others(
     let clean = "\trm -f /etc/apt/apt.conf.d/docker-clean\n";
     let script = format!("<<-EOF\n{clean}\tset -e\n\tapt-get update\n\tapt-get install x # why\n\t# lists\nEOF\n");
     assert!(after.ends_with(&script), "{after}");
+    let last = "install -y x \\\n    # clean up\n    && rm -rf /var/lib/apt/lists/* \\\n    # then\n    && echo x\n";
+    let after = fixed(&format!("FROM debian\nRUN apt-get update && apt-get {last}"));
+    assert!(after.ends_with("install -y x \\\n    # clean up\n    # then\n    && echo x\n"), "{after}");
     let pip = |variables: &str| {
         let after = fixed(&format!("FROM python\nENV {variables}\nRUN pip install x\n"));
         after.split("\nRUN").next().unwrap().replace("FROM python\nENV ", "")
@@ -319,10 +404,13 @@ fn a_comment_beside_what_goes_stays_and_a_new_line_has_the_indent_of_the_others(
 #[test]
 fn large_and_odd_files_are_read_to_their_end() {
     let line = "RUN apt-get update && apt-get install -y x && rm -rf /var/lib/apt/lists/* \\\n  && true\n";
+    let several =
+        format!("RUN apt-get update && apt-get install -y a && pip install b && npm ci && {}\n", "x".repeat(1500));
     let odd = [
         format!("FROM debian\nRUN {}\n", "a ".repeat(500_000)),
         format!("FROM debian\nRUN echo \\\n{}", "  x \\\n".repeat(100_000)),
         format!("FROM debian\n{}", line.repeat(200)),
+        format!("FROM debian\n{}", several.repeat(200)),
         "FROM debian\nRUN <<EOF\napt-get install x".into(),
         "\u{feff}\r\n\r\nFROM debian\r\nRUN pip install x \\\r\n".into(),
         "FROM".into(),

@@ -1,9 +1,11 @@
 //! What a step deletes of a directory that is, or is to be, a cache mount, and who but its tool needs what lies there. Pure.
 
+use std::borrow::Cow;
+
 use super::steps::{Facts, Mounted, Run};
 use crate::dockerfile::Instruction;
 use crate::dockerfile::shell::{Command, assignment};
-use crate::dockerfile::stage::Scope;
+use crate::dockerfile::stage::{Scope, Step};
 
 /// Programs that keep nothing in a home directory and start no package manager of a language.
 const PLAIN: &[&str] = &[
@@ -24,6 +26,8 @@ const PLAIN: &[&str] = &[
     "dnf",
     "echo",
     "export",
+    "git",
+    "grep",
     "groupadd",
     "install",
     "ln",
@@ -34,6 +38,7 @@ const PLAIN: &[&str] = &[
     "rm",
     "sed",
     "set",
+    "strip",
     "tar",
     "test",
     "touch",
@@ -87,7 +92,7 @@ pub fn reach(path: &str, directory: &str) -> Reach {
 /// `$` stays, and `None` stands for a path below a directory that cannot be known.
 pub fn path(facts: &Facts<'_>, run: &Run, word: &str) -> Option<String> {
     let scope = facts.scope(run);
-    let script = script(facts.instruction(run));
+    let script = &facts.scripts[run.instruction];
     let word = match word.strip_prefix('~') {
         Some(rest) if rest.is_empty() || rest.starts_with('/') => format!("$HOME{rest}"),
         Some(_) => return None,
@@ -149,7 +154,7 @@ pub fn may_take_away(facts: &Facts<'_>, run: &Run, command: &Command, directory:
 }
 
 /// Returns what an instruction says, here-documents included.
-fn script(instruction: &Instruction) -> String {
+pub fn script(instruction: &Instruction) -> String {
     let mut text = instruction.args.text.clone();
     for heredoc in &instruction.heredocs {
         text.push('\n');
@@ -201,38 +206,37 @@ pub fn is_named_elsewhere(facts: &Facts<'_>, run: &Run, directory: &str) -> bool
     if words.any(|word| names(word, directory, scope)) {
         return true;
     }
+    let naming = facts.naming(directory);
     let related = |stage: usize| facts.is_on(stage, run.stage) || facts.is_on(run.stage, stage);
     facts.stages.iter().enumerate().filter(|(stage, _)| related(*stage)).any(|(stage, content)| {
         content.steps.iter().enumerate().any(|(at, step)| {
-            let instruction = &facts.file.instructions[step.instruction];
             let is_later = facts.is_on(stage, run.stage) && (stage != run.stage || at > run.step);
-            match instruction.keyword.as_str() {
-                "COPY" | "ADD" => names(&instruction.args.text, directory, &step.scope),
-                "RUN" if is_later => {
-                    let other = facts.runs.iter().find(|other| other.instruction == step.instruction);
-                    let is_mounted = |mount: &Mounted| mount.meets(directory);
-                    if other.is_some_and(|other| other.mounts.iter().any(is_mounted)) {
-                        return false;
-                    }
-                    let mut text = script(instruction);
-                    for command in step.commands.iter().filter(|command| is_forced(command)) {
-                        for (_, word) in operands(command).filter(|(_, word)| names(word, directory, &step.scope)) {
-                            text = text.replace(word, " ");
-                        }
-                    }
-                    names(&text, directory, &step.scope)
-                }
-                "CMD" | "ENTRYPOINT" | "VOLUME" | "WORKDIR" if is_later => {
-                    names(&instruction.args.text, directory, &step.scope)
-                }
+            let counts = match facts.file.instructions[step.instruction].keyword.as_str() {
+                "COPY" | "ADD" => true,
+                "RUN" => step.instruction != run.instruction,
+                "CMD" | "ENTRYPOINT" | "VOLUME" | "WORKDIR" => is_later,
                 _ => false,
-            }
+            };
+            let is_mounted = |mount: &Mounted| mount.meets(directory);
+            let has_mount = |other: &Run| other.instruction == step.instruction && other.mounts.iter().any(is_mounted);
+            counts && naming[step.instruction] && !facts.runs.iter().any(has_mount)
         })
     })
 }
 
+/// Tells whether a step names a directory otherwise than to make it or to remove it.
+pub fn is_named(step: &Step, script: &str, directory: &str) -> bool {
+    let mut text = Cow::Borrowed(script);
+    for command in step.commands.iter().filter(|command| is_forced(command) || command.program() == "mkdir") {
+        for (_, word) in operands(command).filter(|(_, word)| names(word, directory, &step.scope)) {
+            text = text.replace(word, " ").into();
+        }
+    }
+    names(&text, directory, &step.scope)
+}
+
 /// Tells whether an instruction asks for work without a network, and not only prefers it.
-pub fn speaks_of_offline(instruction: &Instruction) -> bool {
-    let text = script(instruction).to_lowercase();
-    text.replace("prefer-offline", "").replace("prefer_offline", "").contains("offline")
+pub fn speaks_of_offline(script: &str) -> bool {
+    let text = script.to_lowercase();
+    text.contains("goproxy=off") || text.replace("prefer-offline", "").replace("prefer_offline", "").contains("offline")
 }

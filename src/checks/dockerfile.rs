@@ -120,10 +120,17 @@ fn missing_cache_mount(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
                 row.tool
             ),
         };
+        let place = places.into_iter().flatten().find(|place| !has_sure_parent(facts, run, place));
+        let parent = place.and_then(|place| place.rsplit_once('/')).map(|(parent, _)| parent);
+        let message = match parent {
+            Some(parent) => format!("{message}; with one, `{parent}` belongs to root unless it is made before"),
+            None => message,
+        };
         let mut missing = warning(facts, "missing-cache-mount", line_of(facts, uses[0].command), message);
         let is_left_on = |sign: &&&str| {
             let value = facts.scope(run).env.get(**sign).and_then(Option::as_deref);
-            value.is_some_and(is_on) && unset(facts, run, row, sign, &|run| gets_mount(facts, run, row)).is_none()
+            value.is_some_and(|value| is_on(sign, value))
+                && unset(facts, run, row, sign, &|run| gets_mount(facts, run, row)).is_none()
         };
         if row.build.defeated_by.iter().find(is_left_on).is_none() {
             missing.edits = mount_edits(facts, run, row, &uses).unwrap_or_default();
@@ -140,9 +147,12 @@ fn mount_edits(facts: &Facts<'_>, run: &Run, row: &'static Row, uses: &[&Use<'_>
     if uses.iter().any(|used| used.places.is_none() || used.command.sudo) {
         return None;
     }
+    if !knows_mounts(&facts.file.source) || is_special(facts, run, row) || has_secrets_alone(facts, run, row) {
+        return None;
+    }
     let places = with_lists(facts, run, row, uses.first()?.places?.to_vec());
     let mounts: Vec<&str> = places.iter().map(String::as_str).collect();
-    if mounts.iter().any(|place| is_needed(facts, run, row, place)) {
+    if mounts.iter().any(|place| !has_sure_parent(facts, run, place) || is_needed(facts, run, row, place)) {
         return None;
     }
     let mut edits = add(facts, run, row, &places)?;
@@ -170,6 +180,93 @@ fn mount_edits(facts: &Facts<'_>, run: &Run, row: &'static Row, uses: &[&Use<'_>
     Some(edits)
 }
 
+/// Tells whether the Dockerfile's own syntax may have mounts: that of docker/dockerfile 1.0 and 1.1 has none.
+fn knows_mounts(source: &str) -> bool {
+    let comments = source.lines().map_while(|line| line.trim_start_matches('\u{feff}').trim().strip_prefix('#'));
+    let mut directives = comments.filter_map(|comment| comment.split_once('='));
+    let syntax = directives.find(|(name, _)| name.trim().eq_ignore_ascii_case("syntax"));
+    let version = syntax.and_then(|(_, image)| image.trim().rsplit_once("docker/dockerfile:")).map(|(_, tag)| tag);
+    let old = version.and_then(|tag| tag.split(['.', '-', '@']).nth(1).filter(|_| tag.starts_with("1.")));
+    !matches!(old, Some("0" | "1"))
+}
+
+/// Tells whether what a tool keeps is more than downloads, for other tools or for the image, or a mount on it has no effect.
+fn is_special(facts: &Facts<'_>, run: &Run, row: &Row) -> bool {
+    let mut commands = facts.runs.iter().flat_map(|run| facts.commands(run));
+    let java = ["mvn", "mvnw", "gradle", "gradlew", "sbt", "lein", "clj", "clojure", "jbang"];
+    let puts = ["install:", ":install", "build-classpath", "publishToMavenLocal"];
+    match row.tool {
+        // `mavenLocal()`
+        _ if row.language == "java" => commands.any(|command| {
+            let is_kept = |arg: &str| arg == "install" || puts.iter().any(|goal| arg.contains(goal));
+            if runs_tool(command, row) { command.args().any(is_kept) } else { java.contains(&command.program()) }
+        }),
+        "uv" => facts.file.source.contains("symlink"),
+        "zypper" => !["keeppackages", "keep-packages"].iter().any(|word| facts.mentioned(run, word)),
+        _ => false,
+    }
+}
+
+/// Tells whether of a step and the others of its tool, the earlier has credentials for its downloads and the later has not.
+fn has_secrets_alone(facts: &Facts<'_>, run: &Run, row: &Row) -> bool {
+    let has = |run: &Run| run.mounts.iter().any(|mount| matches!(mount.kind.as_str(), "ssh" | "secret"));
+    let of_tool = |other: &Run| facts.commands(other).iter().any(|command| runs_tool(command, row));
+    if has(run) {
+        later(facts, run).any(|other| !has(other) && of_tool(other))
+    } else {
+        facts.before(run).any(|other| has(other) && of_tool(other))
+    }
+}
+
+/// Returns the runs of the stages built on this one's, and of its own, that come after it.
+fn later<'a>(facts: &'a Facts<'_>, run: &Run) -> impl Iterator<Item = &'a Run> {
+    let (stage, step) = (run.stage, run.step);
+    let is_later = move |other: &&Run| facts.is_on(other.stage, stage) && (other.stage != stage || other.step > step);
+    facts.runs.iter().filter(is_later)
+}
+
+/// Returns the number of a step's user, if no build argument can change it.
+fn fixed_uid(facts: &Facts<'_>, run: &Run) -> Option<u32> {
+    let varies = |instruction: &Instruction| instruction.args.text.contains('$');
+    let user = facts.history(run).filter(|instruction| instruction.keyword == "USER").last();
+    let uid = facts.scope(run).uid().filter(|_| !user.is_some_and(varies))?;
+    let made = |other: &Run| made_with(facts, other, &|arg| arg.contains('$'));
+    (uid == 0 || !facts.before(run).any(made)).then_some(uid)
+}
+
+/// Tells whether a step makes a user with an argument.
+fn made_with(facts: &Facts<'_>, run: &Run, is_wanted: &dyn Fn(&str) -> bool) -> bool {
+    let mut makers = facts.commands(run).iter().filter(|command| matches!(command.program(), "useradd" | "adduser"));
+    makers.any(|command| command.args().any(is_wanted))
+}
+
+/// Tells whether the directory above a place is surely there and the user's: BuildKit makes what is missing above a mount as
+/// root, and what else the user's programs put there would fail.
+fn has_sure_parent(facts: &Facts<'_>, run: &Run, place: &str) -> bool {
+    let scope = facts.scope(run);
+    if scope.is_root() != Some(false) {
+        return true;
+    }
+    let Some((parent, _)) = place.rsplit_once('/') else { return false };
+    let makes_it = |other: &&Run| {
+        let words = facts.commands(other).iter().filter(|command| command.program() == "mkdir").flat_map(Command::args);
+        let mut paths = words.filter_map(|word| deletions::path(facts, other, word));
+        facts.scope(other).user == scope.user && paths.any(|path| clean(&path) == parent)
+    };
+    let by_useradd = |other: &Run| {
+        facts.commands(other).iter().any(|command| {
+            let makes_home = |arg: &str| {
+                arg == "--create-home" || arg.starts_with('-') && !arg.starts_with("--") && arg.contains('m')
+            };
+            command.program() == "useradd" && !command.args().any(makes_home)
+        })
+    };
+    let no_home = |arg: &str| matches!(arg, "-H" | "--no-create-home" | "-M");
+    let has_home = || !facts.before(run).any(|other| by_useradd(other) || made_with(facts, other, &no_home));
+    let is_home = || !scope.env.contains_key("HOME") && scope.home().as_deref() == Some(parent);
+    is_home() && has_home() || facts.before(run).any(|other| makes_it(&other))
+}
+
 /// Tells whether a step has a mount for all that a tool does in it, or gets one from a fix.
 fn gets_mount(facts: &Facts<'_>, run: &Run, row: &'static Row) -> bool {
     let uses = facts.uses(run);
@@ -190,20 +287,21 @@ fn is_needed(facts: &Facts<'_>, run: &Run, row: &Row, place: &str) -> bool {
     let words = if matches!(row.tool, "nuget" | "pip") { &[] } else { row.build.offline };
     let works_offline = |other: &Run| {
         let offline = |command: &Command| {
-            runs_tool(command, row)
-                && (command.args().any(|arg| words.contains(&arg))
-                    || facts.instruction(other).flag("network") == Some("none"))
+            (command.args().any(|arg| words.contains(&arg)) || facts.instruction(other).flag("network") == Some("none"))
+                && runs_tool(command, row)
         };
         is_later(other.stage, other.step)
             && !other.mounts.iter().any(|mount| mount.meets(place))
             && facts.commands(other).iter().any(offline)
     };
+    // The steps themselves are looked at where mounts are added for all of them.
+    let counts = |at: usize| !row.build.read_later || facts.file.instructions[at].keyword == "ENV" || row.tool == "go";
     let speaks_of_offline = |stage: usize| {
-        let steps = facts.stages[stage].steps.iter().enumerate().filter(|(step, _)| is_later(stage, *step));
-        steps.map(|(_, step)| step).any(|step| deletions::speaks_of_offline(&facts.file.instructions[step.instruction]))
+        let mut steps = facts.stages[stage].steps.iter().enumerate();
+        steps.any(|(at, step)| facts.offline[step.instruction] && counts(step.instruction) && is_later(stage, at))
     };
     copies(facts).any(|copied| is_taken(copied.from, &copied.path))
-        || !row.build.read_later && (0..facts.stages.len()).any(speaks_of_offline)
+        || (0..facts.stages.len()).any(speaks_of_offline)
         || facts.runs.iter().flat_map(|run| &run.mounts).any(is_bound)
         || facts.runs.iter().any(works_offline)
         || deletions::is_named_elsewhere(facts, run, place)
@@ -291,15 +389,11 @@ fn is_opaque(command: &Command) -> bool {
 fn add(facts: &Facts<'_>, run: &Run, row: &'static Row, places: &[String]) -> Option<Vec<Edit>> {
     let mut runs = vec![run];
     if row.build.read_later {
-        for later in &facts.runs {
-            let above = facts.is_on(later.stage, run.stage) && (later.stage != run.stage || later.step > run.step);
+        for later in later(facts, run) {
             let commands = facts.commands(later);
             let reads = commands.iter().any(|command| runs_tool(command, row));
             let offline = |command: &Command| command.args().any(|arg| row.build.offline.contains(&arg));
-            if !above {
-                continue;
-            }
-            if commands.iter().any(|command| is_opaque(command) || (reads && offline(command)))
+            if commands.iter().any(|command| may_read(command, row) || (reads && offline(command)))
                 || (commands.is_empty() && facts.instruction(later).json().is_none())
             {
                 return None;
@@ -314,7 +408,7 @@ fn add(facts: &Facts<'_>, run: &Run, row: &'static Row, places: &[String]) -> Op
             }
         }
     }
-    let owner = match facts.scope(run).uid()? {
+    let owner = match fixed_uid(facts, run)? {
         0 => String::new(),
         uid => format!(",uid={uid}"),
     };
@@ -339,6 +433,19 @@ fn add(facts: &Facts<'_>, run: &Run, row: &'static Row, places: &[String]) -> Op
         .collect()
 }
 
+/// Tells whether a command may be a program of a tool's language, which then reads what the tool downloaded.
+fn may_read(command: &Command, row: &Row) -> bool {
+    let is_other = |other: &Row| other.language != row.language && runs_tool(command, other);
+    is_opaque(command)
+        || !(deletions::is_plain(command) || runs_tool(command, row) || catalogue::ROWS.iter().any(is_other))
+}
+
+/// Tells whether a command may install packages of the system without its being seen.
+fn may_install(command: &Command) -> bool {
+    let program = command.program();
+    program == "gdebi" || is_opaque(command) && !matches!(program, "npm" | "yarn" | "pnpm" | "cmake" | "ninja")
+}
+
 /// Returns the places that may be mounted. A mount on apt's lists would hide those of an earlier step, and one on apk's
 /// index likewise: such places are left out, and nothing is left of apk.
 fn with_lists(facts: &Facts<'_>, run: &Run, row: &Row, places: Vec<String>) -> Vec<String> {
@@ -353,11 +460,14 @@ fn with_lists(facts: &Facts<'_>, run: &Run, row: &Row, places: Vec<String>) -> V
         install.is_none_or(|install| first.is_some_and(|first| first <= install))
     };
     let related = |other: &&Run| facts.is_on(other.stage, run.stage) || facts.is_on(run.stage, other.stage);
-    if facts.runs.iter().filter(related).all(updates) {
+    let removes = |command: &Command| command.program() == "rm" && command.args().any(|arg| arg.contains("apt/lists"));
+    let leaves_lists = row.tool == "apt" && !facts.commands(run).iter().any(removes);
+    let is_read = || later(facts, run).any(|other| facts.commands(other).iter().any(may_install));
+    if facts.runs.iter().filter(related).all(updates) && !(leaves_lists && is_read()) {
         return places;
     }
     match row.tool {
-        "apt" => places.into_iter().filter(|place| place != "/var/lib/apt").collect(),
+        "apt" => places.into_iter().filter(|place| place != "/var/lib/apt/lists").collect(),
         "apk" => Vec::new(),
         _ => places,
     }
@@ -416,7 +526,8 @@ fn dead_cache_mount(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
         let mut dead = warning(facts, "dead-cache-mount", mount.line, message);
         dead.finding.subject = Some(target.to_owned());
         let fits = || {
-            emptying(facts, run, mine[0].row, &[place.as_str()]).iter().all(|emptying| emptying.edits.is_some())
+            has_sure_parent(facts, run, place)
+                && emptying(facts, run, mine[0].row, &[place.as_str()]).iter().all(|emptying| emptying.edits.is_some())
                 && !is_needed(facts, run, mine[0].row, place)
         };
         if (alike.is_some() || unmet.len() == 1) && !place.contains([',', ' ', '"', '\'', '$']) && fits() {
@@ -468,8 +579,8 @@ fn defeated_cache_mount(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
                 let message = format!("`{sign}` keeps {} from using the cache mount of this step", row.tool);
                 say(command, message, edit.map(|edit| vec![edit]));
             } else {
-                let own = used.command.env.iter().any(|(name, value)| name == sign && is_on(value));
-                let of_stage = scope.env.get(*sign).and_then(Option::as_deref).is_some_and(is_on);
+                let own = used.command.env.iter().any(|(name, value)| name == sign && is_on(sign, value));
+                let of_stage = scope.env.get(*sign).and_then(Option::as_deref).is_some_and(|value| is_on(sign, value));
                 if own || of_stage {
                     let message = format!("`{sign}` keeps {} from using the cache mount of this step", row.tool);
                     let is_mounted = |other: &Run| {
@@ -518,6 +629,12 @@ fn emptying<'a>(facts: &'a Facts<'_>, run: &Run, row: &Row, mounts: &[&str]) -> 
             // These empty another directory too.
             let more = match *pattern {
                 "apt-get distclean" => !mounts.iter().any(|mount| within("/var/lib/apt/lists", mount)),
+                "go clean -modcache" | "go clean -cache" => {
+                    let places = |used: Use<'_>| used.places.map(<[String]>::to_vec);
+                    let places: Vec<String> = facts.uses(run).into_iter().filter_map(places).flatten().collect();
+                    let both = ["-modcache", "-cache"].iter().all(|flag| command.args().any(|arg| arg == *flag));
+                    both && !places.iter().all(|place| mounts.iter().any(|mount| within(place, mount)))
+                }
                 "dotnet nuget locals" => !command.args().any(|arg| arg == "http-cache"),
                 _ => false,
             };
@@ -610,9 +727,10 @@ fn without_flag<'a>(facts: &Facts<'_>, used: &Use<'a>, flag: &str) -> Option<(&'
     Some((command, edit))
 }
 
-/// pip and uv take these for no.
-fn is_on(value: &str) -> bool {
-    !matches!(value.to_ascii_lowercase().as_str(), "" | "0" | "false" | "off" | "no" | "n" | "f")
+/// uv takes these for no; to pip (23.2.1), anything but nothing is yes.
+fn is_on(name: &str, value: &str) -> bool {
+    name.starts_with("PIP_") && !value.is_empty()
+        || !matches!(value.to_ascii_lowercase().as_str(), "" | "0" | "false" | "off" | "no" | "n" | "f")
 }
 
 /// Returns the edit that takes a variable out of the last `ENV` that set it, if it then changes only steps that have mounts
@@ -648,7 +766,9 @@ fn unset(
         !commands.is_empty() && others && (!runs_it || is_mounted(other))
     };
     let is_read = facts.file.source.contains(&format!("${name}")) || facts.file.source.contains(&format!("${{{name}"));
-    if is_read || !facts.runs.iter().filter(sees_it).all(is_harmless) {
+    let is_onbuild = |instruction: &Instruction| instruction.keyword == "ONBUILD";
+    if is_read || facts.file.instructions.iter().any(is_onbuild) || !facts.runs.iter().filter(sees_it).all(is_harmless)
+    {
         return None;
     }
     edits::remove_variable(facts.file, instruction, name)
@@ -680,7 +800,15 @@ fn emptied_by_the_image(facts: &Facts<'_>, run: &Run, uses: &[Use<'_>], added: &
         let command = if with_apt { format!("{clean} && {keep}") } else { clean.to_owned() };
         let message =
             "the image's `/etc/apt/apt.conf.d/docker-clean` empties the cache mount after each install".to_owned();
-        (used, message, edits::put_first(facts.file, instruction, &command))
+        // What a later step installs without a mount would stay in its layer.
+        let keeps = |other: &Run| {
+            let gets_none = |used: &Use<'_>| used.command.sudo || facts.instruction(other).json().is_some();
+            let is_mounted = other.mounts.iter().any(|mount| mount.meets("/var/cache/apt"));
+            let mut uses = facts.uses(other).into_iter().filter(|used| used.row.tool == "apt");
+            facts.commands(other).iter().any(may_install) || !is_mounted && uses.any(|used| gets_none(&used))
+        };
+        let edit = edits::put_first(facts.file, instruction, &command);
+        (used, message, edit.filter(|_| !later(facts, run).any(keeps)))
     } else if let Some(used) = of("pacman", "/var/cache/pacman/pkg") {
         if family != "arch" || facts.mentioned(run, "libalpm/hooks") || facts.mentioned(run, "NoExtract") {
             return None;
@@ -758,7 +886,7 @@ fn mount_over_install(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
         |patterns: &[&str]| commands.iter().any(|command| patterns.iter().any(|pattern| calls(command, pattern)));
     let set = |name: &str| scope.value(name).filter(|value| value.starts_with('/')).map(|value| clean(&value));
     let home = |below: &str| scope.home().map(|home| format!("{home}{below}"));
-    let no_venv = ["virtualenvs", "POETRY_VIRTUALENVS", "VIRTUAL_ENV", "poetry export"];
+    let no_venv = ["virtualenvs", "POETRY_VIRTUALENVS", "VIRTUAL_ENV", "poetry export", "activate"];
     let mut rules: Vec<(bool, Option<String>, &str)> = vec![
         (called(&["bundle install", "gem install"]), set("GEM_HOME"), "the gems that this step installs"),
         (called(&["bundle install"]), set("BUNDLE_PATH"), "the gems that this step installs"),
@@ -819,9 +947,8 @@ fn copies<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = Copied> + use<'a> {
             let instruction = &facts.file.instructions[step.instruction];
             let from = instruction.flag("from").filter(|_| instruction.keyword == "COPY");
             let from = from.and_then(|from| stage_of(facts, index, &step.scope.expand(from)?));
-            let words = instruction
-                .json()
-                .unwrap_or_else(|| instruction.args.text.split_whitespace().map(str::to_owned).collect());
+            let split = || instruction.args.text.split_whitespace().map(str::to_owned).collect();
+            let words = if from.is_some() { instruction.json().unwrap_or_else(split) } else { Vec::new() };
             let sources = words.len().saturating_sub(1);
             let paths: Vec<String> = words.into_iter().take(sources).collect();
             paths.into_iter().filter_map(move |path| {
@@ -889,7 +1016,7 @@ fn mount_owner(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
         let message =
             format!("user `{user}` cannot write to the cache mount on `{target}`: without `uid` it belongs to root");
         let mut owner = warning(facts, "mount-owner", mount.line, message);
-        if let Some(uid) = scope.uid() {
+        if let Some(uid) = fixed_uid(facts, run) {
             owner.edits = append(facts, mount, &format!(",uid={uid}")).into_iter().collect();
         }
         found.push(owner);

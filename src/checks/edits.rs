@@ -89,12 +89,15 @@ pub fn remove_command(file: &Dockerfile, commands: &[Command], index: usize) -> 
     let command = &commands[index];
     let joins = |link: Link| matches!(link, Link::And | Link::Semicolon | Link::Newline);
     let stops = |command: &Command| command.program() == "set" && command.args().any(is_errexit);
-    let decides = command.after == Link::Edge && !commands.iter().any(stops);
+    let previous = index.checked_sub(1).map(|at| &commands[at]);
+    // One that fails in a list, `a && b`, ends no script.
+    let is_in_list = |command: &Command| matches!(command.before, Link::And | Link::Or | Link::Other);
+    let is_stopped = commands.iter().any(stops) && !previous.is_some_and(is_in_list);
+    let decides = index + 1 == commands.len() && !is_stopped;
     // The last command of a script decides whether the step fails.
     if command.nested || decides && matches!(command.before, Link::Semicolon | Link::Newline) {
         return None;
     }
-    let previous = index.checked_sub(1).map(|at| &commands[at]);
     match (previous, commands.get(index + 1)) {
         (Some(previous), next) if joins(command.before) && (joins(command.after) || command.after == Link::Edge) => {
             let between = joint(file, previous, command)?;

@@ -1,8 +1,12 @@
 //! What the `RUN` steps of a Dockerfile do with the tools of the catalogue: which they call, where those write, and
 //! which mounts are there. Facts for the rules; judges nothing.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ops::Deref;
+use std::rc::Rc;
 
+use super::deletions;
 use crate::catalogue::{self, Class, ROWS, Row};
 use crate::dockerfile::mount::{Mount, clean, within};
 use crate::dockerfile::shell::Command;
@@ -35,6 +39,14 @@ pub struct Facts<'a> {
     pub around: &'a Around,
     pub stages: Vec<Stage>,
     pub runs: Vec<Run>,
+    /// What each instruction says, here-documents included.
+    pub scripts: Vec<String>,
+    /// Of each instruction, that it asks for work without a network.
+    pub offline: Vec<bool>,
+    /// Of directories that were asked for, which instructions name them.
+    named: RefCell<HashMap<String, Rc<[bool]>>>,
+    /// The runs that may set where a tool keeps its cache.
+    settings: Vec<usize>,
     /// Of each run; rules ask for them again and again.
     filled: Vec<Vec<Filled>>,
 }
@@ -117,7 +129,15 @@ impl<'a> Facts<'a> {
                 }
             }
         }
-        let mut facts = Facts { path, file, around, stages, runs, filled: Vec::new() };
+        let scripts: Vec<String> = file.instructions.iter().map(deletions::script).collect();
+        let offline = scripts.iter().map(|script| deletions::speaks_of_offline(script)).collect();
+        let sets = |run: &&Run| {
+            let commands = &stages[run.stage].steps[run.step].commands;
+            commands.iter().any(|command| command.args().any(|arg| matches!(arg, "config" | "-w")))
+        };
+        let settings = runs.iter().filter(sets).map(|run| run.index).collect();
+        let (named, filled) = Default::default();
+        let mut facts = Facts { path, file, around, stages, runs, scripts, offline, named, settings, filled };
         facts.filled = facts.runs.iter().map(|run| facts.filled_by(run)).collect();
         facts
     }
@@ -150,7 +170,14 @@ impl<'a> Facts<'a> {
 
     /// Tells whether `stage` is built on `below`, or is it.
     pub fn is_on(&self, stage: usize, below: usize) -> bool {
-        self.lineage(stage).contains(&below)
+        let mut at = Some(stage);
+        while let Some(stage) = at.filter(|stage| *stage != below) {
+            at = match self.stages[stage].base {
+                Base::Stage(base) => Some(base),
+                Base::Image(_) => None,
+            };
+        }
+        at.is_some()
     }
 
     /// Returns the runs whose layers are there when this one begins.
@@ -178,6 +205,34 @@ impl<'a> Facts<'a> {
             instruction.args.text.contains(word)
                 || instruction.heredocs.iter().any(|heredoc| heredoc.body.text.contains(word))
         })
+    }
+
+    /// Tells of each instruction whether it names a directory otherwise than to make it or to remove it.
+    pub fn naming(&self, directory: &str) -> Rc<[bool]> {
+        let mut named = self.named.borrow_mut();
+        if !named.contains_key(directory) {
+            let mut of_each = vec![false; self.scripts.len()];
+            for step in self.stages.iter().flat_map(|stage| &stage.steps) {
+                of_each[step.instruction] = deletions::is_named(step, &self.scripts[step.instruction], directory);
+            }
+            named.insert(directory.to_owned(), of_each.into());
+        }
+        named[directory].clone()
+    }
+
+    /// Tells whether this step or one before it sets where a tool keeps its cache: `npm config set cache`, `go env -w`.
+    fn is_configured(&self, run: &Run, row: &Row) -> bool {
+        let places = ["cache", "path", "store"];
+        let sets = |command: &Command| {
+            let mut words = command.args().map(str::to_lowercase);
+            command.args().any(|arg| matches!(arg, "config" | "-w"))
+                && runs_tool(command, row)
+                && words.any(|word| places.iter().any(|place| word.contains(place)))
+        };
+        let settings = self.settings.iter().map(|index| &self.runs[*index]);
+        let before = settings
+            .filter(|other| self.is_on(run.stage, other.stage) && (other.stage != run.stage || other.step <= run.step));
+        before.flat_map(|other| self.commands(other)).any(sets)
     }
 
     /// Returns what in a run fills a cache.
@@ -215,7 +270,7 @@ impl<'a> Facts<'a> {
             let Some((row, call)) = ROWS.iter().find_map(|row| Some((row, self.fills(run, row, command)?))) else {
                 continue;
             };
-            if moved(row, command, scope) {
+            if moved(row, command, scope) || self.is_configured(run, row) {
                 continue;
             }
             let home_is_sure = !command.sudo || row.language == "system";
@@ -381,6 +436,11 @@ fn places(row: &Row, command: &Command, commands: &[Command], scope: &Scope) -> 
     if row.build.writes.is_empty() {
         return None;
     }
+    // What lies below /usr/local/share is root's.
+    if row.tool == "yarn" && scope.is_root() != Some(true) {
+        let paths = ["$YARN_CACHE_FOLDER", "$XDG_CACHE_HOME/yarn", "~/.cache/yarn"];
+        return place(&paths, command, commands, scope).flatten().map(|place| vec![place]);
+    }
     row.build.writes.iter().map(|paths| place(paths, command, commands, scope).flatten()).collect()
 }
 
@@ -413,7 +473,9 @@ fn place(paths: &[&str], command: &Command, commands: &[Command], scope: &Scope)
                 format!("{value}{below}")
             }
             None => match path.strip_prefix('~') {
-                Some(below) => format!("{}{below}", scope.home()?.trim_end_matches('/')),
+                Some(below) => {
+                    format!("{}{below}", variable("HOME", command, commands, scope)?.trim_end_matches('/'))
+                }
                 None => (*path).to_owned(),
             },
         };
