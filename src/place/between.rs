@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io::{self, BufReader, BufWriter, PipeReader, PipeWriter};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::slice;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
@@ -60,7 +60,7 @@ pub fn carry(
         add_helper(
             &mut context,
             &binaries.0,
-            &dockerfile(slice::from_ref(&source), Sharing::Locked, &packer, &[], false),
+            &dockerfile(slice::from_ref(&source), Sharing::Locked, &packer, false),
             &packer,
             &job,
         )?;
@@ -118,7 +118,7 @@ impl Unpacking<'_> {
     fn forward_all(&self, stream: PipeReader, pipe: PipeWriter) -> Result<Packed> {
         let mut context = tar::Builder::new(BufWriter::with_capacity(1 << 17, pipe));
         let mut archive = tar::Archive::new(BufReader::with_capacity(1 << 17, stream));
-        let (mut names, mut packed, so_far) = (Vec::new(), None, AtomicU64::new(0));
+        let (mut packed, so_far) = (None, AtomicU64::new(0));
         let tell = |bytes| self.telling.tell(Told::Travelled { bytes, of: self.made.load(Relaxed) });
         for entry in archive.entries()? {
             let entry = entry?;
@@ -134,7 +134,6 @@ impl Unpacking<'_> {
                 Some(blob) => {
                     let mut data = Counted { inner: entry, so_far: &so_far, tell: &tell };
                     add(&mut context, blob.file(), 0o644, blob.size, &mut data)?;
-                    names.push((blob.file().to_string(), PathBuf::new()));
                 }
             }
         }
@@ -144,8 +143,8 @@ impl Unpacking<'_> {
         match (self.target)(&packed) {
             Some(target) => {
                 let target = Target { root: self.mount.root(0), ..target };
-                let job = Job::Unpack(Unpack { blobs: format!("/{}", self.name).into(), trees: vec![target] });
-                let dockerfile = dockerfile(slice::from_ref(self.mount), Sharing::Locked, self.name, &names, true);
+                let job = Job::Unpack(Unpack { blobs: format!("/{}/in", self.name).into(), trees: vec![target] });
+                let dockerfile = dockerfile(slice::from_ref(self.mount), Sharing::Locked, self.name, true);
                 add_helper(&mut context, self.binary, &dockerfile, self.name, &job)?;
             }
             None => {

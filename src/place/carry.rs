@@ -167,7 +167,7 @@ fn pack_mounts(
         for (at, (mount, tree)) in mounts.iter().zip(&mut trees).enumerate() {
             tree.root = mount.root(at);
         }
-        let job = |dir: &Path| packing(&trees, dir.join("out"), dir);
+        let job = |dir: &Path| packing(&trees, dir.join("out"), &dir.join("in"));
         let place = MountPlace { builder: builder.clone(), mounts };
         let answer = build(&place, sharing, &formers(&trees), job, false, Some(out), telling)?;
         let mut packed = None;
@@ -240,7 +240,7 @@ pub fn unpack(
     let needed = || names.iter().map(|blob| (blob.file().to_string(), blobs.join(blob.file()))).collect::<Vec<_>>();
     match place {
         Place::Build(place) => {
-            let job = |dir: &Path| Job::Unpack(Unpack { blobs: dir.into(), trees: trees.clone() });
+            let job = |dir: &Path| Job::Unpack(Unpack { blobs: dir.join("in"), trees: trees.clone() });
             let answer = build(place, |_| Sharing::Locked, &needed(), job, true, None, &telling)?;
             lines(&answer[..], &mut each)?;
         }
@@ -359,7 +359,7 @@ pub(super) fn build(
         }
         let mut context = tar::Builder::new(io::BufWriter::with_capacity(1 << 17, pipe));
         add_files(&mut context, files, &sent)?;
-        add_helper(&mut context, &binary, &dockerfile(mounts, sharing, &name, files, imports), &name, &job)?;
+        add_helper(&mut context, &binary, &dockerfile(mounts, sharing, &name, imports), &name, &job)?;
         context.finish()
     };
     let made = AtomicU64::new(0);
@@ -479,41 +479,31 @@ pub(super) fn add_helper(
     add(context, name, 0o755, file.metadata()?.len(), &mut file)
 }
 
-/// Every word of this Dockerfile is ours but ids, targets and options, and those are known to be plain. `out/answer` is
-/// made by the build, so that a build that did nothing has none.
+/// Every word of this Dockerfile is ours but ids, targets and options, and those are known to be plain. The context is
+/// mounted and not copied: its blobs would be written once more, and each step costs the builder time. `out/answer` is made
+/// by the build, so that a build that did nothing has none.
 ///
 /// A mount with options lies on a directory that BuildKit makes for them, and is found only as long as that is. BuildKit
 /// 0.13 (Engine 26.1) forgets the directory together with the last step that used it (`Exists` of its bboltcachestorage
 /// looks for steps, not for results), so an import ends with a step, of 4 kB, that is not pruned.
-pub(super) fn dockerfile(
-    mounts: &[Mount],
-    sharing: Sharing,
-    name: &str,
-    files: &[(String, PathBuf)],
-    imports: bool,
-) -> String {
+pub(super) fn dockerfile(mounts: &[Mount], sharing: Sharing, name: &str, imports: bool) -> String {
     let flags = flags(mounts, sharing);
     let has_options = mounts.iter().any(|mount| !mount.options.is_empty());
     let last = match imports && has_options {
-        true => format!(
-            "RUN {flags}--mount=type=bind,from={name},source=/{name}/{name},target={LAST_STEP} [\"{LAST_STEP}\", \
-             \"--version\"]\n"
-        ),
+        true => {
+            format!("RUN {flags}--mount=type=bind,source={name},target={LAST_STEP} [\"{LAST_STEP}\", \"--version\"]\n")
+        }
         false => String::new(),
     };
-    let mut copies = format!("COPY {name} job /{name}/\n");
-    for files in files.chunks(100) {
-        let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
-        copies.push_str(&format!("COPY {} /{name}/\n", names.join(" ")));
-    }
-    stages(name, &copies, &flags, &last)
+    stages(name, "", &format!("{flags}--mount=type=bind,target=/{name}/in "), &last)
 }
 
-/// Returns the Dockerfile of a helper build: what puts its files in place, the flags of its step, and what comes last.
+/// Returns the Dockerfile of a helper build: what of its files is copied, the flags of its step, which mount the others, and
+/// what comes last.
 fn stages(name: &str, copies: &str, flags: &str, last: &str) -> String {
     format!(
         "FROM scratch AS {name}\n{copies}WORKDIR /{name}/out\n\
-         RUN {flags}[\"/{name}/{name}\", \"{command}\", \"/{name}/job\", \"/{name}/out/answer\"]\n\
+         RUN {flags}[\"/{name}/in/{name}\", \"{command}\", \"/{name}/in/job\", \"/{name}/out/answer\"]\n\
          FROM scratch\n{last}COPY --from={name} /{name}/out/ /\n",
         command = inside::COMMAND
     )
@@ -581,12 +571,12 @@ impl Beside {
         let job = serde_json::to_string_pretty(job)?;
         let bind = |(as_file, path): &(String, PathBuf)| {
             let source = path.file_name().unwrap_or_default().display();
-            format!("--mount=type=bind,from=files,source={source},target=/{name}/{as_file} ")
+            format!("--mount=type=bind,from=files,source={source},target=/{name}/in/{as_file} ")
         };
-        let copies = format!("COPY <<'JOB' /{name}/job\n{job}\nJOB\n");
+        let copies = format!("COPY <<'JOB' /{name}/in/job\n{job}\nJOB\n");
         let mut flags = flags(mounts, sharing);
         flags.extend(files.iter().map(bind));
-        flags.push_str(&format!("--mount=type=bind,source={},target=/{name}/{name} ", self.program.1));
+        flags.push_str(&format!("--mount=type=bind,source={},target=/{name}/in/{name} ", self.program.1));
         Ok(stages(name, &copies, &flags, ""))
     }
 }
