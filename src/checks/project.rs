@@ -46,7 +46,8 @@ impl Project {
             let described = containers::check(files, &self.containers, &self.images).into_iter().map(|found| {
                 with_diff(files.iter().find(|file| found.finding.file.as_ref() == Some(&file.path)), found)
             });
-            let (found, used): (Vec<_>, Vec<_>) = self.files.files.par_iter().map(of_file).unzip();
+            let for_windows = files.iter().any(is_for_windows);
+            let (found, used): (Vec<_>, Vec<_>) = files.par_iter().map(|file| of_file(file, for_windows)).unzip();
             let used: Vec<UsedId> = used.into_iter().flatten().collect();
             let clashes = dockerfile::clashes(&used, false).into_iter().filter_map(|(path, clash)| {
                 let file = self.files.files.iter().find(|file| file.path == path)?;
@@ -58,10 +59,17 @@ impl Project {
     }
 }
 
+/// Tells whether a Dockerfile begins from an image of Windows.
+fn is_for_windows(file: &project::File) -> bool {
+    let mut bases = file.text.lines().map(str::to_lowercase).filter(|line| line.trim_start().starts_with("from "));
+    let is_windows = |base: String| ["windows", "nanoserver", "servercore"].iter().any(|name| base.contains(name));
+    file.kind == Kind::Dockerfile && bases.any(is_windows)
+}
+
 /// Returns what is wrong in a file, and the ids of cache mounts that it shares with others.
-fn of_file(file: &project::File) -> (Vec<Finding>, Vec<UsedId>) {
+fn of_file(file: &project::File, for_windows: bool) -> (Vec<Finding>, Vec<UsedId>) {
     if file.kind != Kind::Dockerfile {
-        return (scripts::check(file), Vec::new());
+        return (scripts::check(file, for_windows), Vec::new());
     }
     let read = Dockerfile::parse(&file.text);
     let steps = Steps::new(&file.path, &read, &file.around);

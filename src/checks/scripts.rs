@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::steps::calls;
 use super::{Finding, Severity};
 use crate::dockerfile::Text;
-use crate::dockerfile::shell::{self, Command, Word, assignment};
+use crate::dockerfile::shell::{self, Command, Link, Word, assignment};
 use crate::project::tree::{self, Node};
 use crate::project::{File, Kind, recipes};
 
@@ -36,6 +36,8 @@ pub const NO_CACHE: &str = "`--no-cache` runs every step again and empties every
 const PULL: &str =
     "`--pull` asks the registry for the base image on every build, and a newer one makes all steps run again";
 
+const WITHOUT_BUILDKIT: &str = "`DOCKER_BUILDKIT=0` builds with the legacy builder, which refuses cache mounts and has layers of its own: take it out";
+
 /// Findings after which the rest of a file is not looked at.
 const MOST: usize = 200;
 
@@ -50,8 +52,8 @@ struct Script {
     name: String,
 }
 
-/// Returns what is found in one file.
-pub fn check(file: &File) -> Vec<Finding> {
+/// Returns what is found in one file. The legacy builder is the only one for Windows and for `--isolation`.
+pub fn check(file: &File, for_windows: bool) -> Vec<Finding> {
     let mut found = Vec::new();
     let scripts = match file.kind {
         Kind::Script => {
@@ -82,6 +84,10 @@ pub fn check(file: &File) -> Vec<Finding> {
         if found.len() > MOST {
             break;
         }
+    }
+    let text = file.text.to_lowercase();
+    if for_windows || text.contains("windows") || text.contains("--isolation") {
+        found.retain(|finding| finding.message != WITHOUT_BUILDKIT);
     }
     found.sort_by_key(|finding| finding.line);
     found.dedup();
@@ -145,6 +151,7 @@ fn of_tree(file: &File, found: &mut Vec<Finding>) -> Vec<Script> {
                     walk.take(&script.node, script.line, &script.key.to_lowercase(), &[]);
                 }
             }
+            Kind::Ci if is_started_on_purpose(root) => {}
             Kind::Ci => walk.visit(root, "", &[]),
             Kind::Bake => {
                 let targets = root.entries().iter().filter(|entry| entry.key == "target");
@@ -155,6 +162,16 @@ fn of_tree(file: &File, found: &mut Vec<Finding>) -> Vec<Script> {
         }
     }
     walk.scripts
+}
+
+/// Tells whether a workflow runs only now and then, or when somebody starts it.
+fn is_started_on_purpose(workflow: &Node) -> bool {
+    let Some(on) = workflow.get("on") else { return false };
+    let mut events: Vec<&str> = on.entries().iter().map(|event| event.key.as_str()).collect();
+    if events.is_empty() {
+        events = on.elements().into_iter().filter_map(Node::text).collect();
+    }
+    !events.is_empty() && events.iter().all(|event| matches!(*event, "schedule" | "workflow_dispatch"))
 }
 
 /// A walk through a workflow.
@@ -174,6 +191,11 @@ impl Walk<'_> {
         }
         if let tree::Value::List(nodes) = &node.value {
             nodes.iter().for_each(|node| self.visit(node, name, vars));
+            return;
+        }
+        let asks =
+            |condition: &str| ["inputs.", "schedule", "workflow_dispatch"].iter().any(|word| condition.contains(word));
+        if node.text_of("if").is_some_and(asks) {
             return;
         }
         let own: String =
@@ -268,12 +290,20 @@ fn of_script(file: &File, script: &Script, found: &mut Vec<Finding>) {
     let functions = if file.kind == Kind::Script { functions(&script.text) } else { BTreeMap::new() };
     let commands = commands(&script.text);
     let variables = variables(&commands);
-    for mut command in commands {
+    let chosen: Vec<bool> = (0..commands.len()).map(|at| is_chosen(&commands, at)).collect();
+    let mut by_choice: HashMap<String, bool> = HashMap::new();
+    for (command, chosen) in commands.iter().zip(&chosen).filter(|(command, _)| !command.words.is_empty()) {
+        // Not where the function itself is written.
+        if !script.text.get(command.span.end..).is_some_and(|rest| rest.starts_with("()")) {
+            *by_choice.entry(command.program().to_lowercase()).or_insert(true) &= *chosen;
+        }
+    }
+    for (mut command, chosen) in commands.into_iter().zip(&chosen) {
         fill_in(&mut command, &variables);
         let number = line(&command);
         let function = functions.range(..=number).next_back().map_or("", |(_, name)| name);
         let on_purpose = |word: &&str| script.name.contains(word) || function.contains(word);
-        if ON_PURPOSE.iter().any(on_purpose) {
+        if *chosen || by_choice.get(function) == Some(&true) || ON_PURPOSE.iter().any(on_purpose) {
             continue;
         }
         let is_setting = |(name, value): (&str, &str)| name == "DOCKER_BUILDKIT" && is_off(value);
@@ -286,6 +316,17 @@ fn of_script(file: &File, script: &Script, found: &mut Vec<Finding>) {
             flags(file, &command, number, found);
         }
     }
+}
+
+/// Tells whether a command runs only if a variable or an option says so.
+fn is_chosen(commands: &[Command], at: usize) -> bool {
+    let is_test = |command: &Command| {
+        matches!(command.program(), "[" | "[[" | "test") && command.args().any(|arg| arg.contains('$'))
+    };
+    // Of long chains nobody reads more.
+    let linked =
+        (0..=at).rev().take_while(|at| *at == 0 || matches!(commands[*at].before, Link::And | Link::Or)).take(20);
+    commands[at].chosen || linked.filter_map(|at| commands.get(at.checked_sub(1)?)).any(is_test)
 }
 
 /// Returns the functions of a script by the lines in which they begin; after the end of one stands `""`.
@@ -388,8 +429,7 @@ fn is_off(value: &str) -> bool {
 }
 
 fn without_buildkit(file: &File, line: u32) -> Finding {
-    let message = "`DOCKER_BUILDKIT=0` builds with the legacy builder, which refuses cache mounts and has layers of its own: take it out";
-    at(file, "no-cache-flag", Severity::Warning, line, message)
+    at(file, "no-cache-flag", Severity::Warning, line, WITHOUT_BUILDKIT)
 }
 
 /// Returns what a setting says: of an `.env`, of a Makefile.
@@ -444,7 +484,7 @@ mod tests {
 
     fn found_in(path: &str, kind: Kind, text: &str) -> Vec<(&'static str, u32)> {
         let file = File { path: path.into(), kind, text: text.into(), around: Around::default() };
-        check(&file).into_iter().map(|finding| (finding.check, finding.line.unwrap())).collect()
+        check(&file, false).into_iter().map(|finding| (finding.check, finding.line.unwrap())).collect()
     }
 
     #[test]
@@ -468,6 +508,16 @@ mod tests {
         assert_eq!(found(Kind::Bake, "target \"x\" {}\ntarget \"y\" {\n  pull = true // always\n}\n"), flag(3));
         assert_eq!(found(Kind::Script, "docker buildx bake --set '*.no-cache=true' app"), flag(1));
         assert_eq!(found(Kind::Script, "docker build --pull ."), flag(1));
+        assert_eq!(found(Kind::Script, "if [ -f x ]; then\ndocker build --no-cache .\nfi"), flag(2));
+        assert_eq!(
+            found(Kind::Script, "if [ $X ]; then y; fi\ncase $X in y) z;; esac\ndocker build --no-cache ."),
+            flag(3)
+        );
+        assert_eq!(found(Kind::Script, "[ $X ] && y; cd z && docker build --no-cache ."), flag(1));
+        assert_eq!(
+            found(Kind::Ci, "on: [push, schedule]\njobs: {a: {steps: [\n{run: docker build --no-cache .}]}}"),
+            flag(3)
+        );
         assert_eq!(found(Kind::Script, "FLAGS='--no-cache -q'\nDOCKER=docker\n$DOCKER build ${FLAGS} ."), flag(3));
     }
 
@@ -511,6 +561,18 @@ mod tests {
             (Kind::Makefile, "FLAGS =\nimage:\n\tdocker build $(FLAGS) .\n"),
             (Kind::Makefile, "FLAGS = --no-cache\nimage:\n\t$(OTHER) build $(FLAGS) .\n\techo docker build $(FLAGS)\n"),
             (Kind::Script, "docker build"),
+            (Kind::Script, "if [ -n \"$FRESH\" ]; then\n  docker build --no-cache .\nelse\n  docker build .\nfi"),
+            (Kind::Script, "case \"$1\" in\n  --all) docker build --no-cache . ;;\n  *) docker build . ;;\nesac"),
+            (Kind::Script, "[ -z \"$FRESH\" ] || docker build --no-cache ."),
+            (Kind::Script, "[[ $1 == all ]] && cd x && docker build --no-cache ."),
+            (Kind::Script, "all() {\n  docker build --no-cache .\n}\nif [ \"$1\" = all ]; then all; fi"),
+            (
+                Kind::Ci,
+                "on: {schedule: [{cron: x}], workflow_dispatch: }\njobs: {a: {steps: [{run: docker build --no-cache .}]}}",
+            ),
+            (Kind::Ci, "on: [push]\njobs: {a: {steps: [{if: inputs.all, run: docker build --no-cache .}]}}"),
+            (Kind::Script, "DOCKER_BUILDKIT=0 docker build --isolation process ."),
+            (Kind::Script, "DOCKER_BUILDKIT=0 docker build -f Dockerfile.windows ."),
         ] {
             assert_eq!(found(kind, text), [], "{text}");
         }

@@ -43,6 +43,8 @@ pub struct Command {
     pub after: Link,
     /// In an `if`, a loop, brackets, or the argument of `sh -c`: may not run, and cannot be taken out.
     pub nested: bool,
+    /// In an `if` or a `case` that looks at a variable: runs if somebody asks for it.
+    pub chosen: bool,
 }
 
 impl Command {
@@ -77,8 +79,13 @@ pub fn commands(script: &Text) -> Vec<Command> {
     let mut outputs = Vec::new();
     let mut redirected = None;
     let (mut depth, mut before, mut end) = (0_usize, Link::Edge, 0_usize);
+    let mut branches = Vec::new();
     let mut finish = |words: &mut Vec<Word>, outputs: &mut Vec<String>, depth: &mut usize, end, around| {
+        branch(words, &mut branches);
+        let first = commands.len();
         command(std::mem::take(words), std::mem::take(outputs), depth, end, around, &mut commands);
+        let chosen = branches.contains(&true);
+        commands[first..].iter_mut().for_each(|command| command.chosen |= chosen);
     };
     for token in tokens(script) {
         match token {
@@ -107,6 +114,21 @@ pub fn commands(script: &Text) -> Vec<Command> {
     }
     finish(&mut words, &mut outputs, &mut depth, end, (before, Link::Edge));
     commands
+}
+
+/// Follows the `if` and `case` that are open: true for one that looks at a variable.
+fn branch(words: &[Word], branches: &mut Vec<bool>) {
+    let looks = || words.iter().any(|word| word.text.contains('$'));
+    match words.first().map(|word| word.text.as_str()) {
+        Some("if" | "case") => branches.push(looks()),
+        Some("elif") => {
+            if let Some(open) = branches.last_mut() {
+                *open |= looks();
+            }
+        }
+        Some("fi" | "esac") => drop(branches.pop()),
+        _ => {}
+    }
 }
 
 fn command(
@@ -185,7 +207,7 @@ fn command(
             return;
         }
     }
-    commands.push(Command { env, words, outputs, sudo, span, before, after, nested });
+    commands.push(Command { env, words, outputs, sudo, span, before, after, nested, chosen: false });
 }
 
 /// Returns name and value of `NAME=value`.
