@@ -260,6 +260,7 @@ fn no_mount_takes_what_a_later_step_or_the_image_needs() {
             // What decides whether a step fails.
             "FROM debian\nRUN <<EOF\nset -e\napt-get update && apt-get install x\n[ -f x ] && touch y\nrm -rf /var/lib/apt/lists/*\nEOF\n",
             "FROM debian\nRUN <<EOF\napt-get update\napt-get install x\nrm -rf /var/lib/apt/lists/*\nEOF\n",
+            "FROM python\nRUN pip install x; pip cache purge && echo y\n",
             // Packages would stay in layers.
             "FROM debian\nRUN apt-get update && apt-get install x\nRUN sudo apt-get install y\n",
             "FROM debian\nRUN apt-get update && apt-get install x\nRUN ./install.sh\n",

@@ -94,8 +94,10 @@ pub fn remove_command(file: &Dockerfile, commands: &[Command], index: usize) -> 
     let is_in_list = |command: &Command| matches!(command.before, Link::And | Link::Or | Link::Other);
     let is_stopped = commands.iter().any(stops) && !previous.is_some_and(is_in_list);
     let decides = index + 1 == commands.len() && !is_stopped;
-    // The last command of a script decides whether the step fails.
-    if command.nested || decides && matches!(command.before, Link::Semicolon | Link::Newline) {
+    let is_after_any = matches!(command.before, Link::Semicolon | Link::Newline);
+    // The last command of a script decides whether the step fails, and in `a; b && c` it is not `a` that decides about `c`.
+    let leads = previous.is_some() && command.after == Link::And;
+    if command.nested || is_after_any && (decides || leads) {
         return None;
     }
     match (previous, commands.get(index + 1)) {
