@@ -164,6 +164,7 @@ pub fn read(root: &Path) -> Project {
         }
         project.files.retain(is_as_called);
         project.follow(root);
+        project.keep_what_is_copied();
         project.files.sort_by(|a, b| a.path.cmp(&b.path));
     } else {
         project.take(root, kind(root).unwrap_or(Kind::Dockerfile), root.parent().unwrap_or(root));
@@ -205,6 +206,24 @@ impl Project {
                 self.files.push(File { path: shown(path), kind, text, around });
             }
             Err(why) => self.unread.push(Unread { path: shown(path), why }),
+        }
+    }
+}
+
+impl Project {
+    /// A directory that any Dockerfile copies from is not sent for nothing.
+    fn keep_what_is_copied(&mut self) {
+        let dockerfiles = self.files.iter().filter(|file| file.kind == Kind::Dockerfile);
+        let is_copy = |line: &&str| {
+            let line = line.trim_start().to_uppercase();
+            let copies = line.starts_with("COPY ") || line.starts_with("ADD ") || line.contains("TYPE=BIND");
+            copies && !line.contains("FROM=")
+        };
+        let copies = dockerfiles.flat_map(|file| file.text.lines()).filter(is_copy);
+        let names = copies.flat_map(|line| line.split(['/', ' ', '"', ',', '=', '[', ']']));
+        let copied: BTreeSet<String> = names.map(str::to_owned).collect();
+        for file in &mut self.files {
+            file.around.not_ignored.retain(|name| !copied.contains(name));
         }
     }
 }
@@ -421,6 +440,7 @@ fn around(dockerfile: &Path, root: &Path) -> Around {
             let candidates = [".git", "node_modules", ".venv", "target"];
             let made =
                 |name: &&&str| beside.join(name).exists() && (**name != "target" || beside.join("Cargo.toml").exists());
+            let made = |name: &&&str| made(name) && (**name != ".git" || !asks_git(beside));
             let kept_out = |name: &&&str| !is_ignored(&patterns, name);
             candidates.iter().filter(made).filter(kept_out).map(|name| (*name).to_owned()).collect()
         }
@@ -433,6 +453,42 @@ fn around(dockerfile: &Path, root: &Path) -> Around {
         not_ignored,
         ignore_file: ignore_file.map(str::to_owned),
     }
+}
+
+/// Tells whether what builds a project may ask git for its version.
+fn asks_git(directory: &Path) -> bool {
+    const FILES: &[&str] = &[
+        "Cargo.toml",
+        "Makefile",
+        "build.gradle",
+        "build.gradle.kts",
+        "build.rs",
+        "package.json",
+        "pom.xml",
+        "pyproject.toml",
+        "setup.cfg",
+        "setup.py",
+    ];
+    // Also the names of what asks: setuptools_scm, hatch-vcs, vergen-git, git-version, git-commit-id-plugin.
+    const WORDS: &[&str] = &[
+        "scm",
+        "vcs",
+        "vergen",
+        "versioneer",
+        "git-",
+        "git_",
+        "git2",
+        "gix",
+        "gitversion",
+        "shadow-rs",
+        "dynamic-versioning",
+        "git ",
+        "\"git\"",
+    ];
+    FILES
+        .iter()
+        .filter_map(|name| text(&directory.join(name)).ok())
+        .any(|text| WORDS.iter().any(|word| text.contains(word)))
 }
 
 /// Tells whether a name fits a pattern with `*` and `?`.

@@ -98,6 +98,27 @@ fn a_diff_is_taken_wherever_the_file_lies() {
 }
 
 #[test]
+fn what_a_build_needs_is_not_to_be_ignored() {
+    let world = World::new(&[
+        ("a/Dockerfile", "FROM python:3.12\nCOPY . .\nRUN pip install .\n"),
+        ("a/jar.Dockerfile", "FROM scratch\nCOPY target/a /\n"),
+        ("a/Cargo.toml", ""),
+        ("a/target/a", ""),
+        ("a/.git/HEAD", ""),
+        ("a/node_modules/x", ""),
+        ("a/.dockerignore", "x"),
+    ]);
+    let remedy = || world.json("--format json --check copy-before-install a")["findings"][0]["fix"]["command"].clone();
+    let command = remedy();
+    assert_eq!(command, "printf '%s\\n' '' .git node_modules >> a/.dockerignore");
+    fs::write(world.at("a/pyproject.toml"), "[tool.setuptools_scm]\n").unwrap();
+    let command = remedy();
+    let pasted = Command::new("sh").args(["-c", command.as_str().unwrap()]).current_dir(world.0.path()).status();
+    assert!(pasted.unwrap().success());
+    assert_eq!(world.read("a/.dockerignore"), "x\nnode_modules\n");
+}
+
+#[test]
 fn diffs_of_steps_in_a_row_are_patched_in_one_after_the_other() {
     let file = "FROM node:20-bookworm\nCOPY package.json .\nRUN npm ci && npm cache clean --force\n\
                 RUN apt-get update && apt-get install -y git && rm -rf /var/lib/apt/lists/*\nCMD [\"node\"]\n";
@@ -481,7 +502,7 @@ fn what_a_dockerignore_lets_through_is_told_with_the_command_that_keeps_it_out()
     assert_eq!((found[0]["file"].as_str(), found[0]["line"].as_u64()), (Some("Dockerfile"), Some(2)));
     let remedy = found[0]["fix"]["command"].as_str().unwrap();
     assert!(Command::new("sh").args(["-c", remedy]).current_dir(world.0.path()).status().unwrap().success());
-    assert_eq!(world.read(".dockerignore"), "*.log\nnode_modules\n.git");
+    assert_eq!(world.read(".dockerignore"), "*.log\nnode_modules\n.git\n");
     assert_eq!(ignored(), Vec::<Value>::new());
 }
 

@@ -1143,7 +1143,8 @@ fn copy_before_install(facts: &Facts<'_>) -> Vec<Found> {
     let mut found = Vec::new();
     let mut ignored_told = false;
     // A build that asks git for its version needs it.
-    let needs_git = [".git", "git describe", "git rev-parse", "git log", "scm"];
+    let needs_git =
+        [".git", "git describe", "git rev-parse", "git log", "git rev-list", "git submodule", "git show", "scm"];
     let needs_git = needs_git.iter().any(|word| facts.file.source.contains(word));
     let names = facts.around.not_ignored.iter().map(String::as_str);
     let ignored: Vec<&str> = names.filter(|name| !(needs_git && *name == ".git")).collect();
@@ -1207,7 +1208,10 @@ fn copy_before_install(facts: &Facts<'_>) -> Vec<Found> {
                 let directory = facts.path.rfind('/').map_or("", |at| &facts.path[..=at]);
                 let name = facts.around.ignore_file.as_deref().unwrap_or(".dockerignore");
                 let lines: Vec<String> = ignored.iter().map(quote).collect();
-                let command = format!("printf '\\n%s' {} >> {}", lines.join(" "), quote(format!("{directory}{name}")));
+                // The last line of one that is there may have no end.
+                let end = if facts.around.ignore_file.is_some() { "'' " } else { "" };
+                let file = quote(format!("{directory}{name}"));
+                let command = format!("printf '%s\\n' {end}{} >> {file}", lines.join(" "));
                 let mut told = warning(facts, CHECK, instruction.line, message);
                 told.finding = told.finding.command(command);
                 found.push(told);
