@@ -457,7 +457,7 @@ fn a_project_in_the_working_directory_needs_no_name() {
 fn one_cache_of_several_files_is_told_where_it_clashes() {
     let mounted = |base: &str| {
         format!(
-            "FROM {base}\nRUN --mount=type=cache,target=/var/cache/apt,sharing=locked \\\n    rm -f /etc/apt/apt.conf.d/docker-clean && apt-get update && apt-get install -y x\n"
+            "FROM {base}\nRUN --mount=type=cache,target=/var/cache/apt,sharing=locked \\\n    --mount=type=cache,target=/var/lib/apt/lists,sharing=locked \\\n    rm -f /etc/apt/apt.conf.d/docker-clean && apt-get update && apt-get install -y x\n"
         )
     };
     let world = World::new(&[
@@ -472,7 +472,9 @@ fn one_cache_of_several_files_is_told_where_it_clashes() {
     assert_eq!(findings.len(), 1, "{answer}");
     assert_eq!((findings[0]["file"].as_str(), findings[0]["line"].as_u64()), (Some("b.Dockerfile"), Some(2)));
     assert!(findings[0]["message"].as_str().unwrap().contains("with a.Dockerfile:2"), "{answer}");
-    assert!(findings[0]["fix"]["diff"].as_str().unwrap().contains(",id=var-cache-apt-ubuntu-24.04"), "{answer}");
+    for id in ["var-cache-apt", "var-lib-apt-lists"] {
+        assert!(findings[0]["fix"]["diff"].as_str().unwrap().contains(&format!(",id={id}-ubuntu-24.04")), "{answer}");
+    }
 }
 
 #[test]

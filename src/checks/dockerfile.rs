@@ -1110,11 +1110,13 @@ pub fn clashes(used: &[UsedId], within: bool) -> Vec<(String, Found)> {
             seen.push(now);
             continue;
         };
-        let told = |(path, _): &(String, Found)| !within && *path == now.path;
-        let Some(who) = clash(other, now).filter(|_| (other.path == now.path) == within && !found.iter().any(told))
-        else {
+        let Some(who) = clash(other, now).filter(|_| (other.path == now.path) == within) else { continue };
+        // Another file is told once, with ids for all its mounts.
+        let told = found.iter_mut().find(|(path, _)| !within && *path == now.path);
+        if let Some((_, told)) = told {
+            told.edits.extend(now.edit.clone());
             continue;
-        };
+        }
         let place = if within { format!("line {}", other.line) } else { format!("{}:{}", other.path, other.line) };
         let message = format!(
             "{who} share the cache `{}` with {place} and overwrite each other's files; give each an `id` of its own",
