@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::iter;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
@@ -106,7 +107,9 @@ const MARKED: &str = "byte-of-a-cache";
 
 /// Returns what is in all files of that name that the engine has, wherever it keeps them, sorted.
 fn marked(folder: &Path) -> Vec<String> {
-    let found = Run::of(Command::new("find").arg(folder).args(["-name", MARKED, "-exec", "cat", "{}", "+"])).ok();
+    // The engine tidies up meanwhile, and a directory that goes while it is read is an error.
+    let find = || Run::of(Command::new("find").arg(folder).args(["-name", MARKED, "-exec", "cat", "{}", "+"]));
+    let found = iter::repeat_with(find).take(5).find(|run| run.code == 0).unwrap_or_else(find).ok();
     let mut found: Vec<String> = found.stdout.lines().map(String::from).collect();
     found.sort();
     found
