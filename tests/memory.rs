@@ -79,7 +79,8 @@ fn folder() -> tempfile::TempDir {
 
 #[test]
 fn packing_and_unpacking_need_no_more_for_many_directories_than_for_few() {
-    let peaks = [10_000, 40_000].map(|count| {
+    // Both keep all workers busy.
+    let peaks = [40_000, 160_000].map(|count| {
         let folder = folder();
         let [tree, out, back] = ["tree", "out", "back"].map(|name| folder.path().join(name));
         [&tree, &out, &back].into_iter().for_each(|path| fs::create_dir(path).unwrap());
@@ -97,8 +98,8 @@ fn packing_and_unpacking_need_no_more_for_many_directories_than_for_few() {
     });
     let [few, many] = peaks;
     let grown = |few: u64, many: u64| many.saturating_sub(few);
-    // The rows of 30,000 more are 5 MiB; a list of the directories would be twice as much.
-    assert!(grown(few.0, many.0) < 6 && grown(few.1, many.1) < 6 && grown(few.2, many.2) < 9, "{peaks:?}");
+    // How many archives are in work at once varies by some MiB; a list of 120,000 more directories would be 40.
+    assert!(grown(few.0, many.0) < 12 && grown(few.1, many.1) < 12 && grown(few.2, many.2) < 12, "{peaks:?}");
 }
 
 #[test]
