@@ -492,7 +492,10 @@ impl Engine {
             command.env_clear().envs(self.env()).env("BUILDX_CONFIG", buildx_config);
             command.stdout(Stdio::null()).stderr(Stdio::null());
         });
-        let driver = ["--driver", "docker-container", "--driver-opt", "image=buildkit,network=host"];
+        // In the engine's own group, by which it is found and ended with the engine.
+        let group = self.folder.file_name().unwrap().display();
+        let options = format!("image=buildkit,network=host,cgroup-parent=/{group}");
+        let driver = ["--driver", "docker-container", "--driver-opt", &options];
         self.docker(&[&["buildx", "create", "--name", name], &driver[..]].concat());
         dials
     }
