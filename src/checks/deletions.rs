@@ -210,11 +210,10 @@ pub fn is_named_elsewhere(facts: &Facts<'_>, run: &Run, directory: &str) -> bool
     let related = |stage: usize| facts.is_on(stage, run.stage) || facts.is_on(run.stage, stage);
     facts.stages.iter().enumerate().filter(|(stage, _)| related(*stage)).any(|(stage, content)| {
         content.steps.iter().enumerate().any(|(at, step)| {
-            let is_later = facts.is_on(stage, run.stage) && (stage != run.stage || at > run.step);
             let counts = match facts.file.instructions[step.instruction].keyword.as_str() {
                 "COPY" | "ADD" => true,
                 "RUN" => step.instruction != run.instruction,
-                "CMD" | "ENTRYPOINT" | "VOLUME" | "WORKDIR" => is_later,
+                "CMD" | "ENTRYPOINT" | "VOLUME" | "WORKDIR" => facts.is_after(stage, at, run),
                 _ => false,
             };
             let is_mounted = |mount: &Mounted| mount.meets(directory);

@@ -212,17 +212,10 @@ fn has_secrets_alone(facts: &Facts<'_>, run: &Run, row: &Row) -> bool {
     let has = |run: &Run| run.mounts.iter().any(|mount| matches!(mount.kind.as_str(), "ssh" | "secret"));
     let of_tool = |other: &Run| facts.commands(other).iter().any(|command| runs_tool(command, row));
     if has(run) {
-        later(facts, run).any(|other| !has(other) && of_tool(other))
+        facts.after(run).any(|other| !has(other) && of_tool(other))
     } else {
         facts.before(run).any(|other| has(other) && of_tool(other))
     }
-}
-
-/// Returns the runs of the stages built on this one's, and of its own, that come after it.
-fn later<'a>(facts: &'a Facts<'_>, run: &Run) -> impl Iterator<Item = &'a Run> {
-    let (stage, step) = (run.stage, run.step);
-    let is_later = move |other: &&Run| facts.is_on(other.stage, stage) && (other.stage != stage || other.step > step);
-    facts.runs.iter().filter(is_later)
 }
 
 /// Returns the number of a step's user, if no build argument can change it.
@@ -277,7 +270,6 @@ fn gets_mount(facts: &Facts<'_>, run: &Run, row: &'static Row) -> bool {
 /// Tells whether something else may need what a tool keeps in a directory, which a mount takes out of the layer.
 fn is_needed(facts: &Facts<'_>, run: &Run, row: &Row, place: &str) -> bool {
     let is_above = |stage: usize| facts.is_on(stage, run.stage);
-    let is_later = |stage: usize, step: usize| is_above(stage) && (stage != run.stage || step > run.step);
     let is_taken = |from: usize, path: &str| is_above(from) && deletions::reach(path, place) != Reach::Nothing;
     let is_bound = |mount: &Mounted| {
         let from = mount.option(&["from"]).and_then(|from| stage_of(facts, facts.stages.len(), from));
@@ -290,20 +282,20 @@ fn is_needed(facts: &Facts<'_>, run: &Run, row: &Row, place: &str) -> bool {
             (command.args().any(|arg| words.contains(&arg)) || facts.instruction(other).flag("network") == Some("none"))
                 && runs_tool(command, row)
         };
-        is_later(other.stage, other.step)
-            && !other.mounts.iter().any(|mount| mount.meets(place))
-            && facts.commands(other).iter().any(offline)
+        !other.mounts.iter().any(|mount| mount.meets(place)) && facts.commands(other).iter().any(offline)
     };
     // The steps themselves are looked at where mounts are added for all of them.
     let counts = |at: usize| !row.build.read_later || facts.file.instructions[at].keyword == "ENV" || row.tool == "go";
     let speaks_of_offline = |stage: usize| {
         let mut steps = facts.stages[stage].steps.iter().enumerate();
-        steps.any(|(at, step)| facts.offline[step.instruction] && counts(step.instruction) && is_later(stage, at))
+        steps.any(|(at, step)| {
+            facts.offline[step.instruction] && counts(step.instruction) && facts.is_after(stage, at, run)
+        })
     };
     copies(facts).any(|copied| is_taken(copied.from, &copied.path))
         || (0..facts.stages.len()).any(speaks_of_offline)
         || facts.runs.iter().flat_map(|run| &run.mounts).any(is_bound)
-        || facts.runs.iter().any(works_offline)
+        || facts.after(run).any(works_offline)
         || deletions::is_named_elsewhere(facts, run, place)
 }
 
@@ -389,7 +381,7 @@ fn is_opaque(command: &Command) -> bool {
 fn add(facts: &Facts<'_>, run: &Run, row: &'static Row, places: &[String]) -> Option<Vec<Edit>> {
     let mut runs = vec![run];
     if row.build.read_later {
-        for later in later(facts, run) {
+        for later in facts.after(run) {
             let commands = facts.commands(later);
             let reads = commands.iter().any(|command| runs_tool(command, row));
             let offline = |command: &Command| command.args().any(|arg| row.build.offline.contains(&arg));
@@ -462,7 +454,7 @@ fn with_lists(facts: &Facts<'_>, run: &Run, row: &Row, places: Vec<String>) -> V
     let related = |other: &&Run| facts.is_on(other.stage, run.stage) || facts.is_on(run.stage, other.stage);
     let removes = |command: &Command| command.program() == "rm" && command.args().any(|arg| arg.contains("apt/lists"));
     let leaves_lists = row.tool == "apt" && !facts.commands(run).iter().any(removes);
-    let is_read = || later(facts, run).any(|other| facts.commands(other).iter().any(may_install));
+    let is_read = || facts.after(run).any(|other| facts.commands(other).iter().any(may_install));
     if facts.runs.iter().filter(related).all(updates) && !(leaves_lists && is_read()) {
         return places;
     }
@@ -808,7 +800,7 @@ fn emptied_by_the_image(facts: &Facts<'_>, run: &Run, uses: &[Use<'_>], added: &
             facts.commands(other).iter().any(may_install) || !is_mounted && uses.any(|used| gets_none(&used))
         };
         let edit = edits::put_first(facts.file, instruction, &command);
-        (used, message, edit.filter(|_| !later(facts, run).any(keeps)))
+        (used, message, edit.filter(|_| !facts.after(run).any(keeps)))
     } else if let Some(used) = of("pacman", "/var/cache/pacman/pkg") {
         if family != "arch" || facts.mentioned(run, "libalpm/hooks") || facts.mentioned(run, "NoExtract") {
             return None;

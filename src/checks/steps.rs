@@ -189,6 +189,16 @@ impl<'a> Facts<'a> {
             .filter(move |other| lineage.contains(&other.stage) && (other.stage != stage || other.step < step))
     }
 
+    /// Tells whether a step of a stage begins with this run's layer below it.
+    pub fn is_after(&self, stage: usize, step: usize, run: &Run) -> bool {
+        self.is_on(stage, run.stage) && (stage != run.stage || step > run.step)
+    }
+
+    /// Returns the runs that begin with this one's layer below them.
+    pub fn after(&self, run: &Run) -> impl Iterator<Item = &Run> {
+        self.runs.iter().filter(move |other| self.is_after(other.stage, other.step, run))
+    }
+
     /// Returns the instructions that the layers of this run were made by, itself among them.
     pub fn history(&self, run: &Run) -> impl Iterator<Item = &Instruction> {
         let (stage, step) = (run.stage, run.step);

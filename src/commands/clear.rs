@@ -154,10 +154,15 @@ fn look(options: &Clear) -> Look {
         volumes: of_kind(CacheKind::Volume) && selection.wants(Kind::Volume),
         mounts: of_kind(CacheKind::Mount) && selection.wants(Kind::Mount),
         layers: *layers || (of_kind(CacheKind::Layer) && selection.wants(Kind::Layer)),
-        ages: options.older_than.is_some() || options.keep.is_some(),
+        ages: by_age(options),
         inside: true,
         glance: false,
     }
+}
+
+/// Returns true if it depends on their last use what goes.
+fn by_age(options: &Clear) -> bool {
+    options.older_than.is_some() || options.keep.is_some()
 }
 
 fn rules(options: &Clear, now: Moment) -> Rules {
@@ -395,9 +400,7 @@ fn prune(FoundBuilder { builder, records }: &FoundBuilder, plan: &Plan, options:
         plan.steps.iter().filter(|step| step.cache.builder.as_ref() == Some(&builder.name)).collect();
     let mut notes = Vec::new();
     // As parts of volumes do, a mount stays that was used while the user was asked.
-    if (options.older_than.is_some() || options.keep.is_some())
-        && steps.iter().any(|step| step.cache.kind == Kind::Mount)
-    {
+    if by_age(options) && steps.iter().any(|step| step.cache.kind == Kind::Mount) {
         let now = match builder.records() {
             Ok(now) => now,
             Err(error) => return Outcome::failure(error),
