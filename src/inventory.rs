@@ -126,6 +126,8 @@ pub struct Inventory {
     pub caches: Vec<Cache>,
     /// What is missing from the rows, and why: a builder that does not answer, files that cannot be read.
     pub gaps: Vec<String>,
+    /// Sentences about volumes that are, or lie in, the directory of another one, whose rows have all of theirs.
+    pub twins: Vec<String>,
     /// The volumes that were looked into, those that are not selected by language or tool included.
     pub volumes: Vec<FoundVolume>,
     /// The mounts that were looked into, because they hold more than one thing.
@@ -649,10 +651,35 @@ pub fn of_volumes(
         }
     }
     let named = !wanted.selection.volume.is_empty();
+    let twins = take_twins(&mut found);
     let mut inventory = measure_volumes(docker, overview.info.clone(), found, named, look, progress)?;
+    inventory.twins = twins;
     inventory.caches.retain(|cache| is_at(cache, wanted.paths));
     inventory.gaps.extend(left_out(overview));
     Ok(inventory)
+}
+
+/// Takes out the volumes that are, or lie in, the directory of another one: no byte is counted twice. Returns a sentence for
+/// each.
+fn take_twins(found: &mut Vec<FoundVolume>) -> Vec<String> {
+    let links = Links::of_host();
+    let all: Vec<Vec<PathBuf>> = found.iter().map(|found| places(&found.volume, &links)).collect();
+    let names: Vec<String> = found.iter().map(|found| found.cache.name.clone()).collect();
+    let outer = |at: usize| {
+        let holds = |other: &usize| {
+            let mut met = all[at].iter().flat_map(|own| all[*other].iter().map(move |theirs| (own, theirs)));
+            met.any(|(own, theirs)| own.starts_with(theirs) && (own != theirs || *other < at))
+        };
+        (0..all.len()).filter(|other| *other != at).find(holds)
+    };
+    let outers: Vec<Option<usize>> = (0..all.len()).map(outer).collect();
+    let mut is_own = outers.iter().map(Option::is_none);
+    found.retain(|_| is_own.next().unwrap_or(true));
+    let told = |(name, outer): (&String, &Option<usize>)| {
+        let outer = &names[(*outer)?];
+        Some(format!("volume {name} is a directory of volume {outer} too, and counted there"))
+    };
+    names.iter().zip(&outers).filter_map(told).collect()
 }
 
 /// Returns a sentence for each driver whose volumes nobody knows.
@@ -708,12 +735,16 @@ pub fn cache_volumes(overview: &Overview, named: &[String]) -> Result<Vec<CacheV
     Ok(found)
 }
 
-/// Returns absolute paths as they are written, without what means nothing, and where their links lead on this host. If the
-/// engine is elsewhere, that adds paths that mean nothing there.
+/// Returns absolute paths as they are written, without what means nothing, and where their links and bind mounts lead on this
+/// host. If the engine is elsewhere, that adds paths that mean nothing there.
 fn on_host<'a>(paths: impl IntoIterator<Item = &'a String>, links: &Links) -> Vec<PathBuf> {
     let paths = paths.into_iter().map(|path| Path::new(path).components().collect::<PathBuf>());
     let paths = paths.filter(|path| path.is_absolute());
-    paths.flat_map(|path| [links.follow(&path), Some(path)]).flatten().collect()
+    let names = |path: PathBuf| {
+        let led = links.follow(&path);
+        [led.as_deref().and_then(|led| links.unbound(led)), led, Some(path)]
+    };
+    paths.flat_map(names).flatten().collect()
 }
 
 /// Returns where a volume is, on this host and on others.
@@ -766,11 +797,14 @@ impl<'a> Held<'a> {
     /// the volume's, lies in it or holds it. Those that have all volumes of the engine, or all of the host, only watch.
     pub fn users(&self, volume: &Volume) -> Vec<VolumeUser> {
         let directories = places(volume, &self.links);
-        let all = Path::new(&volume.mountpoint).ancestors().nth(2);
+        let all: Vec<PathBuf> = on_host([&volume.mountpoint], &self.links)
+            .iter()
+            .filter_map(|point| Some(point.ancestors().nth(2)?.to_owned()))
+            .collect();
         // Where a container sees the volume, or what it has of it.
         let seen = |mount: &ContainerMount, own: &Path, theirs: &Path| match own.strip_prefix(theirs) {
             Ok(_) if theirs.parent().is_none() => None,
-            Ok(_) if all.is_some_and(|all| own.starts_with(all) && all.starts_with(theirs)) => None,
+            Ok(_) if all.iter().any(|all| own.starts_with(all) && all.starts_with(theirs)) => None,
             Ok(below) => Some(Path::new(&mount.destination).join(below).components().collect()),
             Err(_) => theirs.starts_with(own).then(|| PathBuf::from(&mount.destination)),
         };
@@ -963,6 +997,32 @@ mod tests {
         let (r#type, name, destination) = (kind.into(), name.into(), destination.into());
         let mount = ContainerMount { r#type, name, source, destination, is_part: false };
         Container { names: vec![format!("/of {}", mount.destination)], mounts: vec![mount], ..Container::default() }
+    }
+
+    #[test]
+    fn of_volumes_of_one_directory_one_is_looked_into() {
+        let volumes = [
+            volume("a"),
+            at_device("b-twin", "/srv/x"),
+            at_device("c-inner", "/srv/x/pip"),
+            at_device("d-other", "/srv/xy"),
+            at_device("e-twin", "/srv/x/"),
+            on_nfs("f", "10.0.0.1", ":/x"),
+            on_nfs("g-twin", "10.0.0.1", "nas:/x"),
+        ];
+        let found = |volume: &Volume| {
+            let named = slice::from_ref(&volume.name);
+            let cache = cache_volumes(&overview(slice::from_ref(volume), &[]), named).unwrap().remove(0);
+            FoundVolume { cache, volume: volume.clone(), known: Vec::new() }
+        };
+        let mut all: Vec<FoundVolume> = volumes.iter().map(found).collect();
+        let told = take_twins(&mut all);
+        let left: Vec<&str> = all.iter().map(|found| found.cache.name.as_str()).collect();
+        assert_eq!(left, ["a", "b-twin", "d-other", "f"]);
+        let of = |name: &str, outer: &str| {
+            told.iter().any(|line| line.starts_with(&format!("volume {name} is a directory of volume {outer} ")))
+        };
+        assert!(of("c-inner", "b-twin") && of("e-twin", "b-twin") && of("g-twin", "f") && told.len() == 3, "{told:?}");
     }
 
     fn on_nfs(name: &str, addr: &str, device: &str) -> Volume {

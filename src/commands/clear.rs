@@ -271,7 +271,7 @@ fn show(plan: &Plan, found: &Inventory, options: &Clear, now: Moment) -> Result<
         }
         return Ok(());
     }
-    found.gaps.iter().for_each(|gap| report::warning(gap));
+    found.gaps.iter().chain(&found.twins).for_each(|gap| report::warning(gap));
     if options.output.format == Format::Json {
         return Ok(());
     }

@@ -279,7 +279,7 @@ fn plan_volumes(
 
 fn items_of_volumes(measured: Inventory, options: &Export, names: &Names, plan: &mut Plan) {
     let selection = &options.selection;
-    plan.left_out.extend(measured.gaps);
+    plan.left_out.extend(measured.gaps.into_iter().chain(measured.twins));
     (plan.volumes, plan.info) = (measured.volumes, measured.info);
     for (at, FoundVolume { cache: volume, known, .. }) in plan.volumes.iter().enumerate() {
         let rows: Vec<&Cache> =

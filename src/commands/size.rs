@@ -35,7 +35,7 @@ pub fn run(context: Context, options: &Size) -> Result<u8> {
     let mut progress = Progress::new("Measuring", options.output.telling());
     let found = look(&docker, &settings, options, &mut |files, bytes| progress.update(files, bytes));
     drop(progress);
-    let Inventory { caches, gaps, .. } = found?;
+    let Inventory { caches, gaps, twins, .. } = found?;
     if gaps.is_empty() {
         super::history::keep(&docker.endpoint, &settings, &caches, options);
     }
@@ -53,7 +53,7 @@ pub fn run(context: Context, options: &Size) -> Result<u8> {
         }
     }
     if !options.output.quiet {
-        gaps.iter().for_each(|gap| report::warning(gap));
+        gaps.iter().chain(&twins).for_each(|gap| report::warning(gap));
     }
     Ok(if answer.budget.is_some_and(|spent| spent.over) { FAILED } else { 0 })
 }

@@ -147,7 +147,7 @@ fn picture(
 ) -> (String, String) {
     let keys = format!("Every {}s. q quits.\n", pause.as_secs());
     let Some(found) = found else { return ("Measuring\n".into(), keys) };
-    let gaps: String = found.gaps.iter().map(|gap| format!("WARNING: {gap}\n")).collect();
+    let gaps: String = found.gaps.iter().chain(&found.twins).map(|gap| format!("WARNING: {gap}\n")).collect();
     let end = format!("\n{}{}{gaps}{keys}", sums(&found.caches, options), growth(totals, columns));
     (table(&found.caches, options, columns), end)
 }

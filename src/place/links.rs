@@ -1,5 +1,5 @@
-//! Where links on this host lead, without a look into what other hosts serve: one that does not answer would hold up
-//! whoever asks, for as long as it does not.
+//! Where links and bind mounts on this host lead, without a look into what other hosts serve: one that does not answer would
+//! hold up whoever asks, for as long as it does not.
 
 use std::ffi::OsString;
 use std::fs;
@@ -14,14 +14,37 @@ const MAX_LINKS: usize = 40;
 /// Follows links.
 #[derive(Debug)]
 pub struct Links {
-    /// Where file systems of other hosts are mounted.
-    far: Vec<PathBuf>,
+    mounts: Vec<Mounted>,
+}
+
+/// A file system, or a directory of one, somewhere on this host.
+#[derive(Debug, PartialEq)]
+struct Mounted {
+    /// Number of the file system.
+    device: Vec<u8>,
+    /// The directory of the file system that is mounted: `/` for all of it.
+    root: PathBuf,
+    point: PathBuf,
+    /// Another host serves it, or a program that may ask one.
+    far: bool,
 }
 
 impl Links {
     /// Knows what is mounted on this host at the moment, where the kernel tells (Linux).
     pub fn of_host() -> Links {
-        Links { far: far(&fs::read("/proc/self/mountinfo").unwrap_or_default()) }
+        Links { mounts: mounts(&fs::read("/proc/self/mountinfo").unwrap_or_default()) }
+    }
+
+    /// Returns the one path that all names of a directory by bind mounts (`mount --bind`) have in common: below the mount
+    /// that has most of its file system. The path must be one without links.
+    pub fn unbound(&self, path: &Path) -> Option<PathBuf> {
+        let above = self.mounts.iter().filter(|mount| path.starts_with(&mount.point));
+        // Of several at one point the last one is seen.
+        let mount = above.max_by_key(|mount| mount.point.components().count())?;
+        let inner = mount.root.join(path.strip_prefix(&mount.point).ok()?);
+        let whole = self.mounts.iter().filter(|other| other.device == mount.device && inner.starts_with(&other.root));
+        let most = whole.min_by_key(|other| other.root.components().count())?;
+        Some(most.point.join(inner.strip_prefix(&most.root).ok()?))
     }
 
     /// Returns where an absolute path leads. What it names of another host's files stays as it is written. None if it leads
@@ -42,7 +65,7 @@ impl Links {
                 continue;
             }
             at.push(name);
-            if self.far.contains(&at) {
+            if self.mounts.iter().any(|mount| mount.far && mount.point == at) {
                 at.extend(ahead.into_iter().rev());
                 break;
             }
@@ -64,16 +87,16 @@ impl Links {
     }
 }
 
-/// Returns the mount points in a table of mounts, as proc(5) has it, of what other hosts serve: all but the root, below which
-/// everything lies.
-fn far(table: &[u8]) -> Vec<PathBuf> {
-    let points = table.split(|byte| *byte == b'\n').filter_map(|line| {
-        let mut words = line.split(|byte| *byte == b' ');
-        let point = unescaped(words.nth(4)?);
+/// Returns what a table of mounts tells, as proc(5) has it. The root counts as this host's, since everything lies below it.
+fn mounts(table: &[u8]) -> Vec<Mounted> {
+    let mounts = table.split(|byte| *byte == b'\n').filter_map(|line| {
+        let mut words = line.split(|byte| *byte == b' ').skip(2);
+        let (device, root, point) = (words.next()?.to_vec(), unescaped(words.next()?), unescaped(words.next()?));
         let kind = words.skip_while(|word| *word != b"-").nth(1)?;
-        (is_far(kind) && point != Path::new("/")).then_some(point)
+        let far = is_far(kind) && point != Path::new("/");
+        Some(Mounted { device, root, point, far })
     });
-    points.collect()
+    mounts.collect()
 }
 
 /// Tells of a type of file system whether another host serves it, or a program that may ask one.
@@ -109,7 +132,30 @@ mod tests {
             24 22 0:44 / /mnt/a\\040b rw shared:2 master:3 - nfs4 host:/export rw,addr=10.0.0.1\n\
             25 22 0:45 / /nfs rw - tmpfs nfs4 rw\n\
             26 22 0:46 / /mnt/ssh rw - fuse.sshfs me@host:/ rw\nnonsense\n";
-        assert_eq!(far(table), [Path::new("/mnt/a b"), Path::new("/mnt/ssh")]);
+        let found = mounts(table);
+        let far: Vec<&Path> = found.iter().filter(|mount| mount.far).map(|mount| mount.point.as_path()).collect();
+        assert_eq!((found.len(), far), (5, vec![Path::new("/mnt/a b"), Path::new("/mnt/ssh")]));
+    }
+
+    #[test]
+    fn names_by_bind_mounts_are_one_place() {
+        let table = b"22 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
+            23 22 8:17 / /data rw - ext4 /dev/sdb1 rw\n\
+            24 22 8:17 /docker /var/lib/docker rw - ext4 /dev/sdb1 rw\n\
+            25 22 8:17 /docker/volumes/a/_data /alias rw - ext4 /dev/sdb1 rw\n\
+            26 22 8:33 /part /alone rw - ext4 /dev/sdc1 rw\n\
+            27 22 0:50 / /over rw - tmpfs tmpfs rw\n\
+            28 22 8:1 /srv/x /over rw - ext4 /dev/sda1 rw\n";
+        let links = Links { mounts: mounts(table) };
+        let of = |path: &str| links.unbound(Path::new(path)).unwrap();
+        for name in ["/alias/pip", "/var/lib/docker/volumes/a/_data/pip", "/data/docker/volumes/a/_data/pip"] {
+            assert_eq!(of(name), Path::new("/data/docker/volumes/a/_data/pip"), "{name}");
+        }
+        for (name, place) in
+            [("/", "/"), ("/srv", "/srv"), ("/alone/x", "/alone/x"), ("/over/y", "/srv/x/y"), ("/alias2", "/alias2")]
+        {
+            assert_eq!(of(name), Path::new(place), "{name}");
+        }
     }
 
     #[test]
@@ -121,14 +167,15 @@ mod tests {
         symlink(root.join("far"), root.join("to")).unwrap();
         symlink("../to/./link", root.join("far/dir/up")).unwrap();
         symlink("loop", root.join("loop")).unwrap();
-        let local = Links { far: Vec::new() };
+        let local = Links { mounts: Vec::new() };
         for path in ["to/link", "far/dir/up/../dir", "far", "to/dir/../../far/dir"] {
             assert_eq!(local.follow(&root.join(path)), root.join(path).canonicalize().ok(), "{path}");
         }
         for nowhere in ["none", "loop", "to/none/.."] {
             assert_eq!(local.follow(&root.join(nowhere)), None, "{nowhere}");
         }
-        let links = Links { far: vec![root.join("far")] };
+        let (device, far) = (b"0:44".to_vec(), root.join("far"));
+        let links = Links { mounts: vec![Mounted { device, root: "/".into(), point: far, far: true }] };
         for (path, leads) in [("to/link/x", "far/link/x"), ("far/none", "far/none"), ("to", "far")] {
             assert_eq!(links.follow(&root.join(path)), Some(root.join(leads)), "{path}");
         }

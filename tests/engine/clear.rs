@@ -330,8 +330,31 @@ for_each_engine!(a_volume_is_in_use_by_whatever_name_a_container_has_it, [v20, v
         let device = format!("device={}{end}", there.display());
         engine.docker(&["volume", "create", "--opt=type=none", "--opt=o=bind", "--opt", &device, name]);
     }
+    let run = engine
+        .cache(&[
+            "size",
+            "--volume",
+            "one-cache",
+            "--volume",
+            "part-cache",
+            "--volume",
+            "same-cache",
+            "--format",
+            "json",
+        ])
+        .ok();
+    let size: Value = serde_json::from_str(&run.stdout).unwrap();
+    let rows = size["caches"].as_array().unwrap();
+    assert!(
+        rows.iter().all(|row| row["volume"] == "one-cache") && rows.iter().any(|row| row["tool"] == "pip"),
+        "{run}"
+    );
+    let alias = engine.folder().join("tmp/alias");
+    fs::create_dir_all(&alias).unwrap();
+    Run::of(std::process::Command::new("mount").arg("--bind").args([&root, &alias])).ok();
     let bind = |path: &Path| format!("{}:/cache", path.display());
     for (volume, mount) in [
+        ("project-cache", bind(&alias)),
         ("one-cache", "same-cache:/cache".into()),
         ("one-cache", "part-cache:/cache".into()),
         ("one-cache", bind(&there)),
