@@ -10,7 +10,7 @@ pub mod links;
 pub mod warm;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Result, ensure};
 
@@ -133,15 +133,17 @@ pub fn ensure_apart(bundle: &Path, volume: &Volume) -> Result<()> {
     Ok(())
 }
 
-/// Returns where a path leads that may not be there yet.
+/// Returns where a path leads that may not be there yet: what is not there counts as a directory, as it will be one.
 fn resolved(path: &Path) -> io::Result<PathBuf> {
     let path = std::path::absolute(path)?;
-    let there = path.ancestors().find_map(|above| Some((above.canonicalize().ok()?, path.strip_prefix(above).ok()?)));
-    Ok(match there {
-        Some((above, below)) if !below.as_os_str().is_empty() => above.join(below),
-        Some((above, _)) => above,
-        None => path,
-    })
+    Ok(path.components().fold(PathBuf::new(), |mut at, part| {
+        if part == Component::ParentDir {
+            at.pop();
+            return at;
+        }
+        let at = at.join(part);
+        at.canonicalize().unwrap_or(at)
+    }))
 }
 
 /// Returns true for a volume that is a plain directory of the engine. One with options (nfs, bind, tmpfs) is only
@@ -172,7 +174,8 @@ mod tests {
         std::fs::create_dir_all(root.join("pip")).unwrap();
         std::os::unix::fs::symlink(&root, dir.path().join("link")).unwrap();
         let volume = Volume { mountpoint: root.display().to_string(), ..Default::default() };
-        for inside in ["volume/_data", "volume/_data/pip/new/bundle", "volume", "link", "link/new"] {
+        for inside in ["volume/_data", "volume/_data/pip/new/bundle", "volume", "link", "link/new", "none/../link/new"]
+        {
             ensure_apart(&dir.path().join(inside), &volume).unwrap_err();
         }
         for outside in ["bundle", "volume/_data2", "volume/bundle/new"] {
