@@ -180,14 +180,7 @@ impl<'a> Unpacking<'a> {
     /// Moves what is unpacked into its place.
     fn move_in(&mut self, place: &mut Place<'_>) -> Result<()> {
         let target = self.target;
-        // What was left out of the tree is not replaced where it goes to either.
-        let rules = target.rules.iter();
-        let merged_rules: Vec<Rule> = rules
-            .filter_map(|rule| {
-                let path = placed(rule.path.as_bytes(), &target.from, &target.to)?;
-                Some(Rule { path: String::from_utf8(path).ok()?, take: rule.take })
-            })
-            .collect();
+        let merged_rules = placed_rules(target);
         let rules = Rules::new(&merged_rules);
         let mut merge = Merge {
             rules: &merged_rules,
@@ -210,8 +203,7 @@ impl<'a> Unpacking<'a> {
 
     /// Restores the directories above what was moved in, times and all, and tells what became of the tree.
     fn told(mut self, place: &Place<'_>) -> Unpacked {
-        if self.is_whole()
-            && (self.target.replace || place.was_empty)
+        if (self.target.replace || place.was_empty)
             && let Err(error) = self.shared_directories(&place.root)
         {
             self.unpacked.notes.push(format!("directories have other owners, modes or times: {error:#}"));
@@ -389,13 +381,17 @@ impl<'a> Unpacking<'a> {
         Ok(())
     }
 
-    /// Gives those directories that several trees have in common what they are to have: nothing else was in the root.
+    /// Gives those directories what they are to have that were not moved in as a whole: those that several trees have in
+    /// common, if nothing else was in the root, and those of which deeper rules leave something out.
     fn shared_directories(&self, root: &OwnedFd) -> Result<()> {
         let mut dirs = Dirs::at(root.try_clone()?, false);
+        let placed = placed_rules(self.target);
+        let rules = Rules::new(&placed);
         self.later().each(Kind::Dir, |member| {
-            let at = self.rules.at(&member.path);
-            let shared = member.path.is_empty() || !at.rule.is_some_and(|rule| self.target.rules[rule].take);
-            match if shared { self.directory(&mut dirs, member) } else { Ok(()) } {
+            let at = rules.at(&member.path);
+            let taken = at.rule.is_some_and(|rule| placed[rule].take);
+            let shared = self.is_whole() && (member.path.is_empty() || !taken);
+            match if shared || (taken && !at.is_whole()) { self.directory(&mut dirs, member) } else { Ok(()) } {
                 // What is in its place was told of.
                 Err(error) if error.downcast_ref().is_some_and(moves::is_gone) => {}
                 Err(error) => self.note(member, &format!("its owner, mode or time cannot be set: {error:#}")),
@@ -437,6 +433,17 @@ impl<'a> Unpacking<'a> {
             notes.push(format!("{}: {why}", String::from_utf8_lossy(&member.path)));
         }
     }
+}
+
+/// Returns the rules as they are where the tree goes: what was left out of it is not replaced there either.
+fn placed_rules(target: &Target) -> Vec<Rule> {
+    let rules = target.rules.iter();
+    rules
+        .filter_map(|rule| {
+            let path = placed(rule.path.as_bytes(), &target.from, &target.to)?;
+            Some(Rule { path: String::from_utf8(path).ok()?, take: rule.take })
+        })
+        .collect()
 }
 
 /// Returns where a path goes if the directory `from` becomes `to`; None if it does not lie there.
@@ -1062,6 +1069,35 @@ mod tests {
                 && back.join("state/c").exists()
                 && !back.join(STAGING.to_str().unwrap()).exists()
         );
+    }
+
+    #[test]
+    fn replacing_restores_directories_that_only_deeper_rules_leave_something_out_of() {
+        let (_dir, tree, out, back) = dirs();
+        let taken = [("", false), ("bundle", true), ("bundle/inner/state", false)];
+        let moment = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_600_000_000);
+        for (root, mode) in [(&tree, 0o700), (&back, 0o755)] {
+            fs::create_dir_all(root.join("bundle/inner/state")).unwrap();
+            fs::write(root.join("bundle/inner/f"), "").unwrap();
+            for path in ["bundle/inner", "bundle"] {
+                fs::set_permissions(root.join(path), fs::Permissions::from_mode(mode)).unwrap();
+            }
+        }
+        for path in ["bundle/inner", "bundle"] {
+            File::open(tree.join(path)).unwrap().set_modified(moment).unwrap();
+        }
+        let packed = pack(&tree, &out, &taken, None);
+        let replacing = Target { replace: true, rules: rules(&taken), ..target(&packed, &back) };
+        let moved = Target { from: "bundle".into(), to: "ruby/bundle".into(), ..replacing.clone() };
+        fs::create_dir_all(back.join("ruby/bundle/inner/state")).unwrap();
+        for (target, to) in [(replacing, "bundle"), (moved, "ruby/bundle")] {
+            unpack(target, &out).unwrap();
+            for path in ["", "inner"] {
+                let found = fs::metadata(back.join(to).join(path)).unwrap();
+                assert_eq!((found.mode() & 0o777, found.modified().unwrap()), (0o700, moment), "{to} {path}");
+            }
+            assert!(back.join(to).join("inner/state").exists());
+        }
     }
 
     #[test]
