@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::CStr;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -210,7 +211,7 @@ impl Visit for Measure<'_> {
         let bytes = blocks(&folder.stat);
         let staying = if folder.named { bytes } else { 0 };
         let is_top = folder.named && folder.above.as_ref().is_none_or(|above| above.part != folder.part);
-        let is_work_tree = is_top && statat(&folder.fd, c".git/HEAD", AtFlags::SYMLINK_NOFOLLOW).is_ok();
+        let is_work_tree = is_top && is_work_tree(&folder.fd);
         self.add(folder.part, Sum { bytes, staying, exists: true, is_work_tree, ..Sum::default() });
     }
 
@@ -254,6 +255,11 @@ impl Visit for Measure<'_> {
     fn refused(&self, path: String, error: Errno) {
         self.unreadable.add(path, error);
     }
+}
+
+/// Returns true if a directory is the top of a git work tree.
+pub fn is_work_tree(dir: impl AsFd) -> bool {
+    statat(dir, c".git/HEAD", AtFlags::SYMLINK_NOFOLLOW).is_ok()
 }
 
 #[cfg(test)]

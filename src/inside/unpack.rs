@@ -2,11 +2,12 @@
 //! renames. Until then the tree is as it was; no link is ever followed.
 
 use std::collections::HashSet;
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::archive::{self, Kind, Member, leads_in};
 use super::dirs::{self, DIRECTORY, Dirs, names};
+use super::measure::is_work_tree;
 use super::moves::{self, Moves, Name};
 use super::pack::{Blob, Hashed, Layer, digest};
 use super::rules::{At, Rule, Rules};
@@ -118,6 +120,8 @@ fn unpack(job: &Unpack, done: &Counters) -> Result<Vec<Unpacked>> {
         };
         if target.replace {
             places[at].refuse_mounts()?;
+            let rules = placed_rules(target);
+            refuse_work_trees(places[at].root.as_fd(), &target.root, &rules, Rules::new(&rules).root())?;
         }
         let staging = places[at].staging(number)?;
         trees.push((at, Unpacking::beside(&job.blobs, target, staging, done)?));
@@ -446,8 +450,30 @@ fn placed_rules(target: &Target) -> Vec<Rule> {
         .collect()
 }
 
+/// Refuses a git work tree in a place that the rules take: it is somebody's own, whatever the place is called.
+fn refuse_work_trees(dir: BorrowedFd<'_>, path: &Path, rules: &[Rule], at: At<'_>) -> Result<()> {
+    let taken = at.is_named() && at.rule.is_some_and(|rule| rules[rule].take);
+    if taken && is_work_tree(dir) {
+        bail!(
+            "{} is a git work tree, which --replace would take away\nhint: move it elsewhere, or import without `--replace`",
+            path.display()
+        );
+    }
+    if at.is_whole() {
+        return Ok(());
+    }
+    for name in names(dir)? {
+        let at = at.child(name.to_bytes());
+        if at.leads_on() && is_dir(&statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW)?) {
+            let below = openat(dir, &name, DIRECTORY, Mode::empty())?;
+            refuse_work_trees(below.as_fd(), &path.join(OsStr::from_bytes(name.to_bytes())), rules, at)?;
+        }
+    }
+    Ok(())
+}
+
 /// Returns where a path goes if the directory `from` becomes `to`; None if it does not lie there.
-fn placed(path: &[u8], from: &str, to: &str) -> Option<Vec<u8>> {
+pub fn placed(path: &[u8], from: &str, to: &str) -> Option<Vec<u8>> {
     let below = match from.is_empty() {
         true => path,
         false => path.strip_prefix(from.as_bytes()).filter(|rest| rest.is_empty() || rest.starts_with(b"/"))?,
@@ -1069,6 +1095,41 @@ mod tests {
                 && back.join("state/c").exists()
                 && !back.join(STAGING.to_str().unwrap()).exists()
         );
+    }
+
+    #[test]
+    fn replacing_takes_no_git_work_tree_away() {
+        let (_dir, tree, out, back) = dirs();
+        let places = ["pip", "venvs/a/lib", "state"];
+        for place in places {
+            fs::create_dir_all(tree.join(place)).unwrap();
+            fs::write(tree.join(place).join("f"), "").unwrap();
+        }
+        let taken = [("", false), ("pip", true), ("venvs/*/lib", true)];
+        let packed = pack(&tree, &out, &taken, None);
+        for place in places {
+            let git = back.join(place).join(".git");
+            fs::create_dir_all(&git).unwrap();
+            fs::write(git.join("HEAD"), "ref: refs/heads/main").unwrap();
+            let before = listing(&back);
+            let target = Target { rules: rules(&taken), ..target(&packed, &back) };
+            let replaced = unpack(Target { replace: true, ..target.clone() }, &out);
+            match place {
+                "state" => drop(replaced.unwrap()),
+                _ => {
+                    let error = replaced.unwrap_err().to_string();
+                    let path = back.join(place);
+                    assert!(error.starts_with(&format!("{} is a git work tree", path.display())), "{error}");
+                    assert_eq!(listing(&back)[1..], before[1..]);
+                    unpack(target, &out).unwrap();
+                    assert!(path.join("f").exists());
+                    fs::remove_dir_all(git).unwrap();
+                }
+            }
+        }
+        let whole = Target { from: "pip".into(), to: "state".into(), replace: true, ..target(&packed, &back) };
+        let whole = Target { rules: rules(&taken), ..whole };
+        assert!(unpack(whole, &out).unwrap_err().to_string().contains("/state is a git work tree"));
     }
 
     #[test]
