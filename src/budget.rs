@@ -27,6 +27,10 @@ impl FromStr for Budget {
     fn from_str(text: &str) -> Result<Budget, String> {
         match NAMES.iter().find(|(name, _)| *name == text) {
             Some((_, gigabytes)) => Ok(Budget(Bytes(gigabytes * 1_000_000_000))),
+            // Who writes 10 thinks of gigabytes.
+            None if text.parse().is_ok_and(|bytes: u64| (1..1_000_000).contains(&bytes)) => {
+                Err(format!("{text} needs a unit, as `{text}GB` or `{text}B`"))
+            }
             None => text.parse().map(Budget).map_err(|_| "a budget is small, medium, large, or a size as `3GB`".into()),
         }
     }
@@ -46,7 +50,7 @@ impl fmt::Display for Budget {
         let shown = self.0.to_string();
         match shown.parse() == Ok(*self) {
             true => f.pad(&shown),
-            false => write!(f, "{}", self.0.0),
+            false => write!(f, "{}B", self.0.0),
         }
     }
 }
@@ -87,7 +91,8 @@ mod tests {
         let read = |text: &str| text.parse::<Budget>().ok().map(|budget| budget.0.0);
         assert_eq!(read("medium"), Some(5_000_000_000));
         assert_eq!(read("300MB"), Some(300_000_000));
-        assert_eq!(read("huge"), None);
+        assert_eq!((read("10B"), read("1000000")), (Some(10), Some(1_000_000)));
+        assert!(["huge", "10", "999999"].into_iter().all(|text| read(text).is_none()));
         for bytes in [5_000_000_000, 300_000, 1_234_567, 0] {
             assert_eq!(read(&Budget(Bytes(bytes)).to_string()), Some(bytes));
         }

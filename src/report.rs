@@ -143,12 +143,7 @@ pub fn is_terminal() -> bool {
 
 /// Returns a table as docker prints it: columns as wide as their longest cell and three spaces, at least ten.
 pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
-    let mut widths: Vec<usize> = header.iter().map(|cell| width(cell)).collect();
-    for row in rows {
-        for (at, cell) in row.iter().enumerate() {
-            widths[at] = widths[at].max(width(cell));
-        }
-    }
+    let widths = widths(header, rows);
     let mut text = String::new();
     let header: Vec<String> = header.iter().map(ToString::to_string).collect();
     for row in std::iter::once(&header).chain(rows) {
@@ -156,8 +151,7 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
         for (at, cell) in row.iter().enumerate() {
             line.push_str(&plain(cell));
             if at + 1 < row.len() {
-                let padding = (widths[at] + 3).max(10) - width(cell);
-                line.push_str(&" ".repeat(padding));
+                line.push_str(&" ".repeat(padded(widths[at]) - width(cell)));
             }
         }
         let _ = writeln!(text, "{}", line.trim_end());
@@ -165,20 +159,63 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Returns a table that is no wider than this, if that can be: the expendable columns go, in their order.
+/// Returns the width of the longest cell of each column.
+fn widths(header: &[&str], rows: &[Vec<String>]) -> Vec<usize> {
+    let cells = |at: usize| rows.iter().map(move |row| width(&row[at]));
+    header.iter().enumerate().map(|(at, title)| cells(at).fold(width(title), usize::max)).collect()
+}
+
+/// Returns the width of a column that another one follows.
+fn padded(width: usize) -> usize {
+    (width + 3).max(10)
+}
+
+/// The columns whose cells may be shortened, and the characters that each keeps at least.
+const SHORTENED: &[&str] = &["NAME", "DIRECTORY", "STEP"];
+const SHORTEST: usize = 24;
+
+/// Returns a table that is no wider than this, if that can be: long names are shortened, and the expendable columns go, in
+/// their order.
 pub fn table_within(room: usize, header: &[&str], mut rows: Vec<Vec<String>>, expendable: &[&str]) -> String {
     let mut header = header.to_vec();
-    let mut text = table(&header, &rows);
-    for column in expendable {
-        if text.lines().all(|line| width(line) <= room) {
-            break;
+    let mut expendable = expendable.iter();
+    loop {
+        let widths = widths(&header, &rows);
+        let shortens = |at: usize| SHORTENED.contains(&header[at]);
+        let capped = |at: usize, most: usize| if shortens(at) { widths[at].min(most) } else { widths[at] };
+        let fits = |most: &usize| {
+            let last = header.len() - 1;
+            (0..last).map(|at| padded(capped(at, *most))).sum::<usize>() + capped(last, *most) <= room
+        };
+        let longest = (0..header.len()).filter(|at| shortens(*at)).map(|at| widths[at]).fold(SHORTEST, usize::max);
+        let most = (SHORTEST..=longest).rev().find(fits);
+        let goes = expendable.next().filter(|_| most.is_none());
+        if let Some(at) = goes.and_then(|column| header.iter().position(|title| title == column)) {
+            header.remove(at);
+            rows.iter_mut().for_each(|row| drop(row.remove(at)));
+        } else if goes.is_none() {
+            let most = most.unwrap_or(SHORTEST);
+            for row in &mut rows {
+                row.iter_mut()
+                    .enumerate()
+                    .filter(|(at, _)| shortens(*at))
+                    .for_each(|(_, cell)| *cell = shortened(cell, most));
+            }
+            return table(&header, &rows);
         }
-        let Some(at) = header.iter().position(|title| title == column) else { continue };
-        header.remove(at);
-        rows.iter_mut().for_each(|row| drop(row.remove(at)));
-        text = table(&header, &rows);
     }
-    text
+}
+
+/// Returns a name of no more characters than this: the end of a path tells more than its beginning.
+fn shortened(name: &str, most: usize) -> String {
+    let name = plain(name);
+    let length = name.chars().count();
+    if length <= most {
+        return name;
+    }
+    let head = (most - 1) / 3;
+    let skipped = length - (most - 1 - head);
+    name.chars().take(head).chain(['…']).chain(name.chars().skip(skipped)).collect()
 }
 
 /// Returns how wide a table may be on standard output: wrapped rows are hard to read, and where nobody looks on, nothing is
@@ -441,6 +478,13 @@ mod tests {
         assert_eq!(within(27), expected);
         assert_eq!(within(26), "TYPE      SIZE\nImages    97.18MB\n");
         assert_eq!(within(3), "SIZE\n97.18MB\n");
+        let rows = vec![vec!["short".into(), "/home/somebody/.local/share/pnpm/store".into(), "cache".into()]];
+        let within = |room| table_within(room, &["NAME", "DIRECTORY", "CLASS"], rows.clone(), &["CLASS"]);
+        assert!(within(56).ends_with("short     /home/somebody/.local/share/pnpm/store   cache\n"));
+        assert!(within(55).ends_with("short     /home/somebo…/.local/share/pnpm/store   cache\n"));
+        assert!(within(42).ends_with("short     /home/s…share/pnpm/store   cache\n"));
+        assert!(within(41).ends_with("short     /home/some…cal/share/pnpm/store\n"));
+        assert!(within(10).ends_with("short     /home/s…share/pnpm/store\n"));
     }
 
     #[test]

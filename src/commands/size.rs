@@ -145,7 +145,7 @@ fn listed(caches: &[Cache], room: usize) -> String {
         room,
         &["KIND", "NAME", "DIRECTORY", "TOOL", "CLASS", "SIZE", "SHARE", "LAST USED"],
         rows.collect(),
-        &["LAST USED", "CLASS", "TOOL", "KIND", "SHARE", "NAME"],
+        &["LAST USED", "SHARE", "CLASS", "KIND", "TOOL"],
     )
 }
 

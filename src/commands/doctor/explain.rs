@@ -208,7 +208,8 @@ fn show(steps: &[Explained], before: Option<&Fingerprint>, options: &Doctor) -> 
         let stage = if step.stage.is_empty() { "-" } else { &step.stage };
         vec![stage.into(), shortened(&step.text), format!("{:.1}s", step.seconds), cache]
     });
-    report::data(&report::table(&["STAGE", "STEP", "TIME", "CACHE"], &rows.collect::<Vec<_>>()))?;
+    let header = ["STAGE", "STEP", "TIME", "CACHE"];
+    report::data(&report::table_within(report::room(), &header, rows.collect(), &["STAGE", "TIME"]))?;
     if options.quiet {
         return Ok(());
     }
