@@ -271,6 +271,11 @@ pub struct Doctor {
 }
 
 impl Doctor {
+    /// Returns true if it is to look at an image or at containers alone.
+    pub fn is_aimed(&self) -> bool {
+        self.image.is_some() || !self.container.is_empty()
+    }
+
     /// Returns how to tell of what takes long.
     pub fn telling(&self) -> Telling {
         if self.quiet { Telling::Quiet } else { self.progress.progress }

@@ -347,6 +347,38 @@ fn no_engine_is_one_error_with_a_hint() {
 }
 
 #[test]
+fn without_an_engine_no_check_that_asks_it_is_fine() {
+    let world = World::new(REFUSES);
+    fs::write(world.at("Dockerfile"), "FROM python:3.12\nCMD [\"python\"]\n").unwrap();
+    let doctor = |line: &str| {
+        let run = Run::of(world.plugin(words(line)).env("DOCKER_HOST", "unix:///nosuch"));
+        let answer: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+        (run.code, answer)
+    };
+    let (_, all) = doctor("cache doctor --format json");
+    let of_files =
+        ["file-unreadable", "dockerfile-unreadable", "cache-export-grows", "cache-in-image", "no-cache-flag"];
+    let of_steps = ["missing-cache-mount", "dead-cache-mount", "defeated-cache-mount", "unsafe-sharing"];
+    let of_mounts = ["mount-over-install", "mount-id-clash", "copy-before-install"];
+    let mut asked = 0;
+    for check in all["checks"].as_array().unwrap() {
+        let name = check["name"].as_str().unwrap();
+        if name == "engine-unreachable" {
+            assert_eq!(check["status"], "found");
+        } else if of_files.iter().chain(&of_steps).chain(&of_mounts).any(|other| *other == name) {
+            assert_eq!(check["status"], "ok", "{check}");
+        } else {
+            assert_eq!(check["status"], "skipped", "{check}");
+            let (code, alone) = doctor(&format!("cache doctor --format json --check {name}"));
+            assert_eq!((code, &alone["checks"][0]["status"]), (1, &"failed".into()), "{alone}");
+            asked += 1;
+        }
+    }
+    assert!(asked > 10, "{all}");
+    assert_eq!(doctor("cache doctor --format json --container web").0, 1);
+}
+
+#[test]
 fn docker_that_hangs_meets_the_time_limit() {
     let world = World::new(HANGS);
     let begin = Instant::now();

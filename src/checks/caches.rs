@@ -60,6 +60,8 @@ pub struct Carried {
 #[derive(Debug)]
 pub struct Held {
     pub caches: Vec<Cache>,
+    /// What could not be measured, and why: a sentence each.
+    pub gaps: Vec<String>,
     pub budget: Budget,
     /// How many lock files the budget is told from; none if the user gave it. Then layers count as well: they belong to
     /// the whole machine, not to one project.
@@ -196,14 +198,15 @@ pub fn cache_in_image(image: &Image) -> Vec<Finding> {
 }
 
 fn cache_over_budget(facts: &AllFacts) -> Result<Vec<Finding>, NotRun> {
-    if facts.engine.engine.is_err() {
-        return Err(NotRun::Skipped("no engine answers".into()));
-    }
+    facts.engine()?;
     let held = facts.caches.held.as_ref().map_err(Clone::clone)?;
-    Ok(over_budget(held).into_iter().collect())
+    match over_budget(held) {
+        None if !held.gaps.is_empty() => Err(NotRun::Failed(held.gaps.join("; "))),
+        found => Ok(found.into_iter().collect()),
+    }
 }
 
-fn over_budget(Held { caches, budget, locks, volumes }: &Held) -> Option<Finding> {
+fn over_budget(Held { caches, budget, locks, volumes, .. }: &Held) -> Option<Finding> {
     let spent = budget.spent(caches);
     if !spent.over {
         return None;
@@ -238,11 +241,9 @@ fn over_budget(Held { caches, budget, locks, volumes }: &Held) -> Option<Finding
 }
 
 fn volume_owner(facts: &AllFacts) -> Result<Vec<Finding>, NotRun> {
-    let described = facts.project.iter().flat_map(|project| project.found());
-    let described = described.filter(|finding| finding.check == VOLUME_OWNER).cloned();
-    if facts.engine.engine.is_err() {
-        let found: Vec<Finding> = described.collect();
-        return if found.is_empty() { Err(NotRun::Skipped("no engine answers".into())) } else { Ok(found) };
+    let described = facts.told(VOLUME_OWNER)?;
+    if facts.engine().is_err() {
+        return Ok(described);
     }
     let volumes = facts.caches.volumes.as_ref().map_err(Clone::clone)?;
     Ok(volumes.iter().filter_map(volume_findings).chain(described).collect())
@@ -391,7 +392,7 @@ mod tests {
             cache(Kind::Volume, "project-cache", Some("pip"), Class::Cache, 30),
             cache(Kind::Volume, "project-cache", None, Class::State, 900),
         ];
-        Held { caches, budget: Budget(Bytes(budget)), locks, volumes: Vec::new() }
+        Held { caches, gaps: Vec::new(), budget: Budget(Bytes(budget)), locks, volumes: Vec::new() }
     }
 
     #[test]
@@ -412,6 +413,20 @@ mod tests {
     fn what_no_clear_takes_does_not_count_against_the_budget() {
         assert_eq!(over_budget(&held(None, 50)), None);
         assert_eq!(over_budget(&held(Some(9), 50)), None);
+    }
+
+    #[test]
+    fn what_could_not_be_measured_is_not_within_a_budget() {
+        let check = |held: Held| {
+            let engine = super::super::engine::Facts::healthy();
+            let caches = Facts { held: Ok(held), ..Facts::default() };
+            let none = || NotRun::Skipped("no project".into());
+            cache_over_budget(&AllFacts { named: false, engine, caches, live: Err(none()), project: Err(none()) })
+        };
+        let gaps = || vec!["builder b is not counted".into()];
+        assert_eq!(check(held(None, 50)), Ok(Vec::new()));
+        assert_eq!(check(Held { gaps: gaps(), ..held(None, 50) }), Err(NotRun::Failed(gaps().concat())));
+        assert_eq!(check(Held { gaps: gaps(), ..held(None, 49) }).map(|found| found.len()), Ok(1));
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub struct Facts {
     pub volumes: Fact<Vec<String>>,
     /// Drivers that do not tell their volumes.
     pub silent_drivers: Fact<Vec<String>>,
-    /// Names of all containers; not asked for, and empty, if no volume is a builder's.
+    /// Names of all containers.
     pub containers: Fact<Vec<String>>,
     /// The file system of the engine's directory.
     pub disk: Fact<Disk>,
@@ -154,15 +154,6 @@ fn skipped<T>(why: impl Into<String>) -> Result<T, NotRun> {
 }
 
 impl Facts {
-    /// Returns the engine, for checks that make no sense without.
-    fn engine(&self) -> Fact<&Engine> {
-        match &self.engine {
-            Ok(engine) => Ok(engine),
-            Err(NoEngine::Unclear(_)) => skipped("the engine gives no answer that makes sense"),
-            Err(_) => skipped("the engine cannot be reached"),
-        }
-    }
-
     /// Returns the builders, for checks that make no sense without buildx.
     fn builders(&self) -> Fact<&Builders> {
         match self.builders.as_ref().map_err(Clone::clone)? {
@@ -182,6 +173,16 @@ impl Facts {
         let mut names = vec![builders.of_docker_build.as_str(), &builders.of_buildx];
         names.dedup();
         Ok(names)
+    }
+
+    /// Makes sure that the builders in use run: of others nothing can be said.
+    fn all_run(&self) -> Fact<()> {
+        let (builders, in_use) = (self.builders()?, self.in_use()?);
+        let runs = |name: &str| builders.list.iter().any(|builder| builder.name == name && builder.is_running());
+        match in_use.into_iter().find(|name| !runs(name)) {
+            Some(name) => skipped(format!("the builder {name} does not run")),
+            None => Ok(()),
+        }
     }
 
     /// Returns the command that changes the engine's configuration and restarts it, if its file is known.
@@ -328,8 +329,8 @@ impl System {
 }
 
 fn buildx_missing(facts: &AllFacts) -> Findings {
-    let facts = &facts.engine;
     facts.engine()?;
+    let facts = &facts.engine;
     if facts.builders.as_ref().map_err(Clone::clone)?.is_some() {
         return Ok(Vec::new());
     }
@@ -361,8 +362,8 @@ fn go_bool(text: &str) -> Option<bool> {
 /// Tried on Docker 20.10, 26.1 and 28.5. From 23.0 on, `docker build` is buildx, whatever the engine advises, unless the
 /// variable says no, even against the alias. Before, the alias decides, then the variable, then the engine's advice.
 fn buildkit_disabled(facts: &AllFacts) -> Findings {
-    let facts = &facts.engine;
-    let (engine, client) = (facts.engine()?, &facts.client);
+    let engine = facts.engine()?;
+    let (facts, client) = (&facts.engine, &facts.engine.client);
     if engine.os_type == "windows" {
         return skipped("Windows containers are built by the legacy builder");
     }
@@ -402,8 +403,8 @@ fn buildkit_disabled(facts: &AllFacts) -> Findings {
 }
 
 fn builder_split(facts: &AllFacts) -> Findings {
-    let facts = &facts.engine;
     facts.engine()?;
+    let facts = &facts.engine;
     let Builders { of_docker_build: build, of_buildx: buildx, .. } = facts.builders()?;
     if build == buildx {
         return Ok(Vec::new());
@@ -422,8 +423,8 @@ fn builder_split(facts: &AllFacts) -> Findings {
 }
 
 fn builder_inactive(facts: &AllFacts) -> Findings {
-    let facts = &facts.engine;
     facts.engine()?;
+    let facts = &facts.engine;
     let (builders, in_use) = (facts.builders()?, facts.in_use()?);
     let mut findings = Vec::new();
     let missing = facts.client.buildx_builder.as_ref().filter(|name| builders.list.iter().all(|b| b.name != **name));
@@ -468,13 +469,10 @@ fn builder_inactive(facts: &AllFacts) -> Findings {
 }
 
 fn builder_cannot_export(facts: &AllFacts) -> Findings {
-    let facts = &facts.engine;
     let engine = facts.engine()?;
+    let facts = &facts.engine;
     let (builders, in_use) = (facts.builders()?, facts.in_use()?);
-    let mut used = builders.list.iter().filter(|b| in_use.contains(&b.name.as_str()) && b.is_running()).peekable();
-    if used.peek().is_none() {
-        return skipped("no builder in use runs");
-    }
+    let used = builders.list.iter().filter(|b| in_use.contains(&b.name.as_str()) && b.is_running());
     let findings = used.filter_map(|builder| {
         let (name, why) = (&builder.name, builder.cannot_export()?);
         let store = facts.configure("features", json!({"containerd-snapshotter": true}));
@@ -491,13 +489,17 @@ fn builder_cannot_export(facts: &AllFacts) -> Findings {
                 .command(MAKE_EXPORTER),
         })
     });
-    Ok(findings.collect())
+    let findings: Vec<Finding> = findings.collect();
+    if findings.is_empty() {
+        facts.all_run()?;
+    }
+    Ok(findings)
 }
 
 /// `docker buildx rm` leaves the volume when it takes over 20 s, and `docker volume prune` spares it, because it has a name.
 fn orphan_builder_state(facts: &AllFacts) -> Findings {
-    let facts = &facts.engine;
     facts.engine()?;
+    let facts = &facts.engine;
     let builders = facts.builders()?;
     let volumes = facts.volumes.as_ref().map_err(Clone::clone)?;
     let containers = facts.containers.as_ref().map_err(Clone::clone)?;
@@ -524,8 +526,8 @@ fn orphan_builder_state(facts: &AllFacts) -> Findings {
 
 /// The engine asks every driver that it has used, and waits up to a minute for one that is gone or hangs.
 fn volume_driver_silent(facts: &AllFacts) -> Findings {
-    let facts = &facts.engine;
     facts.engine()?;
+    let facts = &facts.engine;
     let silent = facts.silent_drivers.as_ref().map_err(Clone::clone)?;
     let found = silent.iter().map(|driver| {
         let message = format!(
@@ -538,8 +540,8 @@ fn volume_driver_silent(facts: &AllFacts) -> Findings {
 }
 
 fn gc_policy(facts: &AllFacts) -> Findings {
-    let facts = &facts.engine;
     let engine = facts.engine()?;
+    let facts = &facts.engine;
     let (builders, in_use) = (facts.builders()?, facts.in_use()?);
     let mut findings = Vec::new();
     let mut unknown = Vec::new();
@@ -555,8 +557,11 @@ fn gc_policy(facts: &AllFacts) -> Findings {
         let configurable = builder.driver == "docker" && builder.name == facts.client.context;
         findings.extend(judge(facts, engine, builder, &rules, configurable));
     }
-    if findings.is_empty() && !unknown.is_empty() {
-        return skipped(format!("this buildx does not tell the policy of {}", unknown.join(", ")));
+    if findings.is_empty() {
+        facts.all_run()?;
+        if !unknown.is_empty() {
+            return skipped(format!("this buildx does not tell the policy of {}", unknown.join(", ")));
+        }
     }
     Ok(findings)
 }
@@ -637,8 +642,8 @@ const LOW_BYTES: u64 = 10_000_000_000;
 const FULL_BYTES: u64 = 1_000_000_000;
 
 fn disk_low(facts: &AllFacts) -> Findings {
-    let facts = &facts.engine;
     facts.engine()?;
+    let facts = &facts.engine;
     let disk = facts.disk.as_ref().map_err(Clone::clone)?;
     let Disk { path, total, free } = disk;
     if !disk.is_low() {
@@ -668,32 +673,34 @@ mod tests {
         builder
     }
 
-    /// Returns Docker 28 in good order: one builder that can export and collects garbage.
-    fn healthy() -> Facts {
-        let mut builder = builder("default", "docker", "running");
-        builder.nodes[0].labels.insert(SNAPSHOTTER.into(), "overlayfs".into());
-        builder.nodes[0].gc_policy =
-            vec![rule(&["type==source.local,type==exec.cachemount,type==source.git.checkout"], 48), rule(&[], 0)];
-        Facts {
-            client: Client {
-                context: "default".into(),
-                host: Some(DEFAULT_SOCKET.into()),
-                system: System { os: "linux".into(), systemd: true, ..Default::default() },
-                ..Default::default()
-            },
-            client_version: Ok("28.5.2".into()),
-            engine: Ok(Engine { version: "28.5.2".into(), os_type: "linux".into() }),
-            advised_builder: Ok(Some(2)),
-            builders: Ok(Some(Builders {
-                list: vec![builder],
-                of_docker_build: "default".into(),
-                of_buildx: "default".into(),
-            })),
-            volumes: Ok(vec!["project-cache".into()]),
-            silent_drivers: Ok(Vec::new()),
-            containers: Ok(Vec::new()),
-            disk: Ok(Disk { path: "/var/lib/docker".into(), total: 100_000_000_000, free: 50_000_000_000 }),
-            daemon_json: None,
+    impl Facts {
+        /// Returns Docker 28 in good order: one builder that can export and collects garbage.
+        pub fn healthy() -> Facts {
+            let mut builder = builder("default", "docker", "running");
+            builder.nodes[0].labels.insert(SNAPSHOTTER.into(), "overlayfs".into());
+            builder.nodes[0].gc_policy =
+                vec![rule(&["type==source.local,type==exec.cachemount,type==source.git.checkout"], 48), rule(&[], 0)];
+            Facts {
+                client: Client {
+                    context: "default".into(),
+                    host: Some(DEFAULT_SOCKET.into()),
+                    system: System { os: "linux".into(), systemd: true, ..Default::default() },
+                    ..Default::default()
+                },
+                client_version: Ok("28.5.2".into()),
+                engine: Ok(Engine { version: "28.5.2".into(), os_type: "linux".into() }),
+                advised_builder: Ok(Some(2)),
+                builders: Ok(Some(Builders {
+                    list: vec![builder],
+                    of_docker_build: "default".into(),
+                    of_buildx: "default".into(),
+                })),
+                volumes: Ok(vec!["project-cache".into()]),
+                silent_drivers: Ok(Vec::new()),
+                containers: Ok(Vec::new()),
+                disk: Ok(Disk { path: "/var/lib/docker".into(), total: 100_000_000_000, free: 50_000_000_000 }),
+                daemon_json: None,
+            }
         }
     }
 
@@ -707,10 +714,10 @@ mod tests {
     }
 
     fn changed(change: impl FnOnce(&mut Facts)) -> AllFacts {
-        let mut facts = healthy();
+        let mut facts = Facts::healthy();
         change(&mut facts);
         let none = || NotRun::Skipped("no project".into());
-        AllFacts { engine: facts, caches: Default::default(), live: Err(none()), project: Err(none()) }
+        AllFacts { named: false, engine: facts, caches: Default::default(), live: Err(none()), project: Err(none()) }
     }
 
     fn list(facts: &mut Facts) -> &mut Builders {
@@ -916,7 +923,12 @@ mod tests {
         });
         let command = r#"echo '{"features":{"cdi":true,"containerd-snapshotter":true},"mtu":1400}' | sudo tee /etc/docker/daemon.json >/dev/null && sudo systemctl restart docker"#;
         assert_eq!(here, one(Note, command));
-        assert_skipped("builder-cannot-export", |facts| list(facts).list[0].nodes[0].status = "stopped".into());
+        let stopped = |facts: &mut Facts| list(facts).list[0].nodes[0].status = "stopped".into();
+        let other_is_gone = |facts: &mut Facts| list(facts).of_buildx = "gone".into();
+        for check in ["builder-cannot-export", "gc-policy"] {
+            assert_skipped(check, stopped);
+            assert_skipped(check, other_is_gone);
+        }
         // One that nobody uses is nobody's trouble.
         let other = |facts: &mut Facts| list(facts).list.push(builder("other", "docker", "running"));
         assert_eq!(found("builder-cannot-export", other), []);

@@ -57,14 +57,12 @@ pub const CHECKS: &[Check] = &[
 /// Returns what both the project's files and its containers say. A container is told in the place of the file that
 /// describes it: what it really holds says more.
 fn with_live(facts: &Facts, name: &str, rule: fn(&Container) -> Vec<Finding>) -> Result<Vec<Finding>, NotRun> {
-    let live = match (&facts.live, &facts.project) {
-        (Ok(live), _) => live.as_slice(),
-        (Err(NotRun::Skipped(_)), Ok(_)) => &[],
-        (Err(why), _) => return Err(why.clone()),
+    let mut told = facts.told(name)?;
+    let live = match facts.engine() {
+        Ok(_) => facts.live.as_deref().map_err(Clone::clone)?,
+        Err(_) => &[],
     };
     let project = facts.project.as_ref().ok();
-    let mut told: Vec<Finding> =
-        project.iter().flat_map(|project| project.found()).filter(|finding| finding.check == name).cloned().collect();
     let mut found = Vec::new();
     for container in live {
         let mut findings = rule(container);

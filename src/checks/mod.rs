@@ -32,10 +32,38 @@ pub struct Check {
 /// All that rules may look at.
 #[derive(Debug)]
 pub struct Facts {
+    /// What is asked was named, so that no other check tells that there is no engine.
+    pub named: bool,
     pub engine: engine::Facts,
     pub caches: caches::Facts,
     pub live: Fact<Vec<live::Container>>,
     pub project: Fact<project::Project>,
+}
+
+impl Facts {
+    /// Returns the engine, for checks that make no sense without.
+    fn engine(&self) -> Fact<&engine::Engine> {
+        let why = match &self.engine.engine {
+            Ok(engine) => return Ok(engine),
+            Err(engine::NoEngine::Unclear(_)) => "the engine gives no answer that makes sense",
+            Err(_) => "no engine answers",
+        };
+        Err(match self.named {
+            true => NotRun::Failed(format!("{why}: `docker cache doctor --check engine-unreachable` tells more")),
+            false => NotRun::Skipped(why.into()),
+        })
+    }
+
+    /// Returns what the project's files come to in a check that asks the engine as well. If that is nothing, and there is no
+    /// engine, nothing is known.
+    fn told(&self, check: &str) -> Fact<Vec<Finding>> {
+        let found = self.project.iter().flat_map(project::Project::found);
+        let found: Vec<Finding> = found.filter(|finding| finding.check == check).cloned().collect();
+        match self.engine() {
+            Err(why) if found.is_empty() => Err(why),
+            _ => Ok(found),
+        }
+    }
 }
 
 /// Something that was asked for, or why it is not known.

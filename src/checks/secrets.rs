@@ -1,7 +1,7 @@
 //! Credentials in cache volumes and cache mounts, which others read as well. Pure rules over names at known depths; what
 //! the files hold nobody looks at.
 
-use super::{Finding, Severity};
+use super::{Fact, Finding, NotRun, Severity};
 use crate::catalogue::{self, Class};
 use crate::model::VolumeUser;
 use crate::report::quote;
@@ -33,6 +33,8 @@ pub struct Secrets {
     pub holders: Vec<Holder>,
     /// What was not, and why: a sentence each.
     pub gaps: Vec<String>,
+    /// Why no cache mount was looked into, if they were to be.
+    pub unknown_mounts: Option<NotRun>,
 }
 
 /// Names of files that tools, and people, keep credentials in, wherever they lie.
@@ -62,9 +64,17 @@ pub fn searches(mounted_at: &str) -> Vec<String> {
 }
 
 /// Returns a finding for each volume and mount that holds credentials.
-pub fn secret_in_cache(Secrets { holders, gaps }: &Secrets) -> Vec<Finding> {
+///
+/// # Errors
+/// When nothing is found, and cache mounts were not looked into.
+pub fn secret_in_cache(Secrets { holders, gaps, unknown_mounts }: &Secrets) -> Fact<Vec<Finding>> {
     let gaps = gaps.iter().map(|gap| Finding::new(Severity::Note, gap.clone()));
-    holders.iter().filter(|holder| !holder.names.is_empty()).map(finding).chain(gaps).collect()
+    let found: Vec<Finding> =
+        holders.iter().filter(|holder| !holder.names.is_empty()).map(finding).chain(gaps).collect();
+    match unknown_mounts {
+        Some(why) if found.is_empty() => Err(why.clone()),
+        _ => Ok(found),
+    }
 }
 
 fn finding(Holder { kind, name, mounted_at, names }: &Holder) -> Finding {
@@ -148,8 +158,17 @@ mod tests {
     }
 
     #[test]
+    fn mounts_that_could_not_be_looked_into_are_not_in_order() {
+        let why = NotRun::Failed("the builder is gone".into());
+        let mut secrets = Secrets { unknown_mounts: Some(why.clone()), ..Secrets::default() };
+        assert_eq!(secret_in_cache(&secrets), Err(why));
+        secrets.holders.push(volume("/cache", &["a"], &["pip/.netrc"]));
+        assert_eq!(secret_in_cache(&secrets).map(|found| found.len()), Ok(1));
+    }
+
+    #[test]
     fn who_reads_a_secret_decides_how_bad_it_is() {
-        let found = |holder: Holder| secret_in_cache(&Secrets { holders: vec![holder], gaps: Vec::new() });
+        let found = |holder: Holder| secret_in_cache(&Secrets { holders: vec![holder], ..Secrets::default() }).unwrap();
         assert_eq!(found(volume("/cache", &["a", "b"], &[])), []);
         let alone = found(volume("/cache", &["a"], &["cargo/credentials.toml"])).remove(0);
         assert!(alone.severity == Severity::Note && alone.message.contains("`/cache/cargo/credentials.toml`"));

@@ -17,6 +17,8 @@ use crate::report::quote;
 pub struct Named {
     pub used: Used,
     pub places: Vec<NamedPlace>,
+    /// Why no cache mount was looked into, if they were to be.
+    pub unknown_mounts: Option<NotRun>,
 }
 
 /// A cache volume or mount, and the names that [`searches`] found in it.
@@ -240,14 +242,16 @@ pub fn searches(mounted_at: &str, used: &Used) -> Vec<String> {
 
 fn stale_versions(facts: &AllFacts) -> Result<Vec<Finding>, NotRun> {
     facts.project.as_ref().map_err(Clone::clone)?;
-    if facts.engine.engine.is_err() {
-        return Err(NotRun::Skipped("no engine answers".into()));
-    }
-    let Named { used, places } = facts.caches.names.as_ref().map_err(Clone::clone)?;
+    facts.engine()?;
+    let Named { used, places, unknown_mounts } = facts.caches.names.as_ref().map_err(Clone::clone)?;
     if used.is_empty() {
         return Err(NotRun::Skipped("no image of the project tells the version of a language".into()));
     }
-    Ok(places.iter().flat_map(|place| place_findings(place, used)).collect())
+    let found: Vec<Finding> = places.iter().flat_map(|place| place_findings(place, used)).collect();
+    match unknown_mounts {
+        Some(why) if found.is_empty() => Err(why.clone()),
+        _ => Ok(found),
+    }
 }
 
 /// What can be removed only as a whole, by path as containers see it: how much of it is stale, and of how many.

@@ -54,7 +54,7 @@ pub fn run(context: Context, options: &Doctor) -> Result<u8> {
         return explain::run(context, options);
     }
     // What is named is all that is looked at, unless checks are named too.
-    let aimed = options.image.is_some() || !options.container.is_empty();
+    let aimed = options.is_aimed();
     let at_aim = |name| {
         options.image.is_some() && name == CACHE_IN_IMAGE
             || !options.container.is_empty() && live::WANTED_BY.contains(&name)

@@ -35,11 +35,13 @@ pub fn gather(context: &Context, checks: &[&Check], options: &Doctor, project: F
 
 fn ask(context: &Context, checks: &[&Check], options: &Doctor, mut project: Fact<Project>) -> Facts {
     let client = client(context);
+    let named = !options.check.is_empty() || options.is_aimed();
     let docker = match &context.docker {
         Ok(docker) => docker,
         Err(error) => {
             let live = Err(NotRun::Skipped(error.to_string()));
-            return Facts { engine: without_docker(client), caches: caches::Facts::default(), live, project };
+            let engine = without_docker(client);
+            return Facts { named, engine, caches: caches::Facts::default(), live, project };
         }
     };
     let wants = |name| checks.iter().any(|check| check.name == name);
@@ -68,21 +70,28 @@ fn ask(context: &Context, checks: &[&Check], options: &Doctor, mut project: Fact
             inventory::left_out(overview).for_each(|gap| report::warning(&gap));
         }
         let of_overview = |known: fn(&Overview) -> Vec<String>| fact(overview.clone().map(known));
-        // Engines before 24 do not tell the ids of mounts, and before 23 measure all volumes to tell records.
-        let tells = overview.as_ref().is_ok_and(|overview| engine::major(&overview.info.server_version) >= 24);
-        let in_mounts = tells && options.check.iter().any(|name| name == SECRET_IN_CACHE);
-        let wants_records = tells && [DEAD_CACHE_MOUNT, MOUNT_OWNER].into_iter().any(wants)
-            || in_mounts
-            || tells && wants_versions_of_mounts;
+        let in_mounts = options.check.iter().any(|name| name == SECRET_IN_CACHE);
+        let wants_records =
+            [DEAD_CACHE_MOUNT, MOUNT_OWNER].into_iter().any(wants) || in_mounts || wants_versions_of_mounts;
+        let skipped = |why: &str| Err(NotRun::Skipped(why.into()));
+        let wanted = match &overview {
+            _ if !wants_records => skipped("it was not asked for"),
+            Err(_) => skipped("no engine answers"),
+            // These measure all volumes to tell records, before 23.
+            Ok(overview) if engine::major(&overview.info.server_version) < 24 => {
+                skipped("engines before 24 do not tell the ids of cache mounts")
+            }
+            Ok(_) => Ok(()),
+        };
         let answers = &answers;
         let builders = scope.spawn(move || {
             // Most often docker's own builder is the one in use: it is asked while `docker buildx ls` runs.
-            let own = wants_records.then(|| answers.build_cache());
+            let own = wanted.map(|()| answers.build_cache());
             let builders = builders.join().unwrap_or_else(|_| Err(crashed()));
-            let found = own.zip(builders.as_ref().ok()).and_then(|(own, builders)| records(docker, builders, own));
-            let looked_into = found.as_ref().filter(|_| in_mounts);
-            let secrets = looked_into.and_then(|(records, reference)| {
-                records.as_ref().ok().map(|found| secrets::in_mounts(reference, &found.records))
+            let found = own.and_then(|own| records(docker, fact(builders.clone())?, own));
+            let secrets = in_mounts.then(|| {
+                let (found, reference) = found.as_ref().map_err(Clone::clone)?;
+                secrets::in_mounts(reference, &found.records).map_err(failed)
             });
             (builders, found, secrets)
         });
@@ -105,39 +114,39 @@ fn ask(context: &Context, checks: &[&Check], options: &Doctor, mut project: Fact
         });
         let (mut owned, mut told, mut secrets) =
             (looked(owned, &overview), looked(told, &overview), looked(secrets, &overview));
-        if overview.is_err() {
-            secrets = Err(NotRun::Skipped("no engine answers".into()));
-        }
         if let Some(why) = live.as_ref().err().filter(|_| !options.container.is_empty()) {
             owned = Err(why.clone());
         }
         let (client_version, advised_builder) =
             client_facts.join().unwrap_or_else(|_| (fact(Err(crashed())), fact(Err(crashed()))));
-        let (builders, records, in_mounts) = builders.join().unwrap_or_else(|_| (Err(crashed()), None, None));
+        let (builders, records, in_mounts) =
+            builders.join().unwrap_or_else(|_| (Err(crashed()), fact(Err(crashed())), None));
         if let (Ok(secrets), Some(found)) = (&mut secrets, in_mounts) {
             match found {
                 Ok(found) => {
                     secrets.holders.extend(found.holders);
                     secrets.gaps.extend(found.gaps);
                 }
-                Err(error) => secrets.gaps.push(format!("cache mounts were not looked into: {error:#}")),
+                Err(why) => secrets.unknown_mounts = Some(why),
             }
         }
-        let mut mounts = Ok(Vec::new());
-        if let Some((Ok(Records { records, .. }), builder)) = &records {
-            let failed = |error: anyhow::Error| NotRun::Failed(format!("{error:#}"));
-            if !written.is_empty() {
-                mounts = ownership::of_mounts(builder, records, written).map_err(failed);
+        let mounts = match &records {
+            Ok((found, builder)) if !written.is_empty() => {
+                ownership::of_mounts(builder, &found.records, written).map_err(failed)
             }
-            if let Ok(named) = told.as_mut()
-                && wants_versions_of_mounts
-                && options.volume.is_empty()
-                && !named.used.is_empty()
-            {
-                match super::versions::in_mounts(builder, records, &named.used) {
-                    Ok(places) => named.places.extend(places),
-                    Err(error) => told = Err(failed(error)),
-                }
+            _ => Ok(Vec::new()),
+        };
+        if let Ok(named) = told.as_mut()
+            && wants_versions_of_mounts
+            && options.volume.is_empty()
+            && !named.used.is_empty()
+        {
+            let places = records.as_ref().map_err(Clone::clone).and_then(|(found, builder)| {
+                super::versions::in_mounts(builder, &found.records, &named.used).map_err(failed)
+            });
+            match places {
+                Ok(places) => named.places.extend(places),
+                Err(why) => named.unknown_mounts = Some(why),
             }
         }
         let engine = engine::Facts {
@@ -181,12 +190,11 @@ fn ask(context: &Context, checks: &[&Check], options: &Doctor, mut project: Fact
                 Some(held) => joined(held),
             },
             image: image.map(joined),
-            records: records
-                .map_or_else(|| Err(NotRun::Skipped("nobody asked for records".into())), |(records, _)| records),
+            records: records.map(|(found, _)| found),
         };
         (engine, caches, live)
     });
-    Facts { engine, caches, live, project }
+    Facts { named, engine, caches, live, project }
 }
 
 /// Returns what the builder of `docker build` holds; `own` is what the engine's own holds.
@@ -194,11 +202,11 @@ fn records(
     docker: &Docker,
     builders: &Builders,
     own: Result<Vec<CacheRecord>, DockerError>,
-) -> Option<(Fact<Records>, BuilderRef)> {
-    let builder = builders.get(&builders.of_docker_build)?;
+) -> Fact<(Records, BuilderRef)> {
+    let builder = builders.one(None).map_err(failed)?;
     let reference = builders.reference(builder);
     let records = if reference.is_of_context(&docker.endpoint.context) { own } else { reference.records() };
-    Some((fact(records).map(|records| Records { builder: builder.name.clone(), records }), reference))
+    Ok((Records { builder: builder.name.clone(), records: fact(records)? }, reference))
 }
 
 /// Measures what counts against the budget: that of the user, else that of the project.
@@ -222,15 +230,14 @@ fn held(answers: &Answers<'_>, options: &Doctor, locks: Option<usize>) -> Fact<H
     let builder = std::env::var("BUILDX_BUILDER").ok().filter(|name| !name.is_empty());
     let selection = Selection { volume: volumes.clone(), builder, ..Selection::default() };
     let wanted = Wanted { selection: &selection, paths: &[], exact: None };
-    let found = inventory::collect_in(answers, wanted, look, &mut |_, _| ());
-    let caches = found.map_err(|error| NotRun::Failed(format!("{error:#}")))?.caches;
-    Ok(Held { caches, budget, locks, volumes })
+    let found = inventory::collect_in(answers, wanted, look, &mut |_, _| ()).map_err(failed)?;
+    Ok(Held { caches: found.caches, gaps: found.gaps, budget, locks, volumes })
 }
 
 fn image_of(docker: &Docker, name: &str, options: &Doctor) -> Fact<Image> {
     let mut progress = Progress::new("Reading the image", options.telling());
     let read = image::read(docker, name, &mut |files, bytes| progress.update(files, bytes));
-    read.map_err(|error| NotRun::Failed(format!("{error:#}")))
+    read.map_err(failed)
 }
 
 fn names(container: &Container) -> impl Iterator<Item = String> {
@@ -242,16 +249,22 @@ fn joined<T>(thread: ScopedJoinHandle<'_, Fact<T>>) -> Fact<T> {
     thread.join().unwrap_or_else(|_| Err(NotRun::Failed(crashed().to_string())))
 }
 
+/// A builder that sleeps has not failed.
 fn fact<T>(answer: Result<T, DockerError>) -> Fact<T> {
-    answer.map_err(|error| NotRun::Failed(error.to_string()))
+    answer.map_err(|error| match error.cause {
+        Cause::Asleep(_) => NotRun::Skipped(error.to_string()),
+        _ => NotRun::Failed(error.to_string()),
+    })
+}
+
+fn failed(error: anyhow::Error) -> NotRun {
+    NotRun::Failed(format!("{error:#}"))
 }
 
 /// Returns what a look into volumes came to, if there was one.
 fn looked<T>(answer: Option<thread::Result<anyhow::Result<T>>>, overview: &Result<&Overview, DockerError>) -> Fact<T> {
     match (answer, overview) {
-        (Some(answer), _) => {
-            answer.unwrap_or_else(|_| Err(crashed().into())).map_err(|error| NotRun::Failed(format!("{error:#}")))
-        }
+        (Some(answer), _) => answer.unwrap_or_else(|_| Err(crashed().into())).map_err(failed),
         (None, Err(error)) => Err(NotRun::Failed(error.to_string())),
         (None, Ok(_)) => Err(NotRun::Skipped("it was not asked for".into())),
     }

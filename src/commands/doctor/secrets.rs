@@ -33,7 +33,7 @@ pub fn in_volumes(docker: &Docker, overview: &Overview, named: &[String]) -> Res
         mounted_at: cache.mounted_at,
         names,
     });
-    Ok(Secrets { holders: holders.collect(), gaps: Vec::new() })
+    Ok(Secrets { holders: holders.collect(), ..Secrets::default() })
 }
 
 /// Looks into the cache mounts of a builder that a build can be sure to get.

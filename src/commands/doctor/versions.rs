@@ -37,7 +37,7 @@ pub fn ask(docker: &Docker, overview: &Overview, options: &Doctor, project: &Pro
         let place = Place::of_volumes(docker, info, &raw, Access::Read);
         places = look(&place, found.into_iter().map(|(_, place)| place).collect(), &used)?;
     }
-    Ok(Named { used, places })
+    Ok(Named { used, places, unknown_mounts: None })
 }
 
 /// Returns what cache mounts of a builder have of versions, of those that a build is sure to reach.
