@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde::Serialize;
 
-use crate::catalogue::{self, Unit};
+use crate::catalogue::{self, Class, Unit};
 use crate::inside::remove::Take;
 use crate::inventory::{Cache, Holder, Inventory, Kind, Source};
 use crate::model::{Bytes, CacheRecord, Moment, VolumeUser};
@@ -313,7 +313,11 @@ fn refusal(cache: &Cache, inventory: &Inventory, rules: &Rules) -> Option<String
             let other = other_use(cache, inventory).map_or(String::new(), |other| format!(": {other}"));
             format!("not known to be a cache{other}")
         }
-        Some(_) => format!("class {}", cache.class),
+        Some(_) => match cache.class {
+            Class::Install => "programs or libraries, not downloads".into(),
+            Class::Secret => "secrets".into(),
+            class => format!("{class}, not downloads"),
+        },
     })
 }
 
@@ -380,7 +384,6 @@ fn split(row: usize, cache: &Cache, rules: &Rules) -> Vec<Piece> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalogue::Class;
     use crate::inside::measure::{Aged, Sum};
 
     fn part(name: &str, class: Class, unit: Unit, sum: Sum) -> Cache {

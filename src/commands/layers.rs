@@ -105,9 +105,7 @@ fn args(build: &Build, directory: &Path) -> Vec<OsString> {
 pub fn plan_export(builders: &Builders, options: &Export) -> Result<Layers> {
     let (directory, missing) = directory(&options.build);
     if let Some(missing) = missing {
-        if options.build.directory.is_some() || options.build.file.is_some() {
-            report::note(&format!("{missing}; the rest is exported"));
-        }
+        report::note(&format!("{missing}; the rest is exported"));
         return Ok(Layers::None);
     }
     if let Some(error) = &builders.no_buildx {
@@ -321,7 +319,7 @@ fn steps(told: &str) -> Steps {
     let (cached, ran): (Vec<_>, Vec<_>) =
         parse::steps(told).into_iter().filter(|step| !step.is_base()).partition(|step| step.cached);
     let ran = ran.iter().map(|step| match step.text.contains("--mount=type=cache") {
-        true => format!("{step}: BuildKit keys a step with a cache mount differently in each of its generations"),
+        true => format!("{step}: each of BuildKit's generations, and a build with other flags, keys a step with a cache mount differently"),
         false => format!("{step}: it, or what it builds on, is not what was exported"),
     });
     Steps { cached: cached.len() as u64, ran: ran.collect() }
