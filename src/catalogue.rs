@@ -2020,6 +2020,40 @@ pub fn spot(row: &'static Row, mount: &str, env: impl Fn(&str) -> Option<String>
     in_cache.or_else(|| elsewhere.map(|path| tree.iter().copied().chain(names(path)).collect())).map(|at| spot(at, by))
 }
 
+/// Returns where a tool's directory of one tree belongs in another: of `path` in a tree that was mounted at `base`, the
+/// directory that goes and where it goes in a tree that is mounted at `mount`, below their roots. That is where programs
+/// have seen it, if that is in the other tree, else the tool's own place there. `row` is the tool's if the path tells
+/// none. `None` if it has no place there.
+pub fn moved(row: Option<&'static Row>, base: &str, path: &str, mount: &str) -> Option<(String, String)> {
+    let row = deepest(&known_below(base), path).map(|known| known.row).or(row);
+    let (base, mount) = (seen(&absolute(base)?), seen(&absolute(mount)?));
+    if let Some(below) = base.strip_prefix(&mount[..]) {
+        return Some((String::new(), below.join("/")));
+    }
+    let row = row?;
+    let whole: Vec<&str> = base.iter().copied().chain(names(path)).collect();
+    let top = top(row, &whole).unwrap_or(base.len());
+    let new_top = match self::top(row, &mount) {
+        Some(top) => format!("/{}", mount[..top].join("/")),
+        None => spot(row, &format!("/{}", mount.join("/")), |_| None)?.directory,
+    };
+    let new_top: Vec<&str> = names(&new_top).collect();
+    // A tree may begin below the tool's directory: only what is in both goes.
+    let depth = base.len().saturating_sub(top).max(mount.len().saturating_sub(new_top.len()));
+    let to = [&new_top, whole.get(top..top + depth)?].concat();
+    let (from, to) = (&whole[base.len()..top + depth], to.strip_prefix(&mount[..])?);
+    (!from.contains(&"*")).then(|| (from.join("/"), to.join("/")))
+}
+
+/// Returns how many names of a path lead to the row's directory, if it is on the path.
+fn top(row: &Row, path: &[&str]) -> Option<usize> {
+    let in_volume = row.in_volume.iter().map(|top| ["cache"].into_iter().chain(names(top)).collect::<Vec<_>>());
+    let in_volume = in_volume.filter(|top| path.starts_with(top)).map(|top| top.len());
+    let homes = row.homes.iter().map(|home| names(home.trim_start_matches('~')).collect::<Vec<_>>());
+    let ends = homes.flat_map(|home| (home.len()..=path.len()).filter(move |end| path[end - home.len()..*end] == home));
+    in_volume.chain(ends).max()
+}
+
 /// Makes a directory a place of its own, with the row and class of what it lies in; a directory that is known already is
 /// left as it is. Returns false if nothing is known of where it lies.
 pub fn single_out(known: &mut Vec<Known>, path: &str) -> bool {
@@ -2202,18 +2236,27 @@ type Below = (&'static [&'static str], &'static Place);
 /// known of is looked at as a tool's directory in a project, then as a part of a cache volume or of `~/.cache`, if a
 /// name in it says so.
 fn relate(directory: &[&str]) -> (Option<&'static Place>, Vec<Below>) {
-    let here = relate_exactly(directory);
-    if here.0.is_some() || !here.1.is_empty() {
-        return here;
+    match relate_exactly(&seen(directory)) {
+        (None, below) if below.is_empty() => (project_cache(directory), below),
+        found => found,
     }
-    // `target` and `.build` may be anything.
-    let says_cache = |at: &[&str]| at[0].starts_with('.') && at.iter().any(|name| name.contains("cache"));
-    if let Some(place) = in_project(directory, says_cache) {
-        return (Some(place), Vec::new());
+}
+
+/// Returns a directory as the catalogue sees it: one that nothing is known of, but that lies in one called cache, as if
+/// that were `/cache` or `~/.cache`.
+fn seen<'a>(directory: &[&'a str]) -> Vec<&'a str> {
+    let (holder, below) = relate_exactly(directory);
+    let is_known = holder.is_some() || !below.is_empty() || project_cache(directory).is_some();
+    match directory.iter().position(|name| is_cache_root(name)).filter(|_| !is_known) {
+        Some(at) if directory[at] == ".cache" => [&["root", ".cache"], &directory[at + 1..]].concat(),
+        Some(at) => [&["cache"], &directory[at + 1..]].concat(),
+        None => directory.to_vec(),
     }
-    let Some(at) = directory.iter().position(|name| is_cache_root(name)) else { return here };
-    let root: &[&str] = if directory[at] == ".cache" { &["root", ".cache"] } else { &["cache"] };
-    relate_exactly(&[root, &directory[at + 1..]].concat())
+}
+
+/// Returns a tool's cache in a project that the directory is; `target` and `.build` may be anything.
+fn project_cache(directory: &[&str]) -> Option<&'static Place> {
+    in_project(directory, |at| at[0].starts_with('.') && at.iter().any(|name| name.contains("cache")))
 }
 
 fn relate_exactly(directory: &[&str]) -> (Option<&'static Place>, Vec<Below>) {
@@ -2367,6 +2410,46 @@ mod tests {
             let found = spot(row, mount, env);
             let found = found.as_ref().map(|spot| (spot.directory.as_str(), spot.by));
             assert_eq!(found, expected, "{tool} {mount} {value}");
+        }
+    }
+
+    #[test]
+    fn a_directory_of_a_tool_moves_to_where_the_tool_looks_in_another_tree() {
+        let cases = [
+            ("/root/.cache/pip", "", "/cache", Some(("", "pip"))),
+            ("/root/.cache/pip", "", "/srv/cache", Some(("", "pip"))),
+            ("/root/.cache/pip", "", "/root", Some(("", ".cache/pip"))),
+            ("/root/.cache/pip", "", "/home/dev", Some(("", ".cache/pip"))),
+            ("/root/.cache/pip", "", "/home", None),
+            ("/root/.cache/pip", "", "/cache/pip", Some(("", ""))),
+            ("/root/.cache/pip/http", "", "/cache", Some(("", "pip/http"))),
+            ("/root/.cache/pip", "", "/cache/pip/http", None),
+            ("/root/.cache/pip", "", "/cache/npm", None),
+            ("/root/.cache/pip", "", "/var/lib/db", None),
+            ("/cache", "pip", "/srv/cache", Some(("", ""))),
+            ("/cache", "pip", "/root/.cache", Some(("pip", "pip"))),
+            ("/cache", "pip", "/root/.cache/pip", Some(("pip", ""))),
+            ("/srv/caches", "pip", "/root", Some(("pip", ".cache/pip"))),
+            ("/root", ".cache/pip", "/root/.cache", Some((".cache/pip", "pip"))),
+            ("/home", "*/.cache/pip", "/cache", None),
+            ("/cache", "cargo/registry", "/usr/local/cargo", Some(("cargo", ""))),
+            ("/cache", "cargo/registry/cache", "/root/.cargo/registry", Some(("cargo/registry", ""))),
+            ("/cache", "cargo/git", "/root/.cargo/registry", None),
+            ("/cache", "go/mod", "/go", Some(("go/mod", "pkg/mod"))),
+            ("/app/.next/cache", "", "/src/.next/cache", Some(("", ""))),
+            ("/app/.next/cache", "", "/cache", None),
+            ("/var/lib/db", "", "/var/lib", Some(("", "db"))),
+            ("/var/lib/db", "", "/cache", None),
+            ("/root/.cache/pip/../../x", "", "/cache", None),
+        ];
+        for (base, path, mount, expected) in cases {
+            let found = moved(None, base, path, mount);
+            let found = found.as_ref().map(|(from, to)| (from.as_str(), to.as_str()));
+            assert_eq!(found, expected, "{base} {path} {mount}");
+        }
+        for (id, base, to) in [("pip", "/m", "pip"), ("cargo", "/app/.cargo/registry", "cargo/registry")] {
+            let row = for_mount(Some(id), base).map(|(row, _)| row);
+            assert_eq!(moved(row, base, "", "/cache"), Some((String::new(), to.into())));
         }
     }
 

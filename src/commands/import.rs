@@ -2,7 +2,9 @@
 //! is written.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 use std::thread;
 
 use anyhow::{Context as _, Result, bail};
@@ -18,18 +20,30 @@ use crate::catalogue;
 use crate::cli::{Import, Selection};
 use crate::docker::{BuilderRef, ContainerMount, Docker, Overview, Volume, endpoint};
 use crate::exit;
-use crate::inside::archive::unsafe_path;
-use crate::inside::unpack::{Target, Unpacked};
+use crate::inside::archive::{self, unsafe_path};
+use crate::inside::rules::{Rule, Rules};
+use crate::inside::table::Table;
+use crate::inside::unpack::{Target, Unpacked, placed};
 use crate::inventory::{self, Held, Kind, Names};
+use crate::model::CacheVolume;
 use crate::place::carry::{self, Mount};
 use crate::place::{self, Access, MountPlace, Place};
 use crate::report::{self, Progress};
 
-/// Where an entry goes.
+/// What goes where.
+struct Plan {
+    entries: Vec<Entry>,
+    steps: Vec<Step>,
+    /// The engine as it was looked at, if something goes to volumes.
+    overview: Option<Overview>,
+}
+
+/// Where an entry goes, or a part of one.
 struct Step {
     entry: Entry,
     to: To,
     /// See [`Target`].
+    rules: Vec<Rule>,
     from: String,
     below: String,
 }
@@ -54,17 +68,21 @@ impl To {
 impl Step {
     /// Returns what it comes from, as a user would call it.
     fn source(&self) -> String {
-        format!("{} {}", self.entry.config.kind.as_str(), self.entry.config.name)
+        let whole = source(&self.entry.config);
+        if self.from.is_empty() { whole } else { format!("{} of {whole}", self.from) }
     }
 
     /// Returns the directories that it replaces, below the root of where it goes.
-    fn places(&self) -> Vec<&str> {
-        let rules = self.entry.config.rules.iter().filter(|rule| rule.take).map(|rule| rule.path.as_str());
-        match (&self.to, self.entry.config.kind) {
-            (To::Volume(_), Kind::Volume) => rules.collect(),
-            _ => vec![&self.below],
-        }
+    fn places(&self) -> Vec<PathBuf> {
+        let taken = self.rules.iter().filter(|rule| rule.take);
+        let placed = taken.filter_map(|rule| placed(rule.path.as_bytes(), &self.from, &self.below));
+        placed.map(|path| PathBuf::from(OsString::from_vec(path))).collect()
     }
+}
+
+/// Returns what an entry was packed of.
+fn source(config: &TreeConfig) -> String {
+    format!("{} {}", config.kind.as_str(), config.name)
 }
 
 /// What is said of an import of nothing.
@@ -88,10 +106,17 @@ pub fn run(context: Context, options: &Import) -> Result<u8> {
     let _lock = layout.lock(|| report::note("an export writes this bundle; waiting for it"))?;
     let imports_layers = with_layers && layers::missing(&options.build).is_none();
     let checking = Progress::new("Checking", options.output.telling());
-    let steps = plan(layout, options, &names, imports_layers)?;
+    let plan = plan(&docker, layout, options, &names, imports_layers)?;
     drop(checking);
-    let mut answer =
-        Answer { version: 1, entries: steps.iter().map(|step| answer(&step.entry)).collect(), ..Answer::default() };
+    for step in plan.steps.iter().filter(|_| !options.output.quiet) {
+        if let To::Volume(volume) = &step.to
+            && !(step.from.is_empty() && step.below.is_empty())
+        {
+            let place = if step.below.is_empty() { "the top" } else { &step.below };
+            report::note(&format!("{} goes to {place} of volume {volume}", step.source()));
+        }
+    }
+    let mut answer = Answer { version: 1, entries: plan.entries.iter().map(answer).collect(), ..Answer::default() };
     if options.dry_run {
         if imports_layers {
             answer.entries.extend(layers::listed(&layout.index()?.manifests));
@@ -99,16 +124,17 @@ pub fn run(context: Context, options: &Import) -> Result<u8> {
         show(&answer, &options.output, NOTHING)?;
         return Ok(0);
     }
-    let any_mount = steps.iter().any(|step| matches!(step.to, To::Mount(_)));
+    let any_mount = plan.steps.iter().any(|step| matches!(step.to, To::Mount(_)));
     let any_layer = imports_layers && layout.index()?.manifests.iter().any(|descriptor| !descriptor.is_tree());
     let builder = (any_mount || any_layer).then(|| builder(&docker, &settings, options)).transpose()?;
-    let (files, bytes) = steps
+    let (files, bytes) = plan
+        .entries
         .iter()
-        .fold((0, 0), |(files, bytes), Step { entry, .. }| (files + entry.config.files, bytes + entry.config.bytes));
+        .fold((0, 0), |(files, bytes), Entry { config, .. }| (files + config.files, bytes + config.bytes));
     let mut progress = Carrying::new("Importing", (files, bytes), "Sending", options.output.telling());
     thread::scope(|scope| {
         scope.spawn(|| place::sweep(&docker));
-        act(&docker, builder.as_ref(), layout, &steps, options, &mut answer, &mut progress)
+        act(&docker, builder.as_ref(), layout, plan, options, &mut answer, &mut progress)
     })?;
     drop(progress);
     let building = Progress::new("Building", options.output.telling());
@@ -136,7 +162,7 @@ fn answer(entry: &Entry) -> AnswerEntry {
 }
 
 /// Proves what is selected of the bundle and says what goes where.
-fn plan(layout: &Layout, options: &Import, names: &Names, with_layers: bool) -> Result<Vec<Step>> {
+fn plan(docker: &Docker, layout: &Layout, options: &Import, names: &Names, with_layers: bool) -> Result<Plan> {
     let selection = &options.selection;
     let (mut used, mut chosen) = (HashSet::new(), HashSet::new());
     for descriptor in layout.index()?.manifests.iter().filter(|descriptor| descriptor.is_tree()) {
@@ -164,8 +190,15 @@ fn plan(layout: &Layout, options: &Import, names: &Names, with_layers: bool) -> 
             crate::docker::quote(options.src.to_string())
         );
     }
-    let entries = found.iter().filter_map(|found| found.entry.as_ref());
-    let steps: Vec<Step> = entries.map(|entry| step(entry, options)).collect::<Result<_>>()?;
+    let entries: Vec<Entry> = found.into_iter().filter_map(|found| found.entry).collect();
+    let volumes = Volumes::ask(docker, &entries, options)?;
+    let mut steps = Vec::new();
+    for entry in &entries {
+        match volume(&entry.config, options) {
+            Some(name) => steps.extend(steps_to_volume(layout, entry, name, volumes.mounted_at(&entry.config, name))?),
+            None => steps.push(step_to_mount(entry, options)?),
+        }
+    }
     if let Some((one, other)) = rivals(&steps).filter(|_| options.replace) {
         bail!(
             "{} and {} go to one place, and with --replace the last would be all that stays\nhint: select one of them by \
@@ -174,18 +207,21 @@ fn plan(layout: &Layout, options: &Import, names: &Names, with_layers: bool) -> 
             other.source()
         );
     }
-    Ok(steps)
+    Ok(Plan { entries, steps, overview: volumes.overview })
 }
 
 /// Returns two steps of different sources that would replace each other's files.
 fn rivals(steps: &[Step]) -> Option<(&Step, &Step)> {
-    // What was packed of one volume, tool by tool, was apart there too. Of a mount each would be the root.
+    // What was packed of one volume, tool by tool, was apart there too.
     let apart = |one: &Step, other: &Step| {
-        matches!(one.to, To::Volume(_)) && one.entry.config.kind == Kind::Volume && one.source() == other.source()
+        matches!(one.to, To::Volume(_))
+            && one.entry.config.kind == Kind::Volume
+            && source(&one.entry.config) == source(&other.entry.config)
+            && (&one.from, &one.below) == (&other.from, &other.below)
     };
     let overlap = |one: &Step, other: &Step| {
         let others = other.places();
-        one.places().iter().any(|a| others.iter().any(|b| Path::new(a).starts_with(b) || Path::new(b).starts_with(a)))
+        one.places().iter().any(|a| others.iter().any(|b| a.starts_with(b) || b.starts_with(a)))
     };
     steps.iter().enumerate().find_map(|(at, one)| {
         let mut later = steps[at + 1..].iter();
@@ -206,65 +242,143 @@ fn selects<'a>(selection: &'a Selection, names: &Names, config: &TreeConfig) -> 
     (wanted, by_name.map(String::as_str))
 }
 
-fn step(entry: &Entry, options: &Import) -> Result<Step> {
+/// Returns the volume that an entry goes to, if it goes to one.
+fn volume<'a>(config: &'a TreeConfig, options: &'a Import) -> Option<&'a str> {
+    let own = || Some(config.name.as_str()).filter(|_| config.kind == Kind::Volume && options.to_mount.is_none());
+    options.to_volume.as_deref().or_else(own)
+}
+
+/// The volumes that entries go to, those that are there.
+#[derive(Default)]
+struct Volumes {
+    overview: Option<Overview>,
+    found: Vec<CacheVolume>,
+}
+
+impl Volumes {
+    fn ask(docker: &Docker, entries: &[Entry], options: &Import) -> Result<Volumes> {
+        let goes_to: HashSet<&str> = entries.iter().filter_map(|entry| volume(&entry.config, options)).collect();
+        if goes_to.is_empty() {
+            return Ok(Volumes::default());
+        }
+        let look = |overview: Overview| -> Result<Volumes> {
+            let there = overview.volumes.iter().map(|volume| volume.name.clone());
+            let there: Vec<String> = there.filter(|name| goes_to.contains(name.as_str())).collect();
+            let found = if there.is_empty() { Vec::new() } else { inventory::cache_volumes(&overview, &there)? };
+            Ok(Volumes { overview: Some(overview), found })
+        };
+        let volumes = look(docker.overview_of(|_| true)?)?;
+        let is_elsewhere = |entry: &Entry| {
+            let now = volume(&entry.config, options).and_then(|name| volumes.mounted_at(&entry.config, name));
+            now.is_some_and(|now| now != entry.config.base)
+        };
+        match volumes.overview {
+            // A container may have a part of the volume there.
+            Some(overview) if entries.iter().any(is_elsewhere) => look(docker.with_parts(overview)?),
+            overview => Ok(Volumes { overview, ..volumes }),
+        }
+    }
+
+    /// Returns where the rest of this program takes a volume to be mounted. None if it is not there, or if it is the
+    /// entry's own and nobody mounts it: it is then as it was.
+    fn mounted_at(&self, config: &TreeConfig, name: &str) -> Option<&str> {
+        let found = self.found.iter().find(|found| found.name == name)?;
+        let is_own = config.kind == Kind::Volume && config.name == name;
+        let is_mounted = found.users.iter().any(|user| user.is_whole && user.destination.is_some());
+        (is_mounted || !is_own).then_some(&found.mounted_at)
+    }
+}
+
+/// Says where an entry goes in a volume, which is mounted at `now`: to where programs look for it there.
+///
+/// # Errors
+/// When they look for it nowhere there.
+fn steps_to_volume(layout: &Layout, entry: &Entry, volume: &str, now: Option<&str>) -> Result<Vec<Step>> {
     let config = &entry.config;
-    let (mut from, mut below) = (String::new(), String::new());
-    let mount = || Mount {
+    let step = |rules: Vec<Rule>, (from, below): (String, String)| Step {
+        entry: entry.clone(),
+        to: To::Volume(volume.into()),
+        rules,
+        from,
+        below,
+    };
+    let is_volume = config.kind == Kind::Volume;
+    let now = match now {
+        Some(now) => now.to_owned(),
+        None if is_volume => return Ok(vec![step(config.rules.clone(), Default::default())]),
+        None => catalogue::volume_root(volume).unwrap_or_else(|| "/cache".into()),
+    };
+    let of_mount = || catalogue::for_mount(Some(&config.name), &config.base).map(|(row, _)| row);
+    let row = if is_volume { None } else { of_mount() };
+    let move_of = |rule: &Rule| catalogue::moved(row, &config.base, &rule.path, &now);
+    let mut moves: Vec<(usize, Option<(String, String)>)> =
+        config.rules.iter().enumerate().filter(|(_, rule)| rule.take).map(|(at, rule)| (at, move_of(rule))).collect();
+    if moves.iter().any(|(_, to)| to.is_none() || *to != moves[0].1) {
+        // A tool may keep its files in one of several places.
+        let held = held(layout, config)?;
+        moves.retain(|(at, _)| held.contains(at));
+    }
+    let mut groups: BTreeMap<(String, String), HashSet<usize>> = BTreeMap::new();
+    for (at, to) in moves {
+        let Some(to) = to.filter(|(from, to)| [from, to].iter().all(|path| unsafe_path(path.as_bytes()).is_none()))
+        else {
+            let others = match is_volume {
+                true => "`--to-volume` with the name of a new volume imports it as it was; `--tool` and `--volume`",
+                false => "`--to-volume` may name another volume; `--tool` and `--mount`",
+            };
+            bail!(
+                "{}: what was in {} has no place in volume {volume}, which is for {now}\nhint: {others} select others",
+                source(config),
+                format!("{}/{}", config.base, config.rules[at].path).trim_end_matches('/')
+            );
+        };
+        groups.entry(to).or_default().insert(at);
+    }
+    let of_group = |(to, taken): ((String, String), HashSet<usize>)| {
+        let rules = config.rules.iter().enumerate();
+        step(rules.map(|(at, rule)| Rule { take: taken.contains(&at), ..rule.clone() }).collect(), to)
+    };
+    Ok(groups.into_iter().map(of_group).collect())
+}
+
+/// Returns the rules that an entry has files by.
+fn held(layout: &Layout, config: &TreeConfig) -> Result<HashSet<usize>> {
+    let rules = Rules::new(&config.rules);
+    let mut held = HashSet::new();
+    let mut table = Table::open(&layout.path(&config.table))?;
+    while let Some(row) = table.next_row()? {
+        held.extend(rules.at(&row.path).rule.filter(|_| row.kind != archive::Kind::Dir));
+    }
+    Ok(held)
+}
+
+/// Says how an entry goes to a mount.
+fn step_to_mount(entry: &Entry, options: &Import) -> Result<Step> {
+    let config = &entry.config;
+    let mut from = String::new();
+    let own = || Mount {
         namespace: config.namespace.clone(),
         id: config.name.clone(),
         options: config.options.clone(),
         target: config.base.clone(),
     };
-    let to = match (&options.to_volume, &options.to_mount, config.kind) {
-        (Some(volume), _, Kind::Volume) => To::Volume(volume.clone()),
-        (Some(volume), ..) => {
-            below = place_in_volume(config, volume)?;
-            To::Volume(volume.clone())
-        }
-        (_, Some(id), Kind::Volume) => {
+    let mount = match (&options.to_mount, config.kind) {
+        (Some(id), Kind::Volume) => {
             from = place_in_tree(config)?;
             let target = format!("{}/{from}", config.base.trim_end_matches('/'));
-            To::Mount(Mount { namespace: String::new(), id: id.clone(), options: String::new(), target })
+            Mount { namespace: String::new(), id: id.clone(), options: String::new(), target }
         }
-        (_, Some(id), _) => To::Mount(Mount { id: id.clone(), ..mount() }),
-        (None, None, Kind::Volume) => To::Volume(config.name.clone()),
-        (None, None, _) => To::Mount(mount()),
+        (Some(id), _) => Mount { id: id.clone(), ..own() },
+        (None, _) => own(),
     };
-    if let To::Mount(mount) = &to
-        && !mount.is_carriable()
-    {
+    if !mount.is_carriable() {
         bail!(
             "mount {}: its id cannot be written in a Dockerfile safely\nhint: `--to-mount ID` imports it under another id; \
              `--mount` and `--tool` select others",
             mount.id
         );
     }
-    Ok(Step { entry: entry.clone(), to, from, below })
-}
-
-/// Returns the directory of a volume where a mount's tool keeps its cache: `pip` below `/cache`.
-fn place_in_volume(config: &TreeConfig, volume: &str) -> Result<String> {
-    let root = catalogue::volume_root(volume).unwrap_or_else(|| "/cache".into());
-    let row = catalogue::for_mount(Some(&config.name), &config.base).map(|(row, _)| row);
-    // `/root/.cargo/registry` is `cargo/registry` of a volume: what follows the tool's own directory is kept.
-    let home = row.and_then(|row| {
-        let homes = row.homes.iter().map(|home| home.trim_start_matches('~'));
-        let rest = homes.filter_map(|home| config.base.split_once(home)).map(|(_, rest)| rest);
-        rest.filter(|rest| rest.is_empty() || rest.starts_with('/'))
-            .min_by_key(|rest| rest.len())
-            .map(ToString::to_string)
-    });
-    let place = row.and_then(|row| row.in_volume.first()).context(format!(
-        "mount {} belongs to no tool that has a place in a volume\nhint: `--tool` and `--mount` select others",
-        config.name
-    ))?;
-    let path = format!("/cache/{place}{}", home.unwrap_or_default());
-    let below = path.strip_prefix(root.trim_end_matches('/')).unwrap_or(place);
-    let below = below.trim_matches('/');
-    match unsafe_path(below.as_bytes()) {
-        Some(why) => bail!("mount {}: where it would go in volume {volume}, {below:?}, {why}", config.name),
-        None => Ok(below.into()),
-    }
+    Ok(Step { entry: entry.clone(), to: To::Mount(mount), rules: config.rules.clone(), from, below: String::new() })
 }
 
 /// Returns the directory of a packed volume that is one mount's worth: the only one that was taken.
@@ -284,21 +398,21 @@ fn act(
     docker: &Docker,
     builder: Option<&BuilderRef>,
     layout: &Layout,
-    steps: &[Step],
+    plan: Plan,
     options: &Import,
     answer: &mut Answer,
     progress: &mut Carrying,
 ) -> Result<()> {
     let mut volumes: BTreeMap<&str, Vec<&Step>> = BTreeMap::new();
     let mut mounts: Vec<(&Mount, &Step)> = Vec::new();
-    for step in steps {
+    for step in &plan.steps {
         match &step.to {
             To::Volume(name) => volumes.entry(name).or_default().push(step),
             To::Mount(mount) => mounts.push((mount, step)),
         }
     }
-    if !volumes.is_empty() {
-        note(into_volumes(docker, layout, &volumes, options, progress)?, answer);
+    if let Some(overview) = plan.overview.filter(|_| !volumes.is_empty()) {
+        note(into_volumes(docker, layout, &volumes, overview, options, progress)?, answer);
         progress.next();
     }
     for (mount, step) in mounts {
@@ -319,10 +433,10 @@ fn into_volumes(
     docker: &Docker,
     layout: &Layout,
     volumes: &BTreeMap<&str, Vec<&Step>>,
+    mut overview: Overview,
     options: &Import,
     progress: &mut Carrying,
 ) -> Result<Vec<Unpacked>> {
-    let mut overview = docker.overview_of(|_| true)?;
     let goes_to = |volume: &&Volume| volumes.contains_key(volume.name.as_str());
     let held = Held::of(&overview.containers, &overview.volumes);
     if overview.volumes.iter().filter(goes_to).any(|volume| held.mounted_within(volume, |_| true).is_some()) {
@@ -396,6 +510,7 @@ fn into_volumes(
 
 fn target(step: &Step, options: &Import) -> Target {
     Target {
+        rules: step.rules.clone(),
         from: step.from.clone(),
         to: step.below.clone(),
         replace: options.replace,
@@ -416,6 +531,7 @@ mod tests {
     use super::*;
     use crate::bundle::Descriptor;
     use crate::cli::{self, Command};
+    use crate::inside::pack;
 
     #[test]
     fn a_mount_whose_id_fits_no_dockerfile_is_refused_with_a_way_out() {
@@ -424,36 +540,89 @@ mod tests {
         let of = |line: &str| {
             let Ok(parsed) = cli::parse(&line.split(' ').map(Into::into).collect::<Vec<_>>()) else { panic!("{line}") };
             let Command::Import(options) = parsed.command else { panic!("{line}") };
-            step(&entry, &options)
+            step_to_mount(&entry, &options)
         };
         let refused = of("import --src bundle").err().map(|error| error.to_string()).unwrap_or_default();
         assert!(refused.contains("hint: `--to-mount ID`"), "{refused}");
         assert!(of("import --src bundle --to-mount other").is_ok());
     }
 
+    fn rules(rules: &[(&str, bool)]) -> Vec<Rule> {
+        rules.iter().map(|(path, take)| Rule { path: (*path).into(), take: *take }).collect()
+    }
+
+    /// Returns an entry of a bundle in a directory, with these files.
+    fn packed(layout: &Layout, files: &[&str], config: TreeConfig) -> Entry {
+        let tree = tempfile::tempdir().unwrap();
+        for file in files {
+            std::fs::create_dir_all(tree.path().join(file).parent().unwrap()).unwrap();
+            std::fs::write(tree.path().join(file), "").unwrap();
+        }
+        std::fs::create_dir_all(layout.blobs()).unwrap();
+        let (root, base, rules) = (tree.path().into(), config.base.clone(), config.rules.clone());
+        let tree = pack::Tree { root, base, rules, secrets: Vec::new(), previous: None };
+        let packed = pack::all(&pack::Pack { out: layout.blobs(), trees: vec![tree] }, &mut |_, _| ()).unwrap();
+        Entry { config: TreeConfig { table: packed[0].table.clone(), ..config }, descriptor: Descriptor::default() }
+    }
+
     #[test]
-    fn a_mount_goes_to_no_place_outside_of_a_volume() {
-        let place = |base: &str| {
-            let config = TreeConfig { kind: Kind::Mount, name: "pip".into(), base: base.into(), ..Default::default() };
-            place_in_volume(&config, "project-cache")
+    fn an_entry_goes_to_where_programs_look_in_the_volume_or_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout { dir: dir.path().into() };
+        let go = || {
+            let rules =
+                rules(&[("", false), ("go-build", true), ("go-mod", true), ("go/mod", true), ("go/bin", false)]);
+            TreeConfig { kind: Kind::Volume, name: "v".into(), base: "/cache".into(), rules, ..Default::default() }
         };
-        assert_eq!(place("/root/.cache/pip").unwrap(), "pip");
-        assert_eq!(place("/root/.cache/pip/http").unwrap(), "pip/http");
-        for base in ["/root/.cache/pip/../../x", "/root/.cache/pip/./x", "/root/.cache/pip/.."] {
-            place(base).unwrap_err();
+        let moved = |entry: &Entry, now: Option<&str>| -> Result<Vec<(String, String, String)>> {
+            let steps = steps_to_volume(&layout, entry, "team-cache", now)?;
+            let taken = |step: &Step| -> Vec<String> {
+                step.rules.iter().filter(|rule| rule.take).map(|rule| rule.path.clone()).collect()
+            };
+            Ok(steps.into_iter().map(|step| (taken(&step).join(" "), step.from, step.below)).collect())
+        };
+        let step = |taken: &str, from: &str, below: &str| (taken.to_owned(), from.to_owned(), below.to_owned());
+
+        let entry = packed(&layout, &["go-build/a", "go/mod/b"], go());
+        for now in [None, Some("/cache"), Some("/srv/cache")] {
+            assert_eq!(moved(&entry, now).unwrap(), [step("go-build go-mod go/mod", "", "")]);
+        }
+        // What holds nothing has no need of a place, and replaces nothing.
+        let expected = [step("go-build", "go-build", ".cache/go-build"), step("go/mod", "go/mod", "go/pkg/mod")];
+        assert_eq!(moved(&entry, Some("/root")).unwrap(), expected);
+        let refused = moved(&entry, Some("/go")).unwrap_err().to_string();
+        assert!(
+            refused.contains("/cache/go-build has no place in volume team-cache, which is for /go\nhint: "),
+            "{refused}"
+        );
+        let entry = packed(&layout, &["go-mod/a", "go/mod/b"], go());
+        let steps = steps_to_volume(&layout, &entry, "team-cache", Some("/go")).unwrap();
+        assert!(rivals(&steps).is_some_and(|(one, other)| one.source() != other.source()));
+
+        let whole = |base: &str, kind: Kind| {
+            let (base, rules) = (base.into(), rules(&[("", true)]));
+            packed(&layout, &["a"], TreeConfig { kind, name: "v".into(), base, rules, ..Default::default() })
+        };
+        let data = whole("/var/lib/data", Kind::Volume);
+        assert_eq!(moved(&data, None).unwrap(), [step("", "", "")]);
+        assert_eq!(moved(&data, Some("/var/lib")).unwrap(), [step("", "", "data")]);
+        assert!(moved(&data, Some("/cache")).unwrap_err().to_string().contains("name of a new volume"));
+        assert_eq!(moved(&whole("/root/.cache/pip", Kind::Mount), None).unwrap(), [step("", "", "pip")]);
+        for (kind, base) in [(Kind::Volume, "/root/.cache/pip/../../x"), (Kind::Mount, "/root/.cache/pip/..")] {
+            moved(&whole(base, kind), Some("/cache")).unwrap_err();
         }
     }
 
     #[test]
     fn what_would_replace_each_other_in_one_place_is_seen() {
         let step = |name: &str, tool: &str, base: &str, to: To| {
-            let rules = vec![crate::inside::rules::Rule { path: tool.into(), take: true }];
             let (name, base) = (name.into(), base.into());
-            let config = TreeConfig { kind: Kind::Volume, name, base, rules, ..Default::default() };
+            let config = TreeConfig { kind: Kind::Volume, name, base, ..Default::default() };
             Step {
                 entry: Entry { descriptor: Default::default(), config },
+                from: if matches!(to, To::Mount(_)) { tool.into() } else { String::new() },
                 to,
-                from: tool.into(),
+                rules: rules(&[(tool, true)]),
                 below: String::new(),
             }
         };

@@ -887,6 +887,65 @@ fn mounts_and_volumes_move_into_each_other_and_owners_are_mapped() {
 }
 
 #[test]
+fn an_import_goes_to_where_the_volume_is_mounted_now_or_nowhere() {
+    let engine = Engine::start(Generation::V28);
+    engine.build("RUN true", &["--tag", "box"]);
+    let mounted = |name: &str, volume: &str| {
+        engine.docker(&["create", "--name", name, "--volume", volume, "box", "/bin/busybox", "true"]);
+    };
+    let root = engine.volume("same", &[("wheel", "w")]);
+    mounted("first", "same:/root/.cache/pip");
+    let bundle = text(&engine.folder().join("bundle"));
+    engine.cache(&["export", "--dest", &bundle, "--volume", "same"]).ok();
+    let import = |further: &[&str]| engine.cache(&[&["import", "--src", &bundle], further].concat());
+    engine.docker(&["rm", "first"]);
+    mounted("second", "same:/cache");
+    fs::remove_file(root.join("wheel")).unwrap();
+    let others = [("npm/mine", "1"), ("cargo/bin/mine", "2"), ("notes/mine", "3")];
+    let files = [&others[..], &[("pip/old", "old")]].concat();
+    let is_as_meant = |root: &Path| {
+        assert!(root.join("pip/wheel").exists() && !root.join("pip/old").exists() && !root.join("wheel").exists());
+        assert!(others.iter().all(|(path, _)| root.join(path).exists()), "{}", root.display());
+    };
+
+    write_files(&root, &files);
+    let planned = import(&["--replace", "--dry-run"]).ok().stderr;
+    let replaced = import(&["--replace"]).ok().stderr;
+    assert!(planned.contains("volume same goes to pip of volume same\n"), "{planned}");
+    assert_eq!(planned, replaced);
+    is_as_meant(&root);
+    // Of one that nobody mounts its name tells.
+    let root = engine.volume("team-cache", &files);
+    import(&["--to-volume", "team-cache", "--replace"]).ok();
+    is_as_meant(&root);
+    // The volume's own that nobody mounts, and a new one, are as they were.
+    engine.docker(&["rm", "second"]);
+    import(&[]).ok();
+    import(&["--to-volume", "new-cache", "--replace"]).ok();
+    assert!(
+        [&engine.mountpoint("same"), &engine.mountpoint("new-cache")].iter().all(|root| root.join("wheel").exists())
+    );
+
+    let git = [("pip/.git/HEAD", "ref: refs/heads/main"), ("pip/mine", "mine")];
+    for (volume, at, files, why) in [
+        (
+            "db",
+            "/var/lib/db",
+            &others[..],
+            "what was in /root/.cache/pip has no place in volume db, which is for /var/lib/db",
+        ),
+        ("wt-cache", "/cache", &git[..], "pip is a git work tree"),
+    ] {
+        let root = engine.volume(volume, files);
+        mounted(volume, &format!("{volume}:{at}"));
+        let before = Tree::read(&root).timeless();
+        let refused = import(&["--to-volume", volume, "--replace"]);
+        assert!(refused.code == 1 && refused.stderr.contains(why) && refused.stderr.contains("hint: "), "{refused}");
+        assert_same(&before, &Tree::read(&root).timeless());
+    }
+}
+
+#[test]
 fn of_a_mount_on_all_of_a_home_only_what_is_a_cache_is_exported() {
     let engine = Engine::start(Generation::V28);
     let fill = "RUN --mount=type=cache,target=/root --mount=type=cache,target=/build-cache mkdir -p /root/.cache/pip && \
