@@ -1973,6 +1973,27 @@ pub fn known_below(mount: &str) -> Vec<Known> {
     known
 }
 
+/// Names of files that hold credentials, where a tool's own directory has them; a `*` at one of the ends stands for
+/// anything. An export leaves them out.
+pub const SECRETS: &[&str] = &[
+    "credentials*",
+    "auth.json",
+    "settings.xml",
+    "settings-security.xml",
+    "gradle.properties",
+    ".npmrc",
+    ".yarnrc.yml",
+    ".pypirc",
+    ".netrc",
+    "token",
+    "*.pem",
+    "hosts.yml",
+    ".git-credentials",
+    "id_ecdsa",
+    "id_rsa",
+    "id_ed25519",
+];
+
 /// Returns the one of `known` that decides about `path` (relative to the same mount): the deepest at or above it.
 pub fn deepest<'a>(known: &'a [Known], path: &str) -> Option<&'a Known> {
     let path: Vec<&str> = names(path).collect();

@@ -3,6 +3,7 @@
 
 use super::{Fact, Finding, NotRun, Severity};
 use crate::catalogue::{self, Class};
+use crate::inside::scan::fits;
 use crate::model::VolumeUser;
 use crate::report::quote;
 
@@ -81,9 +82,15 @@ fn finding(Holder { kind, name, mounted_at, names }: &Holder) -> Finding {
     let root = mounted_at.trim_end_matches('/');
     let path = |name: &String| format!("{root}/{name}");
     let held = format!("holds {}, where credentials usually are", listed(names.iter().map(path)));
-    // An export leaves behind what the catalogue knows to be secret, and what is of no cache.
+    // An export leaves behind what the catalogue knows to be secret, what is of no cache, and in the directories that the
+    // catalogue names what has the name of a secret.
     let known = catalogue::known_below(mounted_at);
-    let goes = |name: &&String| catalogue::deepest(&known, name).is_some_and(|known| known.class.is_deletable());
+    let goes = |name: &&String| {
+        let (directory, file) = name.rsplit_once('/').unwrap_or(("", name));
+        let is_own = known.iter().any(|known| known.path == directory) || directory.is_empty();
+        let is_left = is_own && catalogue::SECRETS.iter().any(|secret| fits(secret, file.as_bytes()));
+        !is_left && catalogue::deepest(&known, name).is_some_and(|known| known.class.is_deletable())
+    };
     let exported: Vec<&String> = names.iter().filter(goes).collect();
     let export = match exported.as_slice() {
         [] => String::new(),
@@ -175,9 +182,11 @@ mod tests {
         assert!(!alone.message.contains("export"), "{}", alone.message);
         let shared = found(volume("/cache", &["a", "b"], &["cargo/credentials.toml"])).remove(0);
         assert!(shared.severity == Severity::Warning && shared.message.contains("containers a and b can read that"));
-        let carried = found(volume("/cache", &["a"], &["pip/.netrc"])).remove(0);
+        let left = found(volume("/cache", &["a"], &["npm/.npmrc", "pip/x-key.pem", ".netrc"])).remove(0);
+        assert!(left.severity == Severity::Note && !left.message.contains("export"), "{}", left.message);
+        let carried = found(volume("/root/.cache/pip", &["a"], &[".netrc", "http/.netrc"])).remove(0);
         assert!(carried.severity == Severity::Warning, "{}", carried.message);
-        assert!(carried.message.contains("export` copies `/cache/pip/.netrc`"), "{}", carried.message);
+        assert!(carried.message.contains("export` copies `/root/.cache/pip/http/.netrc`;"), "{}", carried.message);
         let kind = Kind::Mount { builder: "default".into(), record: "abc".into() };
         let mount = found(Holder { kind, ..volume("/root/.m2", &[], &["settings.xml"]) }).remove(0);
         assert!(format!("{:?}", mount.fix).contains("--filter 'id=^(abc)$'"), "{:?}", mount.fix);

@@ -55,26 +55,6 @@ pub struct AnswerEntry {
     pub files: Option<u64>,
 }
 
-/// Names of files that hold credentials, where a tool's own directory has them.
-const SECRETS: &[&str] = &[
-    "credentials*",
-    "auth.json",
-    "settings.xml",
-    "settings-security.xml",
-    "gradle.properties",
-    ".npmrc",
-    ".yarnrc.yml",
-    ".pypirc",
-    ".netrc",
-    "token",
-    "*.pem",
-    "hosts.yml",
-    ".git-credentials",
-    "id_ecdsa",
-    "id_rsa",
-    "id_ed25519",
-];
-
 /// Something to pack: a mount, or one tool's part of a volume.
 struct Item {
     config: TreeConfig,
@@ -607,7 +587,7 @@ fn tree(config: &TreeConfig, previous: Option<Previous>) -> pack::Tree {
         root: Default::default(),
         base: config.base.clone(),
         rules: config.rules.clone(),
-        secrets: SECRETS.iter().map(ToString::to_string).collect(),
+        secrets: catalogue::SECRETS.iter().map(ToString::to_string).collect(),
         previous,
     }
 }

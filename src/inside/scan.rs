@@ -361,7 +361,7 @@ impl Look<'_> {
 }
 
 /// Returns true if a name is what a pattern says, `*` at one of its ends standing for anything.
-fn fits(pattern: &str, name: &[u8]) -> bool {
+pub fn fits(pattern: &str, name: &[u8]) -> bool {
     match (pattern.strip_prefix('*'), pattern.strip_suffix('*')) {
         (Some(end), _) => name.ends_with(end.as_bytes()),
         (_, Some(start)) => name.starts_with(start.as_bytes()),

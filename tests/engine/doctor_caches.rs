@@ -65,13 +65,10 @@ for_each_engine!(
         assert!(
             found[0]["severity"] == "warning" && message(&found[0]).contains("containers one and two can read that")
         );
-        for path in [
-            "`/cache/cargo/credentials.toml`",
-            "`/cache/pip/.netrc`",
-            "`docker cache export` copies `/cache/pip/.netrc`;",
-        ] {
+        for path in ["`/cache/cargo/credentials.toml`", "`/cache/pip/.netrc`"] {
             assert!(message(&found[0]).contains(path), "{found:?}");
         }
+        assert!(!message(&found[0]).contains("docker cache export"), "{found:?}");
         assert!(!message(&found[0]).contains("auth.json") && !message(&found[0]).contains("config.json"), "{found:?}");
         cure(engine, &found[0], " --force");
         assert!(!volume.join("cargo/credentials.toml").exists() && !volume.join("pip/.netrc").exists());
@@ -86,8 +83,11 @@ for_each_engine!(
             cure(engine, &found[1], "");
             let left: Vec<String> = engine.mounts().iter().map(|mount| mount["Description"].to_string()).collect();
             assert!(left.len() == 1 && left[0].contains("/root/.npm"), "{left:?}");
+            assert_eq!(findings(engine, &["--check", "secret-in-cache"]), [Value::Null; 0]);
+        } else {
+            let left = engine.cache(&["doctor", "--check", "secret-in-cache"]);
+            assert!(left.stdout.starts_with("- skipped, engines before 24"), "{left}");
         }
-        assert_eq!(findings(engine, &["--check", "secret-in-cache"]), [Value::Null; 0]);
     }
 );
 
