@@ -132,6 +132,25 @@ fn diffs_of_steps_in_a_row_are_patched_in_one_after_the_other() {
 }
 
 #[test]
+fn what_is_patched_in_is_not_defeated_by_a_variable() {
+    let steps = "RUN pip install -r requirements.txt\nRUN pip install gunicorn\nCMD [\"x\"]\n";
+    let dockerfile = format!("FROM python:3.12\nENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1\n{steps}");
+    let world = World::new(&[("Dockerfile", &dockerfile)]);
+    let checks = "--check missing-cache-mount,defeated-cache-mount .";
+    let diffs = world.json(&format!("--format json {checks}"));
+    for finding in diffs["findings"].as_array().unwrap() {
+        fs::write(world.at("fix.diff"), finding["fix"]["diff"].as_str().unwrap()).unwrap();
+        let patched = Command::new("patch").args(["-p1", "-i", "fix.diff"]).current_dir(world.0.path()).output();
+        assert!(patched.unwrap().status.success(), "{finding}");
+    }
+    let patched = world.read("Dockerfile");
+    assert_eq!(world.json(&format!("--format json {checks}"))["findings"], Value::Array(Vec::new()), "{patched}");
+    fs::write(world.at("Dockerfile"), dockerfile).unwrap();
+    world.doctor(&format!("--fix {checks}"));
+    assert_eq!(world.read("Dockerfile"), patched);
+}
+
+#[test]
 fn a_fix_is_shown_then_made_and_the_second_changes_nothing() {
     let world = World::new(&[("Dockerfile", BAD)]);
     fs::set_permissions(world.at("Dockerfile"), fs::Permissions::from_mode(0o640)).unwrap();

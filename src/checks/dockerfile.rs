@@ -127,13 +127,16 @@ fn missing_cache_mount(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
             None => message,
         };
         let mut missing = warning(facts, "missing-cache-mount", line_of(facts, uses[0].command), message);
-        let is_left_on = |sign: &&&str| {
+        // What would keep the mount empty goes as well.
+        let is_set = |sign: &&&str| {
             let value = facts.scope(run).env.get(**sign).and_then(Option::as_deref);
             value.is_some_and(|value| is_on(sign, value))
-                && unset(facts, run, row, sign, &|run| gets_mount(facts, run, row)).is_none()
         };
-        if row.build.defeated_by.iter().find(is_left_on).is_none() {
-            missing.edits = mount_edits(facts, run, row, &uses).unwrap_or_default();
+        let set = row.build.defeated_by.iter().filter(is_set);
+        let unset: Option<Vec<Edit>> =
+            set.map(|sign| unset(facts, run, row, sign, &|run| gets_mount(facts, run, row))).collect();
+        if let Some((unset, mounts)) = unset.zip(mount_edits(facts, run, row, &uses)) {
+            missing.edits = [mounts, unset].concat();
         }
         found.push(missing);
     }

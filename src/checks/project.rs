@@ -78,6 +78,12 @@ fn of_file(file: &project::File, for_windows: bool) -> (Vec<Finding>, Vec<UsedId
     let mut found = dockerfile::check(&steps);
     let used = dockerfile::used_ids(&steps);
     if let Some(file) = sound {
+        // What several need is in the change of the first.
+        let mut made: Vec<Edit> = Vec::new();
+        for found in &mut found {
+            found.edits.retain(|edit| !made.contains(edit));
+            made.extend(found.edits.iter().cloned());
+        }
         let touched: Vec<Vec<Range<usize>>> = found.iter().map(|found| lines(&read, &found.edits)).collect();
         for (at, found) in found.iter_mut().enumerate().filter(|(_, found)| !found.edits.is_empty()) {
             let others = touched.iter().enumerate().filter(|(other, _)| *other != at).flat_map(|(_, lines)| lines);
