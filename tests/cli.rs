@@ -379,6 +379,16 @@ fn without_an_engine_no_check_that_asks_it_is_fine() {
 }
 
 #[test]
+fn owners_are_changed_by_their_check_alone() {
+    let world = World::new(REFUSES);
+    fs::write(world.at("Dockerfile"), "FROM python:3.12\n").unwrap();
+    for checks in ["mount-owner,volume-owner", "volume-owner,gc-policy", "mount-owner,unsafe-sharing"] {
+        let run = world.run(&format!("cache doctor --fix --dry-run --check {checks} ."));
+        assert!(run.code == 1 && run.stderr.contains("by their checks alone\nhint: "), "{run}");
+    }
+}
+
+#[test]
 fn docker_that_hangs_meets_the_time_limit() {
     let world = World::new(HANGS);
     let begin = Instant::now();

@@ -67,6 +67,13 @@ pub fn run(context: Context, options: &Doctor) -> Result<u8> {
     if options.list_checks {
         return list(&checks, options.format).map(|()| 0);
     }
+    let of_owners = [caches::VOLUME_OWNER, MOUNT_OWNER];
+    if options.fix && checks.len() > 1 && options.check.iter().any(|name| of_owners.contains(&name.as_str())) {
+        bail!(
+            "owners in volumes and mounts are changed by their checks alone\nhint: docker cache doctor --fix --check {}",
+            if options.check.iter().any(|name| name == of_owners[0]) { of_owners[0] } else { of_owners[1] }
+        );
+    }
     if options.fix && options.check == [caches::VOLUME_OWNER] {
         return own::run(&context.into_docker()?.0, options);
     }

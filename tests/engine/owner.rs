@@ -49,6 +49,8 @@ for_each_engine!(a_volume_is_given_to_the_container_that_writes_to_it, [v20, v26
     let refused = engine.cache(&words);
     assert!(refused.code == 1 && refused.stderr.contains("--force"), "{refused}");
     let dry = engine.cache(&[&words[..], &["--dry-run"]].concat()).ok();
+    let json = engine.cache(&[&words[..], &["--dry-run", "--format", "json"]].concat()).ok();
+    let told: Value = serde_json::from_str(&json.stdout).unwrap_or_else(|error| panic!("{error}: {json}"));
     assert_same(&before, &Tree::read(&root));
     let done = engine.cache(&[&words[..], &["--force"]].concat()).ok();
     assert!(done.stdout.starts_with(&dry.stdout), "{done}");
@@ -58,6 +60,13 @@ for_each_engine!(a_volume_is_given_to_the_container_that_writes_to_it, [v20, v26
         dry.stdout.lines().skip(1).map(|line| line.split_whitespace().nth(2).unwrap().parse::<usize>().unwrap()).sum();
     let changed = after.0.iter().filter(|(path, entry)| entry.uid != before.0[*path].uid).count();
     assert_eq!(planned, changed, "{done}");
+    assert_eq!(
+        told["owners"].as_array().unwrap().iter().filter_map(|row| row["entries"].as_u64()).sum::<u64>(),
+        planned as u64
+    );
+    assert!(told["changed"].is_null(), "{told}");
+    let json = engine.cache(&[&words[..], &["--force", "--format", "json"]].concat()).ok();
+    assert_eq!(json.stdout, "{\"version\":1,\"owners\":[],\"changed\":null}\n");
     assert!(after.0.values().all(|entry| (entry.uid, entry.gid) == (1234, 4321)), "{after:?}");
     let modes = |tree: &Tree| tree.0.values().map(|entry| entry.mode).collect::<Vec<_>>();
     assert_eq!(modes(&after), modes(&before));

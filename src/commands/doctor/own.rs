@@ -2,6 +2,7 @@
 //! writes there. A plan is made, shown, asked about, and then just that plan is carried out.
 
 use anyhow::{Result, bail};
+use serde::Serialize;
 
 use super::super::Context;
 use crate::builders::Builders;
@@ -9,7 +10,7 @@ use crate::cancel;
 use crate::checks::caches;
 use crate::checks::mounts::{OwnedMount, written};
 use crate::checks::project::Project;
-use crate::cli::Doctor;
+use crate::cli::{Doctor, DoctorFormat};
 use crate::docker::Docker;
 use crate::inside::own::{Gift, Given};
 use crate::inside::{Job, Line};
@@ -18,38 +19,57 @@ use crate::ownership;
 use crate::place::{Access, Place};
 use crate::report::{self, Progress};
 
+/// The JSON of what is given to somebody else in volumes.
+#[derive(Serialize)]
+struct Answer<'a> {
+    version: u32,
+    owners: &'a [Change],
+    /// Number of entries; null if nothing was to be changed.
+    changed: Option<u64>,
+}
+
+/// One owner's entries in one directory, as users and groups go: `1000:1000`.
+#[derive(Serialize)]
+struct Change {
+    volume: String,
+    directory: String,
+    entries: u64,
+    from: String,
+    to: String,
+}
+
 pub fn run(docker: &Docker, options: &Doctor) -> Result<u8> {
     let overview = docker.overview()?;
     inventory::left_out(&overview).for_each(|gap| report::warning(&gap));
     let volumes = ownership::ask(docker, &overview, &options.volume)?;
     let plan: Vec<(&FoundVolume, Vec<caches::Gift>)> =
         volumes.iter().map(|(found, owned)| (found, owned.gifts())).filter(|(_, gifts)| !gifts.is_empty()).collect();
-    let rows = volumes.iter().flat_map(|(_, owned)| {
+    let changes = volumes.iter().flat_map(|(_, owned)| {
         owned.gifts().into_iter().flat_map(move |gift| {
-            gift.from.into_iter().map(move |((uid, gid), count)| {
-                let to = format!("{}:{}", gift.to.0, gift.to.1);
-                vec![
-                    owned.name.clone(),
-                    owned.parts[gift.part].path.clone(),
-                    count.to_string(),
-                    format!("{uid}:{gid}"),
-                    to,
-                ]
+            gift.from.into_iter().map(move |((uid, gid), entries)| Change {
+                volume: owned.name.clone(),
+                directory: owned.parts[gift.part].path.clone(),
+                entries,
+                from: format!("{uid}:{gid}"),
+                to: format!("{}:{}", gift.to.0, gift.to.1),
             })
         })
     });
-    let rows: Vec<Vec<String>> = rows.collect();
-    if rows.is_empty() {
-        report::data("Nothing to change\n")?;
-        return Ok(0);
+    let changes: Vec<Change> = changes.collect();
+    let is_json = options.format == DoctorFormat::Json;
+    let tell = |changed| match is_json {
+        true => report::json(&Answer { version: 1, owners: &changes, changed }),
+        false => changed.map_or(Ok(()), told),
+    };
+    if !is_json {
+        report::data(&shown(&changes))?;
     }
-    report::data(&report::table(&["VOLUME", "DIRECTORY", "ENTRIES", "FROM", "TO"], &rows))?;
-    if options.dry_run {
-        return Ok(0);
+    if changes.is_empty() || options.dry_run {
+        return tell(None).map(|()| 0);
     }
     let volumes = if plan.len() == 1 { "1 volume".into() } else { format!("{} volumes", plan.len()) };
     if !options.force && !report::ask(&format!("This will change the owner of these entries in {volumes}."))? {
-        return Ok(0);
+        return tell(None).map(|()| 0);
     }
     let raw: Vec<_> = plan.iter().map(|(found, _)| &found.volume).collect();
     let place = Place::of_volumes(docker, &overview.info, &raw, Access::Write);
@@ -59,7 +79,22 @@ pub fn run(docker: &Docker, options: &Doctor) -> Result<u8> {
         Gift { root, known: paths(&found.known), to }
     });
     let names: Vec<String> = plan.iter().map(|(found, _)| format!("volume {}", found.cache.name)).collect();
-    give(place, gifts.collect(), &names, options)
+    give(place, gifts.collect(), &names, options, |changed| tell(Some(changed)))
+}
+
+fn shown(changes: &[Change]) -> String {
+    let rows = changes.iter().map(|Change { volume, directory, entries, from, to }| {
+        vec![volume.clone(), directory.clone(), entries.to_string(), from.clone(), to.clone()]
+    });
+    match changes {
+        [] => "Nothing to change\n".into(),
+        _ => report::table(&["VOLUME", "DIRECTORY", "ENTRIES", "FROM", "TO"], &rows.collect::<Vec<_>>()),
+    }
+}
+
+/// Tells how many entries were changed.
+fn told(changed: u64) -> Result<()> {
+    report::data(&format!("Entries changed: {changed}\n"))
 }
 
 /// Gives what is in cache mounts to the step that writes there without being root.
@@ -96,11 +131,17 @@ pub fn mounts(context: Context, project: &Project, options: &Doctor) -> Result<u
     let gifts = place.roots().into_iter().zip(&plan);
     let gifts = gifts.map(|(root, (_, to))| Gift { root, known: Vec::new(), to: vec![Some(*to)] }).collect();
     let names: Vec<String> = plan.iter().map(|(owned, _)| format!("mount {}", owned.written.id)).collect();
-    give(place, gifts, &names, options)
+    give(place, gifts, &names, options, told)
 }
 
 /// Carries a plan out and tells what came of it; the names are those of the volumes or mounts of the place.
-fn give(place: Place, gifts: Vec<Gift>, names: &[String], options: &Doctor) -> Result<u8> {
+fn give(
+    place: Place,
+    gifts: Vec<Gift>,
+    names: &[String],
+    options: &Doctor,
+    tell: impl Fn(u64) -> Result<()>,
+) -> Result<u8> {
     let mut progress = Progress::new("Changing owners", options.telling());
     let mut given: Vec<Given> = Vec::new();
     let done = place.run(&Job::Give(gifts), &mut |line| match line {
@@ -114,8 +155,7 @@ fn give(place: Place, gifts: Vec<Gift>, names: &[String], options: &Doctor) -> R
         bail!("interrupted");
     }
     done?;
-    let changed: u64 = given.iter().map(|given| given.changed).sum();
-    report::data(&format!("Entries changed: {changed}\n"))?;
+    tell(given.iter().map(|given| given.changed).sum())?;
     let failed = names.iter().zip(&given).filter_map(|(name, given)| {
         let first = given.failed.first()?;
         Some(format!("{name}: {} entries could not be changed, the first: {first}", given.failed_count))
