@@ -1011,11 +1011,12 @@ fn two_volumes_of_one_directory_are_imported_one_into_the_other() {
     let folder = engine.folder().join("elsewhere");
     write_files(&folder, &[("pip/a", "a")]);
     let device = format!("device={}", folder.display());
+    let bundle = engine.folder().join("bundle");
     for name in ["one-cache", "two-cache"] {
         engine.docker(&["volume", "create", "--opt", "type=none", "--opt", "o=bind", "--opt", &device, name]);
+        // At once only one of them would be exported.
+        engine.cache(&["export", "--dest", &text(&bundle), "--volume", name]).ok();
     }
-    let bundle = engine.folder().join("bundle");
-    engine.cache(&["export", "--dest", &text(&bundle)]).ok();
     fs::remove_dir_all(folder.join("pip")).unwrap();
     engine.cache(&["import", "--src", &text(&bundle)]).ok();
     assert_eq!(fs::read_to_string(folder.join("pip/a")).unwrap(), "a");
