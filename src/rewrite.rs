@@ -53,16 +53,16 @@ pub fn take_after(new: &File, old: &File) -> Result<()> {
     if (from.uid(), from.gid()) != (to.uid(), to.gid()) {
         fchown(new, Some(from.uid()), Some(from.gid()))?;
     }
-    let (from_attributes, to_attributes) = (attributes(old.as_fd()), attributes(new.as_fd()));
+    let (from_attributes, to_attributes) = (attributes(old.as_fd())?, attributes(new.as_fd())?);
     // The directory's default access list.
     for (name, _) in to_attributes.iter().filter(|(name, _)| from_attributes.iter().all(|(other, _)| other != name)) {
-        fremovexattr(new, name.as_str())?;
+        fremovexattr(new, &name[..])?;
     }
     // macOS itself says of each file who made it.
-    let own = |name: &str| name != "com.apple.provenance";
+    let own = |name: &[u8]| name != b"com.apple.provenance";
     for (name, value) in from_attributes.iter().filter(|pair| own(&pair.0) && !to_attributes.contains(pair)) {
-        fsetxattr(new, name.as_str(), value, XattrFlags::empty())
-            .with_context(|| format!("its attribute `{name}` cannot be kept"))?;
+        fsetxattr(new, &name[..], value, XattrFlags::empty())
+            .with_context(|| format!("its attribute `{}` cannot be kept", String::from_utf8_lossy(name)))?;
     }
     Ok(new.set_permissions(from.permissions())?)
 }

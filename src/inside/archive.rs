@@ -34,6 +34,9 @@ impl Kind {
     }
 }
 
+/// Name and value of an extended attribute; a name is any bytes but zero.
+pub type Attribute = (Vec<u8>, Vec<u8>);
+
 /// A member of an archive, without its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
@@ -50,7 +53,8 @@ pub struct Member {
     pub size: u64,
     /// Target of a symbolic link, or the path of the first name of a hard link.
     pub link: Vec<u8>,
-    pub attributes: Vec<(String, Vec<u8>)>,
+    /// Names and values.
+    pub attributes: Vec<Attribute>,
     /// Offsets and lengths of what is not a hole; None for a file without holes.
     pub extents: Option<Vec<(u64, u64)>>,
 }
@@ -126,22 +130,22 @@ pub fn write(out: &mut impl Write, member: &Member, data: impl Read) -> io::Resu
     let mut pax = Vec::new();
     let mut header = Header::new_ustar();
     if let Some(ustar) = header.as_ustar_mut() {
-        fill(&mut ustar.name, &name, "path", &mut pax);
-        fill(&mut ustar.linkname, &member.link, "linkpath", &mut pax);
+        fill(&mut ustar.name, &name, b"path", &mut pax);
+        fill(&mut ustar.linkname, &member.link, b"linkpath", &mut pax);
     }
     let (seconds, nanoseconds) = member.modified;
     header.set_mtime(u64::try_from(seconds).unwrap_or_default());
     if nanoseconds > 0 || seconds < 0 {
-        record(&mut pax, "mtime", pax_time(seconds, nanoseconds).as_bytes());
+        record(&mut pax, b"mtime", pax_time(seconds, nanoseconds).as_bytes());
     }
     for (name, value) in &member.attributes {
-        record(&mut pax, &format!("SCHILY.xattr.{name}"), value);
+        record(&mut pax, &[ATTRIBUTE, &escaped(name)].concat(), value);
     }
     let map = member.extents.as_ref().map(|extents| {
-        record(&mut pax, "GNU.sparse.major", b"1");
-        record(&mut pax, "GNU.sparse.minor", b"0");
-        record(&mut pax, "GNU.sparse.name", &member.path);
-        record(&mut pax, "GNU.sparse.realsize", member.size.to_string().as_bytes());
+        record(&mut pax, b"GNU.sparse.major", b"1");
+        record(&mut pax, b"GNU.sparse.minor", b"0");
+        record(&mut pax, b"GNU.sparse.name", &member.path);
+        record(&mut pax, b"GNU.sparse.realsize", member.size.to_string().as_bytes());
         let mut map = format!("{}\n", extents.len());
         extents.iter().for_each(|(at, length)| map.push_str(&format!("{at}\n{length}\n")));
         let mut map = map.into_bytes();
@@ -192,7 +196,7 @@ pub fn finish(out: &mut impl Write) -> io::Result<()> {
 }
 
 /// Puts a name into a field of the header, and into the PAX header if it does not fit.
-fn fill(field: &mut [u8; 100], name: &[u8], key: &str, pax: &mut Vec<u8>) {
+fn fill(field: &mut [u8; 100], name: &[u8], key: &[u8], pax: &mut Vec<u8>) {
     let end = name.len().min(field.len());
     field[..end].copy_from_slice(&name[..end]);
     if name.len() > field.len() {
@@ -201,22 +205,44 @@ fn fill(field: &mut [u8; 100], name: &[u8], key: &str, pax: &mut Vec<u8>) {
 }
 
 /// Adds one record of a PAX header: its own length in decimal, a space, `key=value`, a line feed.
-fn record(pax: &mut Vec<u8>, key: &str, value: &[u8]) {
+fn record(pax: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     let rest = key.len() + value.len() + 3;
     let mut length = rest + rest.to_string().len();
     length = rest + length.to_string().len();
-    pax.extend(format!("{length} {key}=").as_bytes());
-    pax.extend(value);
-    pax.push(b'\n');
+    pax.extend([format!("{length} ").as_bytes(), key, b"=", value, b"\n"].concat());
 }
 
 /// Returns the key and the value of the first record of a PAX header, and what follows. A value may contain anything.
-fn next_record(pax: &[u8]) -> Option<(&str, &[u8], &[u8])> {
+fn next_record(pax: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let space = pax.iter().position(|byte| *byte == b' ')?;
     let length: usize = std::str::from_utf8(&pax[..space]).ok()?.parse().ok()?;
     let record = pax.get(space + 1..length)?.strip_suffix(b"\n")?;
     let equals = record.iter().position(|byte| *byte == b'=')?;
-    Some((std::str::from_utf8(&record[..equals]).ok()?, &record[equals + 1..], &pax[length..]))
+    Some((&record[..equals], &record[equals + 1..], &pax[length..]))
+}
+
+/// What the keys of attributes begin with.
+const ATTRIBUTE: &[u8] = b"SCHILY.xattr.";
+/// What stands for bytes of an attribute's name in its key, as GNU tar has it (its `xattr_encode_keyword`): a `=` would
+/// end the key.
+const ESCAPES: [(u8, &[u8]); 2] = [(b'=', b"%3D"), (b'%', b"%25")];
+
+fn escaped(name: &[u8]) -> Vec<u8> {
+    let escape = |byte: &u8| ESCAPES.iter().find(|(plain, _)| plain == byte).map(|(_, escape)| *escape);
+    name.iter().flat_map(|byte| escape(byte).unwrap_or(std::slice::from_ref(byte))).copied().collect()
+}
+
+/// Undoes the escapes, and takes any other `%` as it is: bundles of old have names without escapes. Of those the ones
+/// with `%3D` or `%25` in them come out as GNU tar reads them too; what is meant cannot be told.
+fn unescaped(mut key: &[u8]) -> Vec<u8> {
+    let mut name = Vec::new();
+    while let Some((first, rest)) = key.split_first() {
+        let escape = ESCAPES.iter().find_map(|(plain, escape)| Some((plain, key.strip_prefix(*escape)?)));
+        let (byte, after) = escape.unwrap_or((first, rest));
+        name.push(*byte);
+        key = after;
+    }
+    name
 }
 
 fn pax_time(seconds: i64, nanoseconds: u32) -> String {
@@ -334,18 +360,20 @@ fn member(header: &Header, size: u64, pax: &[u8], data: &mut impl Read) -> Resul
         let (key, value);
         (key, value, rest) = next_record(rest).context("an extended header makes no sense")?;
         match key {
-            "path" | "GNU.sparse.name" => member.path = value.to_vec(),
-            "linkpath" => member.link = value.to_vec(),
-            "mtime" => {
+            b"path" | b"GNU.sparse.name" => member.path = value.to_vec(),
+            b"linkpath" => member.link = value.to_vec(),
+            b"mtime" => {
                 let text = std::str::from_utf8(value).ok();
                 member.modified = text.and_then(parse_time).context("a time makes no sense")?;
             }
-            "GNU.sparse.realsize" => real_size = Some(std::str::from_utf8(value)?.parse()?),
-            "GNU.sparse.major" => ensure!(value == b"1", "a sparse file is in an unknown form"),
-            "GNU.sparse.minor" => ensure!(value == b"0", "a sparse file is in an unknown form"),
-            key => match key.strip_prefix("SCHILY.xattr.") {
-                Some(name) => member.attributes.push((name.into(), value.to_vec())),
-                None => bail!("there is an extended header {key:?}, which no bundle has"),
+            b"GNU.sparse.realsize" => real_size = Some(std::str::from_utf8(value)?.parse()?),
+            b"GNU.sparse.major" => ensure!(value == b"1", "a sparse file is in an unknown form"),
+            b"GNU.sparse.minor" => ensure!(value == b"0", "a sparse file is in an unknown form"),
+            key => match key.strip_prefix(ATTRIBUTE) {
+                Some(name) => member.attributes.push((unescaped(name), value.to_vec())),
+                None => {
+                    bail!("there is an extended header {:?}, which no bundle has", String::from_utf8_lossy(key));
+                }
             },
         }
     }
@@ -469,5 +497,43 @@ mod tests {
         ] {
             assert!(!leads_in(path, target), "{path} {target}");
         }
+    }
+
+    #[test]
+    fn names_of_attributes_are_written_as_gnu_tar_does() {
+        // Those on the right are from `tar --xattrs --format=pax` of GNU tar 1.34.
+        for (name, key) in [
+            (&b"user.a=b"[..], &b"user.a%3Db"[..]),
+            (b"user.100%", b"user.100%25"),
+            (b"user.p%3Dq", b"user.p%253Dq"),
+            (b"user.p%25q", b"user.p%2525q"),
+            (b"user.\xff\xfe", b"user.\xff\xfe"),
+        ] {
+            let member = Member {
+                path: b"a".into(),
+                kind: Kind::File,
+                mode: 0o644,
+                uid: 0,
+                gid: 0,
+                modified: (1, 0),
+                size: 0,
+                link: Vec::new(),
+                attributes: vec![(name.into(), b"c=%3D\n".into())],
+                extents: None,
+            };
+            let mut archive = Vec::new();
+            write(&mut archive, &member, io::empty()).unwrap();
+            let record = [b" SCHILY.xattr.", key, b"=c=%3D\n\n"].concat();
+            assert!(archive.windows(record.len()).any(|window| window == record), "{}", name.escape_ascii());
+            finish(&mut archive).unwrap();
+            read(&archive[..], u64::MAX, 1, |read, _| {
+                assert_eq!(read, member);
+                Ok(())
+            })
+            .unwrap();
+        }
+        // Of bundles before there were escapes.
+        assert_eq!(unescaped(b"user.100%"), b"user.100%");
+        assert_eq!(unescaped(b"user.%2%3d"), b"user.%2%3d");
     }
 }

@@ -17,7 +17,7 @@ use rustix::io::{Errno, pread};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::archive::{self, Kind, MAX_ATTRIBUTES, Member, walk_order};
+use super::archive::{self, Attribute, Kind, MAX_ATTRIBUTES, Member, walk_order};
 use super::dirs::{DIRECTORY, Dirs};
 use super::rules::{Rule, Rules};
 use super::scan::{Found, NAMED, changed, scan};
@@ -533,10 +533,10 @@ fn member(
         Ok(fd) => fd,
         Err(error) => return Ok(Change::failed(found, &error)),
     };
-    member.attributes = attributes(fd.as_fd());
-    if member.attributes.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > MAX_ATTRIBUTES {
-        return Ok(Change::gone(found, "its attributes are too large"));
-    }
+    member.attributes = match attributes(fd.as_fd()) {
+        Ok(attributes) => attributes,
+        Err(error) => return Ok(Change::gone(found, format!("{error:#}"))),
+    };
     if found.kind == Kind::Dir {
         archive::write(out, &member, io::empty())?;
         return Ok(None);
@@ -663,18 +663,22 @@ impl Read for Extents<'_> {
 }
 
 /// Returns the extended attributes of a file that can be read; none where there are no such things.
-pub fn attributes(fd: BorrowedFd<'_>) -> Vec<(String, Vec<u8>)> {
-    let Ok(1..) = rustix::fs::flistxattr_query(fd) else { return Vec::new() };
-    let mut names = vec![0; 65536];
-    let length = rustix::fs::flistxattr(fd, &mut names[..]).unwrap_or(0);
-    let names = names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty());
-    let value = |name: &[u8]| {
-        let mut value = vec![0; 65536];
-        let length = rustix::fs::fgetxattr(fd, name, &mut value[..]).ok()?;
-        value.truncate(length);
-        Some((String::from_utf8(name.to_vec()).ok()?, value))
-    };
-    names.filter_map(value).collect()
+///
+/// # Errors
+/// When there are more than an archive may have, or than the kernel lists: 64 KiB of names (listxattr(2)).
+pub fn attributes(fd: BorrowedFd<'_>) -> Result<Vec<Attribute>> {
+    let Ok(1..) = rustix::fs::flistxattr_query(fd) else { return Ok(Vec::new()) };
+    let (mut names, mut value) = (vec![0; 65536], vec![0; 65536]);
+    let length = rustix::fs::flistxattr(fd, &mut names[..]).context("its attributes cannot be listed")?;
+    let (mut attributes, mut bytes) = (Vec::new(), 0);
+    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        if let Ok(length) = rustix::fs::fgetxattr(fd, name, &mut value[..]) {
+            bytes += name.len() + length;
+            ensure!(bytes <= MAX_ATTRIBUTES, "its attributes are too large");
+            attributes.push((name.to_vec(), value[..length].to_vec()));
+        }
+    }
+    Ok(attributes)
 }
 
 /// Copies rows with other numbers of archives, without the files that vanished and with the sizes of those that changed.
@@ -933,6 +937,24 @@ mod tests {
             let gone = Change::Gone { why: CHANGED.into(), linked };
             amend(&rows, &mut io::sink(), &[0], vec![(b"gone".to_vec(), gone)], &mut packed).unwrap();
             assert_eq!((packed.files, packed.skipped_count), (files, 3 - files));
+        }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_file_with_more_attributes_than_the_kernel_lists_is_told() {
+        // Other file systems do not take as many, nor does this one before Linux 6.6.
+        let Ok(dir) = tempfile::tempdir_in("/dev/shm") else { return };
+        let path = dir.path().join("a");
+        fs::write(&path, "a").unwrap();
+        let add = |number: u32| {
+            let name = format!("user.{number:0250}");
+            rustix::fs::setxattr(&path, name, b"", rustix::fs::XattrFlags::empty()).is_ok()
+        };
+        if (0..300).all(add) {
+            let file = File::open(&path).unwrap();
+            let why = attributes(file.as_fd()).unwrap_err().to_string();
+            assert_eq!(why, "its attributes cannot be listed");
         }
     }
 }

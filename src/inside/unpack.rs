@@ -417,7 +417,8 @@ impl<'a> Unpacking<'a> {
         fchown(fd, Some(uid), Some(gid))
             .with_context(|| format!("{:?} cannot be given to {uid}:{gid}", String::from_utf8_lossy(&member.path)))?;
         for (name, value) in &member.attributes {
-            if let Err(error) = fsetxattr(fd, name.as_str(), value, XattrFlags::empty()) {
+            if let Err(error) = fsetxattr(fd, &name[..], value, XattrFlags::empty()) {
+                let name = String::from_utf8_lossy(name);
                 self.note(member, &format!("its attribute {name} cannot be set: {}", io::Error::from(error)));
             }
         }
@@ -902,6 +903,7 @@ mod tests {
         sparse.set_len(64 << 20).unwrap();
         std::os::unix::fs::FileExt::write_at(&sparse, b"middle", 32 << 20).unwrap();
         fsetxattr(&sparse, "user.note", b"kept\n\0", XattrFlags::empty()).unwrap();
+        fsetxattr(&sparse, "user.a=b%3D", b"=", XattrFlags::empty()).unwrap();
         futimens(
             &sparse,
             &Timestamps {
@@ -922,6 +924,7 @@ mod tests {
         let mut value = [0; 16];
         let copy = File::open(back.join("pip/sparse")).unwrap();
         assert_eq!(rustix::fs::fgetxattr(&copy, "user.note", &mut value[..]).unwrap(), 6);
+        assert_eq!(pack::attributes(copy.as_fd()).unwrap(), pack::attributes(sparse.as_fd()).unwrap());
         assert!(copy.metadata().unwrap().blocks() < 100);
     }
 
