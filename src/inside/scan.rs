@@ -141,7 +141,7 @@ pub fn scan(tree: &Tree, rules: &Rules, sink: &mut dyn FnMut(&[u8], &Found) -> R
             Ok(reader.notes)
         };
         let reader = thread::Builder::new().stack_size(super::STACK).spawn_scoped(scope, read)?;
-        // First paths of files with several names, by inode.
+        // First paths of files with several names, by their states: an inode may be another file's by now.
         let mut first: HashMap<u64, Vec<u8>> = HashMap::new();
         // Taken, so that the reader ends when the sink fails.
         let sunk = answers.into_iter().try_for_each(|answer: Receiver<Seen>| {
@@ -154,9 +154,10 @@ pub fn scan(tree: &Tree, rules: &Rules, sink: &mut dyn FnMut(&[u8], &Found) -> R
                         notes.skip(path, "it is another name of a file of secrets");
                         return Ok(());
                     }
-                    match first.get(&found.stat.st_ino) {
+                    let state = state(&found.stat);
+                    match first.get(&state) {
                         Some(first) => *found = look.found(Kind::Hardlink, found.stat, first.clone()),
-                        None => _ = first.insert(found.stat.st_ino, path.into()),
+                        None => _ = first.insert(state, path.into()),
                     }
                 }
                 sink(path, found)
@@ -370,8 +371,13 @@ pub fn fits(pattern: &str, name: &[u8]) -> bool {
 }
 
 /// Returns when an inode changed, in nanoseconds since 1970.
-pub fn changed(stat: &Stat) -> i128 {
+fn changed(stat: &Stat) -> i128 {
     i128::from(stat.st_ctime) * 1_000_000_000 + i128::from(stat.st_ctime_nsec)
+}
+
+/// Returns a number that tells a file from another, and from what it was: it is the same for all its names.
+pub fn state(stat: &Stat) -> u64 {
+    print(Kind::File, stat, b"")
 }
 
 /// Returns a number that changes with a file: with its content, owner, mode, times and attributes, by what stat tells.
@@ -391,4 +397,39 @@ fn print(kind: Kind, stat: &Stat, link: &[u8]) -> u64 {
     let digest = Sha256::new().chain_update(numbers.map(u64::to_le_bytes).as_flattened()).chain_update(link).finalize();
     // Zero means "cannot be told".
     u64::from_le_bytes(digest[..8].try_into().unwrap_or_default()).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::super::rules::Rule;
+    use super::*;
+
+    #[test]
+    fn a_name_is_no_link_to_what_its_inode_was_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("a"), "").unwrap();
+        ["y", "z"].iter().for_each(|name| fs::hard_link(at("a"), at(name)).unwrap());
+        // More than is looked at ahead.
+        (0..BATCH * (2 * AHEAD)).for_each(|number| fs::write(at(&format!("b{number}")), "").unwrap());
+        let rules = vec![Rule { path: String::new(), take: true }];
+        let tree = Tree { root: dir.path().into(), base: "/c".into(), rules, secrets: vec![], previous: None };
+        let mut names = Vec::new();
+        scan(&tree, &Rules::new(&tree.rules), &mut |path, found| {
+            if path == b"a" {
+                fs::set_permissions(at("a"), fs::Permissions::from_mode(0o600))?;
+            }
+            if found.stat.st_nlink == 3 {
+                names.push((path.to_vec(), found.kind, found.link.clone()));
+            }
+            Ok(())
+        })
+        .unwrap();
+        let name = |path: &[u8], kind, link: &[u8]| (path.to_vec(), kind, link.to_vec());
+        let expected = [name(b"a", Kind::File, b""), name(b"y", Kind::File, b""), name(b"z", Kind::Hardlink, b"y")];
+        assert_eq!(names, expected);
+    }
 }
