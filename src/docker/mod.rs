@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write, pipe};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
@@ -86,7 +86,6 @@ impl Docker {
             docker: self,
             args: args.into_iter().map(|arg| arg.as_ref().to_owned()).collect(),
             env: Vec::new(),
-            dir: None,
             limit: Some(self.limit),
             survives_cancel: self.survives_cancel,
             merged: false,
@@ -144,7 +143,6 @@ struct Call<'a> {
     docker: &'a Docker,
     args: Vec<OsString>,
     env: Vec<(String, OsString)>,
-    dir: Option<PathBuf>,
     limit: Option<Duration>,
     survives_cancel: bool,
     /// What it writes to standard error goes where its output goes.
@@ -319,10 +317,9 @@ impl Call<'_> {
         }
         // It is about the user's builds: docker starts nothing at all, plugins included, if it is neither true nor false.
         command = command.env_remove("DOCKER_BUILDKIT");
-        if let Some(dir) = &self.dir {
-            command = command.dir(dir);
-        }
         let handle = command.start().map_err(failed)?;
+        // It has the reading end of the pipe too, by which a write would wait for ever once docker has ended.
+        drop(command);
         let group = handle.pids().first().and_then(|pid| Pid::from_raw(*pid as i32));
         let guard = group.filter(|_| !self.survives_cancel).map(cancel::watch);
         let endpoint = self.docker.endpoint.to_string();
@@ -384,11 +381,6 @@ fn text(call: &str, bytes: Vec<u8>) -> Result<String> {
     String::from_utf8(bytes).map_err(|_| DockerError::new(call, Cause::Garbage("it is not UTF-8".into())))
 }
 
-/// Returns true if `path` exists and is a socket or file that this user may see.
-pub(crate) fn visible(path: &Path) -> bool {
-    path.try_exists().unwrap_or(false)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -408,6 +400,25 @@ mod tests {
         assert_eq!(asked.get(), 3);
         assert!(ask("no such builder", 1).is_err());
         assert_eq!(asked.get(), 1);
+    }
+
+    #[test]
+    fn docker_that_ends_before_it_has_read_all_is_an_error() {
+        let flags = endpoint::Flags { host: Some("unix:///nowhere".into()), ..Default::default() };
+        let docker = Docker {
+            program: which::which("false").unwrap(),
+            globals: Vec::new(),
+            endpoint: endpoint::Endpoint::resolve(&flags, &endpoint::Settings::default()),
+            limit: ASK_LIMIT,
+            survives_cancel: false,
+        };
+        let (sender, receiver) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            // More than a pipe holds.
+            let answer = docker.call(["system", "dial-stdio"]).run_with(Input::Held(vec![0; 200_000]));
+            sender.send(answer.is_err()).unwrap();
+        });
+        assert_eq!(receiver.recv_timeout(Duration::from_secs(20)), Ok(true));
     }
 
     #[test]

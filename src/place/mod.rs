@@ -17,7 +17,7 @@ use anyhow::{Result, ensure};
 pub use self::build::MountPlace;
 pub use self::container::ContainerCleaner;
 use crate::checks::engine::Disk;
-use crate::docker::{BuilderRef, Docker, Info, Volume, visible};
+use crate::docker::{BuilderRef, Docker, Info, Volume};
 use crate::inside::{self, Job, Line};
 use crate::model::CacheRecord;
 
@@ -157,7 +157,6 @@ fn is_plain(volume: &Volume, info: &Info, access: Access) -> bool {
     volume.driver == "local"
         && volume.options.as_ref().is_none_or(|options| options.is_empty())
         && path.starts_with(Path::new(&info.docker_root_dir).join("volumes"))
-        && visible(path)
         && rustix::fs::access(path, wanted).is_ok()
         // Only root may read what other users have put there.
         && rustix::process::geteuid().is_root()
