@@ -170,6 +170,7 @@ struct Ignore {
 
 impl Ignore {
     fn parse(text: &str) -> Ignore {
+        let text = text.trim_start_matches('\u{feff}');
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
         let rules = lines.filter_map(|line| {
             let pattern = line.strip_prefix('!').unwrap_or(line).trim();
@@ -216,6 +217,7 @@ mod tests {
         for (path, out) in cases {
             assert_eq!(ignore.has(Path::new(path)), out, "{path}");
         }
+        assert!(Ignore::parse("\u{feff}*.md").has(Path::new("notes.md")));
     }
 
     #[test]
