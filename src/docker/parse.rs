@@ -194,7 +194,7 @@ pub fn parse_age(text: &str) -> Option<u64> {
         "year" => 365 * 86_400,
         _ => return None,
     };
-    Some(count * seconds)
+    count.checked_mul(seconds)
 }
 
 #[cfg(test)]
@@ -251,6 +251,7 @@ mod tests {
         assert_eq!(parse_size("5 parsecs"), None);
         assert_eq!(parse_age("3 weeks ago"), Some(3 * 7 * 86_400));
         assert_eq!(parse_age("yesterday"), None);
+        assert_eq!(parse_age(&format!("{} years ago", u64::MAX)), None);
     }
 
     proptest::proptest! {
