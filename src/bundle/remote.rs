@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Map, Value, json};
 
-use super::location::Reference;
+use super::location::{Location, Reference};
 use super::registry::{Broken, INDEX, Registry, is_lenient};
 use super::verify::ensure_few;
 use super::{Content, Descriptor, Index, Layout, Manifest, NAMES, REF_NAME, TAG, TreeConfig, VERSION, Writer};
@@ -240,7 +240,8 @@ impl Remote {
         let reference = &self.registry.reference;
         ensure!(
             self.exists,
-            "there is no {reference}\nhint: `docker cache export --dest type=registry,ref={reference}` makes it"
+            "there is no {reference}\nhint: `docker cache export --dest {}` makes it",
+            Location::Registry(reference.clone())
         );
         let layout = Layout { dir: dir.into() };
         fs::create_dir_all(layout.blobs())?;
