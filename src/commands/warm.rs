@@ -1,5 +1,6 @@
 //! `docker cache warm`: fills caches before they are needed, by each tool's own download of what the lock files say.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
@@ -326,7 +327,7 @@ impl Planner<'_> {
         below.iter().zip(Path::new(&lock.path)).take_while(|(one, other)| one == other).count()
     }
 
-    /// Returns the step nearest to the lock file that has the tool's cache mounts.
+    /// Returns the step nearest to the lock file that has the tool's cache mounts, the first of equals.
     fn mounted(&self, lock: &Lock) -> Option<(&Facts<'_>, &Run, Vec<Mount>)> {
         let all = self.dockerfiles.iter().flat_map(|facts| facts.runs.iter().map(move |run| (facts, run)));
         let found = all.filter_map(|(facts, run)| {
@@ -338,9 +339,7 @@ impl Planner<'_> {
             let mounts: Vec<Mount> = run.mounts.iter().map(|mount| &**mount).filter(of_tool).cloned().collect();
             (!mounts.is_empty()).then_some((facts, run, mounts))
         });
-        // The last of equals is the greatest, so the first is sought backwards.
-        let found: Vec<_> = found.collect();
-        found.into_iter().rev().max_by_key(|(facts, ..)| self.nearness(facts, lock))
+        found.min_by_key(|(facts, ..)| Reverse(self.nearness(facts, lock)))
     }
 
     /// Returns the image to run: the one given, the one that uses the place, else the one that a Dockerfile tells.
@@ -353,7 +352,7 @@ impl Planner<'_> {
                     .dockerfiles
                     .iter()
                     .filter_map(|facts| Some((facts, facts.runs.iter().find(|run| facts.runs_tool(run, lock.row))?)));
-                let (facts, run) = steps.max_by_key(|(facts, _)| self.nearness(facts, lock))?;
+                let (facts, run) = steps.min_by_key(|(facts, _)| Reverse(self.nearness(facts, lock)))?;
                 told(facts, run.stage, facts.scope(run))?
             }
         };
