@@ -143,7 +143,7 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
         return Ok(if failed && !options.dry_run { exit::FAILED } else { 0 });
     }
     let wait = || report::note("another export writes this bundle; waiting for it");
-    let stage = super::bundles::stage()?;
+    let stage;
     let (dir, mut remote) = match dest {
         Location::Directory(dir) if dir.exists() && !dir.is_dir() => {
             bail!("{} is no directory\nhint: name a bundle, or a directory that is empty or not there", dir.display())
@@ -156,7 +156,10 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
             }
             (dir.as_path(), None)
         }
-        Location::Registry(reference) => (stage.path(), Some(super::bundles::remote(&settings, reference, true)?)),
+        Location::Registry(reference) => {
+            stage = super::bundles::stage()?;
+            (stage.path(), Some(super::bundles::remote(&settings, reference, true)?))
+        }
     };
     let mut writer = Writer::open(dir, wait)?;
     if let Some(remote) = &mut remote {
