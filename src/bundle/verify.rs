@@ -1,6 +1,6 @@
 //! Proves a bundle: every reference, every digest, every archive's members. Reads all of it, writes nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 use std::fs::File;
 use std::io;
@@ -34,12 +34,12 @@ pub struct Verified {
     pub entry: Option<Entry>,
 }
 
-/// Proves every entry of a bundle that `wanted` wants.
+/// Proves every entry of a bundle.
 ///
 /// # Errors
 /// When the index itself cannot be read, or makes no sense, or the user cancels.
-pub fn all(layout: &Layout, wanted: impl Fn(&Descriptor) -> bool) -> Result<Vec<Verified>> {
-    prove(layout, wanted, true)
+pub fn all(layout: &Layout) -> Result<Vec<Verified>> {
+    prove(layout, |_| true, true)
 }
 
 /// Proves every digest and every table of what `wanted` wants, but not the members of archives: unpacking checks those, before it
@@ -54,9 +54,9 @@ pub fn digests(layout: &Layout, wanted: impl Fn(&Descriptor) -> bool) -> Result<
 fn prove(layout: &Layout, wanted: impl Fn(&Descriptor) -> bool, deep: bool) -> Result<Vec<Verified>> {
     let index = layout.index()?;
     ensure_few(&index, &"the index")?;
-    let mut names = HashMap::new();
+    let mut names = HashSet::new();
     for descriptor in index.manifests.iter().filter(|descriptor| descriptor.is_tree()) {
-        if names.insert(descriptor.ref_name(), ()).is_some() {
+        if !names.insert(descriptor.ref_name()) {
             bail!("the index lists {:?} twice", descriptor.ref_name());
         }
     }
@@ -368,7 +368,7 @@ mod tests {
         #[track_caller]
         fn is_refused(&self, why: &str) {
             let layout = self.write();
-            let found = all(&layout, |_| true).unwrap();
+            let found = all(&layout).unwrap();
             let broken = found[0].broken.clone().unwrap_or_default();
             assert!(broken.contains(why), "{broken:?} does not say {why:?}");
             self.unpack(&layout).unwrap_err();
@@ -386,7 +386,7 @@ mod tests {
         ];
         let good = hostile(&rows, &members);
         let layout = good.write();
-        let found = all(&layout, |_| true).unwrap();
+        let found = all(&layout).unwrap();
         assert_eq!((found[0].broken.as_deref(), found[0].files), (None, Some(3)));
         good.unpack(&layout).unwrap();
     }
@@ -481,7 +481,7 @@ mod tests {
     }
 
     fn broken(layout: &Layout) -> String {
-        all(layout, |_| true).unwrap()[0].broken.clone().unwrap_or_default()
+        all(layout).unwrap()[0].broken.clone().unwrap_or_default()
     }
 
     #[test]

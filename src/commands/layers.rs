@@ -38,10 +38,16 @@ pub struct LayersExport {
     choices: String,
 }
 
-/// Returns the directory of the build, and why there is nothing to build, if so.
-fn directory(build: &Build) -> (PathBuf, Option<String>) {
+/// Returns the directory and the Dockerfile of the build, whether or not they are there.
+fn directory_and_file(build: &Build) -> (PathBuf, PathBuf) {
     let directory = build.directory.clone().unwrap_or_else(|| ".".into());
     let file = build.file.clone().unwrap_or_else(|| directory.join("Dockerfile"));
+    (directory, file)
+}
+
+/// Returns the directory of the build, and why there is nothing to build, if so.
+fn directory(build: &Build) -> (PathBuf, Option<String>) {
+    let (directory, file) = directory_and_file(build);
     let missing = (!file.is_file()).then(|| format!("layers: there is no {}", file.display()));
     (directory, missing)
 }
@@ -67,9 +73,7 @@ pub fn missing(build: &Build) -> Option<String> {
 
 /// Returns the text of the build's Dockerfile; nothing if there is none.
 pub fn dockerfile(build: &Build) -> String {
-    let directory = build.directory.clone().unwrap_or_else(|| ".".into());
-    let file = build.file.clone().unwrap_or_else(|| directory.join("Dockerfile"));
-    crate::project::text(&file).unwrap_or_default()
+    crate::project::text(&directory_and_file(build).1).unwrap_or_default()
 }
 
 /// Returns the arguments of a build, its directory last.

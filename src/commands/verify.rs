@@ -28,7 +28,7 @@ pub fn run(context: &Context, options: &Verify) -> Result<u8> {
     let source = Source::open_all(&context.settings, &options.src, options.output.telling())?;
     let layout = &source.layout;
     let _lock = layout.lock(|| report::note("another program writes this bundle; waiting for it"))?;
-    let mut entries = verify::all(layout, |_| true)?;
+    let mut entries = verify::all(layout)?;
     for entry in &mut entries {
         // Of what did not come, the registry knows more.
         let why = source.broken.get(&entry.digest).map(ToString::to_string);

@@ -29,7 +29,6 @@ pub struct Info {
     /// As the kernel names it: `x86_64`, `aarch64`.
     pub architecture: String,
     pub docker_root_dir: String,
-    pub driver: String,
     /// Host name of the engine's machine.
     pub name: String,
     pub kernel_version: String,

@@ -140,13 +140,13 @@ impl BuilderRef {
         out: &Path,
         each: &mut dyn FnMut(&str),
     ) -> Result<()> {
-        let mut args = vec!["buildx".into(), "build".into(), format!("--builder={}", self.name)];
-        args.push(format!("--output=type=local,{}", field("dest", &out.to_string_lossy())));
+        let mut args = self.build_words();
+        args.push(format!("--output=type=local,{}", field("dest", &out.to_string_lossy())).into());
         args.push("--progress=plain".into());
-        args.extend(network.map(|network| format!("--network={network}")));
-        args.extend(build_args.iter().map(|(name, _)| format!("--build-arg={name}")));
+        args.extend(network.map(|network| format!("--network={network}").into()));
+        args.extend(build_args.iter().map(|(name, _)| format!("--build-arg={name}").into()));
         args.push("-".into());
-        let call = self.build_call(args.into_iter().map(OsString::from).collect());
+        let call = self.build_call(args);
         let call = build_args.iter().fold(call, |call, (name, value)| call.env(name, value));
         super::warm::build(call, archive, each)
     }
@@ -261,6 +261,6 @@ impl BuilderRef {
 impl DockerError {
     /// Returns true if there is no buildx, which older docker commands can do without.
     pub fn is_no_buildx(&self) -> bool {
-        matches!(self.cause, super::Cause::NoBuildx)
+        matches!(self.cause, Cause::NoBuildx)
     }
 }
