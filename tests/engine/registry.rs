@@ -519,6 +519,12 @@ fn mounts_go_from_builder_to_builder_without_a_bundle() {
     let copied = json(engine.cache(&["export", "--to-builder", "far", "--format", "json"]));
     assert_eq!(copied["left_out"], serde_json::json!([]), "{copied}");
     assert_eq!((copied["entries"].as_array().unwrap().len(), &copied["bytes_written"]), (2, &Value::from(3_000_006)));
+    let again = json(engine.cache(&["export", "--to-builder", "far", "--format", "json"]));
+    assert_eq!(
+        (&again["bytes_written"], &again["bytes_reused"]),
+        (&Value::from(0), &Value::from(3_000_006)),
+        "{again}"
+    );
     assert_eq!(engine.records().len(), count, "{:?}", engine.records());
     assert!(other.records().iter().all(|record| record["Type"] == "exec.cachemount"), "{:?}", other.records());
     assert_eq!(fs::read_dir(engine.folder().join("tmp")).unwrap().count(), 0);

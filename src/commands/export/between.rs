@@ -21,7 +21,7 @@ pub fn to_builder(builders: &Builders, options: &Export) -> Result<u8> {
     let to = builders.reference(to);
     let mut plan = Plan::default();
     plan_mounts(builders, options, &mut plan)?;
-    if plan.builders.iter().all(|from| from.name == to.name) {
+    if !plan.builders.is_empty() && plan.builders.iter().all(|from| from.name == to.name) {
         bail!("{name} is where the mounts are\nhint: name the builder to copy from by `--builder`");
     }
     let layers = match options.selection.wants(Kind::Layer) {
@@ -57,8 +57,8 @@ pub fn to_builder(builders: &Builders, options: &Export) -> Result<u8> {
             let Some(unpacked) = unpacked else { continue };
             answer.left_out.extend(unpacked.notes);
             (bytes, files) = (packed.bytes, Some(packed.files));
-            answer.bytes_written += unpacked.bytes;
-            answer.bytes_reused += packed.bytes.saturating_sub(unpacked.bytes);
+            answer.bytes_written += unpacked.bytes.saturating_sub(unpacked.kept_bytes);
+            answer.bytes_reused += unpacked.kept_bytes;
         }
         let (name, language) = (config.name, config.language);
         answer.entries.push(AnswerEntry { kind: Kind::Mount, name, language, digest: None, bytes, files });
