@@ -340,7 +340,10 @@ fn of_builders(answers: &Answers<'_>, wanted: Wanted<'_>, look: Look, names: &Na
                     false => Vec::new(),
                 };
                 let ids: HashSet<String> = mounts.iter().map(|(_, cache)| cache.name.clone()).collect();
-                mounts.retain(|(_, cache)| mount.is_empty() || mount.iter().any(|name| is_called(cache, name, &ids)));
+                let is_called = |cache: &Cache, name: &str| {
+                    model::is_called(name, &cache.name, cache.path.as_deref().unwrap_or_default(), &ids)
+                };
+                mounts.retain(|(_, cache)| mount.is_empty() || mount.iter().any(|name| is_called(cache, name)));
                 there.extend(
                     mounts.iter().flat_map(|(_, cache)| [Some(cache.name.clone()), cache.path.clone()]).flatten(),
                 );
@@ -376,11 +379,6 @@ fn of_builders(answers: &Answers<'_>, wanted: Wanted<'_>, look: Look, names: &Na
         }
     }
     Ok(inventory)
-}
-
-/// Tells whether a name means a mount: its id, or its target if that is no id of another.
-fn is_called(cache: &Cache, name: &str, ids: &HashSet<String>) -> bool {
-    cache.name == name || (cache.path.as_deref() == Some(name) && !ids.contains(name))
 }
 
 /// Returns a row for each type of record but cache mounts. A shared record's bytes belong to an image as well.
@@ -1109,22 +1107,6 @@ mod tests {
         let volume = at_device("a", &path("link"));
         let mount = format!("{}:/data", path(""));
         assert_eq!(Held::of(&[container(&mount)], slice::from_ref(&volume)).users(&volume).len(), 1);
-    }
-
-    #[test]
-    fn a_name_means_the_mount_of_this_id_before_one_of_this_target() {
-        let record = |target: &str, id: &str| CacheRecord {
-            kind: "exec.cachemount".into(),
-            description: format!("cached mount {target} from exec sh with id \"/{id}\""),
-            ..CacheRecord::default()
-        };
-        let mounts = mounts("", &[record("/bar", "foo"), record("/baz", "/bar"), record("/qux", "qux")]);
-        let ids: HashSet<String> = mounts.iter().map(|(_, cache)| cache.name.clone()).collect();
-        let called = |name: &str| -> Vec<&str> {
-            let found = mounts.iter().filter(|(_, cache)| is_called(cache, name, &ids));
-            found.map(|(_, cache)| cache.name.as_str()).collect()
-        };
-        assert_eq!((called("/bar"), called("/baz"), called("/qux")), (vec!["/bar"], vec!["/bar"], vec!["qux"]));
     }
 
     #[test]

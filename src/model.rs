@@ -1,6 +1,6 @@
 //! The nouns: builders, cache records, cache mounts, cache volumes. They hold facts and know nothing of processes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -162,6 +162,9 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
+/// Where docker looks for an engine if nothing says where.
+pub const DEFAULT_SOCKET: &str = "unix:///var/run/docker.sock";
+
 /// Why the BuildKit inside an engine exports no layers.
 pub const GRAPH_DRIVER: &str = "its engine uses a graph driver, not the containerd image store";
 
@@ -316,6 +319,11 @@ pub fn mounts(records: &[CacheRecord]) -> Vec<(&CacheRecord, MountName)> {
     found
 }
 
+/// Tells whether a name means a mount: its id, or its target if that is the id of no other.
+pub fn is_called(name: &str, id: &str, target: &str, ids: &HashSet<String>) -> bool {
+    name == id || (name == target && !ids.contains(name))
+}
+
 /// A named volume that holds caches, and why it is thought to.
 #[derive(Clone, Debug)]
 pub struct CacheVolume {
@@ -398,6 +406,13 @@ mod tests {
         for (seconds, shown) in cases {
             assert_eq!(Moment(0).ago(Moment(seconds)), shown, "{seconds}");
         }
+    }
+
+    #[test]
+    fn a_name_means_the_mount_of_this_id_before_one_of_this_target() {
+        let ids: HashSet<String> = ["pip", "/pip"].map(String::from).into();
+        let called = |name| [("pip", "/pip"), ("/pip", "/p")].map(|(id, target)| is_called(name, id, target, &ids));
+        assert_eq!((called("/pip"), called("pip"), called("/p")), ([false, true], [true, false], [false, true]));
     }
 
     fn named(description: &str) -> MountName {

@@ -351,9 +351,11 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
         let mut copies: BTreeMap<(String, String), usize> = BTreeMap::new();
         let mounts: Vec<(MountName, &CacheRecord)> =
             model::mounts(&records).into_iter().map(|(record, mount)| (mount, record)).collect();
+        let ids: HashSet<String> = mounts.iter().filter_map(|(mount, _)| mount.id.clone()).collect();
+        let mut asks = |id: &str, record: &MountName| asks(selection, &names, &mut named, id, record, &ids);
         for (mount, record) in &mounts {
             let candidates = candidates(mount, !record.parents.is_empty(), &told);
-            if candidates.is_empty() && asks(selection, &names, &mut named, mount.shown(), mount) {
+            if candidates.is_empty() && asks(mount.shown(), mount) {
                 plan.left_out.push(format!(
                     "mount {}: docker does not tell the uid, gid, mode or from of this variant; the Dockerfile that uses \
                      it may: `-f FILE`",
@@ -361,7 +363,7 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
                 ));
             }
             for (carried, sure) in candidates {
-                if !asks(selection, &names, &mut named, &carried.id, mount) {
+                if !asks(&carried.id, mount) {
                     continue;
                 }
                 let shown = &carried.id;
@@ -434,8 +436,15 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
 }
 
 /// Returns true if the selection is about a mount of this id, and remembers the word that names it.
-fn asks<'a>(selection: &'a Selection, names: &Names, named: &mut Vec<&'a str>, id: &str, record: &MountName) -> bool {
-    let by_name = selection.mount.iter().find(|name| *name == id || **name == record.target);
+fn asks<'a>(
+    selection: &'a Selection,
+    names: &Names,
+    named: &mut Vec<&'a str>,
+    id: &str,
+    record: &MountName,
+    ids: &HashSet<String>,
+) -> bool {
+    let by_name = selection.mount.iter().find(|name| model::is_called(name, id, &record.target, ids));
     named.extend(by_name.map(String::as_str));
     let known = catalogue::for_mount(Some(id), &record.target);
     (selection.mount.is_empty() || by_name.is_some())

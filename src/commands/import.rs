@@ -15,20 +15,19 @@ use super::{Context, layers};
 use crate::builders::Builders;
 use crate::bundle::location::Location;
 use crate::bundle::verify::{self, Verified};
-use crate::bundle::{Entry, Layout, TreeConfig};
-use crate::catalogue;
+use crate::bundle::{Descriptor, Entry, Layout, TreeConfig};
 use crate::cli::{Import, Selection};
 use crate::docker::{BuilderRef, ContainerMount, Docker, Overview, Volume, endpoint};
-use crate::exit;
 use crate::inside::archive::{self, unsafe_path};
 use crate::inside::rules::{Rule, Rules};
 use crate::inside::table::Table;
 use crate::inside::unpack::{Target, Unpacked, placed};
 use crate::inventory::{self, Held, Kind, Names};
-use crate::model::CacheVolume;
+use crate::model::{self, CacheVolume};
 use crate::place::carry::{self, Mount};
 use crate::place::{self, Access, MountPlace, Place};
 use crate::report::{self, Progress};
+use crate::{catalogue, exit};
 
 /// What goes where.
 struct Plan {
@@ -99,7 +98,8 @@ pub fn run(context: Context, options: &Import) -> Result<u8> {
         with_layers = false;
     }
     let source = Source::open(&settings, &options.src, options.output.telling(), |config| match config {
-        Some(config) => selects(&options.selection, &names, config).0,
+        // Which ids there are is not known yet: more may be fetched than is chosen.
+        Some(config) => selects(&options.selection, &names, config, &HashSet::new()).0,
         None => with_layers,
     })?;
     let layout = &source.layout;
@@ -165,9 +165,13 @@ fn answer(entry: &Entry) -> AnswerEntry {
 fn plan(docker: &Docker, layout: &Layout, options: &Import, names: &Names, with_layers: bool) -> Result<Plan> {
     let selection = &options.selection;
     let (mut used, mut chosen) = (HashSet::new(), HashSet::new());
-    for descriptor in layout.index()?.manifests.iter().filter(|descriptor| descriptor.is_tree()) {
-        let config = layout.entry(descriptor).map_or_else(|_| descriptor.told(), |entry| entry.config);
-        let (wanted, by_name) = selects(selection, names, &config);
+    let index = layout.index()?;
+    let trees = index.manifests.iter().filter(|descriptor| descriptor.is_tree());
+    let config = |descriptor| layout.entry(descriptor).map_or_else(|_| descriptor.told(), |entry| entry.config);
+    let trees: Vec<(&Descriptor, TreeConfig)> = trees.map(|descriptor| (descriptor, config(descriptor))).collect();
+    let ids: HashSet<String> = trees.iter().map(|(_, config)| config.name.clone()).collect();
+    for (descriptor, config) in &trees {
+        let (wanted, by_name) = selects(selection, names, config, &ids);
         used.extend(by_name);
         if wanted {
             chosen.insert(descriptor.digest.clone());
@@ -230,12 +234,17 @@ fn rivals(steps: &[Step]) -> Option<(&Step, &Step)> {
 }
 
 /// Returns true if the selection is about this entry, and the word that names it.
-fn selects<'a>(selection: &'a Selection, names: &Names, config: &TreeConfig) -> (bool, Option<&'a str>) {
+fn selects<'a>(
+    selection: &'a Selection,
+    names: &Names,
+    config: &TreeConfig,
+    ids: &HashSet<String>,
+) -> (bool, Option<&'a str>) {
     let named = match config.kind {
         Kind::Volume => &selection.volume,
         _ => &selection.mount,
     };
-    let by_name = named.iter().find(|name| **name == config.name || **name == config.base);
+    let by_name = named.iter().find(|name| model::is_called(name, &config.name, &config.base, ids));
     let wanted = selection.wants(config.kind)
         && (named.is_empty() || by_name.is_some())
         && names.select(config.language.as_deref(), config.tool.as_deref());
@@ -529,7 +538,6 @@ fn note(unpacked: Vec<Unpacked>, answer: &mut Answer) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bundle::Descriptor;
     use crate::cli::{self, Command};
     use crate::inside::pack;
 
