@@ -9,7 +9,7 @@ use crate::inside::measure::Tree;
 use crate::inside::own::Owned;
 use crate::inside::{Job, Line};
 use crate::inventory::{self, FoundVolume, paths};
-use crate::model::CacheRecord;
+use crate::model::{self, CacheRecord, MountName};
 use crate::place::carry::Mount;
 use crate::place::{Access, MountPlace, Place};
 use crate::{cancel, catalogue, parallel, report};
@@ -88,13 +88,10 @@ fn owners(place: &Place, trees: Vec<Tree>, names: &[String]) -> Result<Vec<Owned
 /// # Errors
 /// When the build that looks fails.
 pub fn of_mounts(builder: &BuilderRef, records: &[CacheRecord], written: Vec<Written>) -> Result<Vec<OwnedMount>> {
+    let mounts = model::mounts(records);
     let is_there = |written: &Written| {
-        let of_id = records.iter().filter(|record| {
-            let Some(name) = record.mount() else { return false };
-            // BuildKit says nothing of an id that is the target without its slash.
-            let id = name.id.as_deref().or_else(|| name.target.strip_prefix('/'));
-            name.namespace.is_empty() && id == Some(&written.id)
-        });
+        let is_meant = |name: &MountName| name.namespace.is_empty() && name.id.as_ref() == Some(&written.id);
+        let of_id = mounts.iter().filter(|(_, name)| is_meant(name)).map(|(record, _)| *record);
         // A record with a parent was made with options. Several without are private copies.
         let (plain, variants): (Vec<&CacheRecord>, Vec<&CacheRecord>) =
             of_id.partition(|record| record.parents.is_empty());

@@ -10,7 +10,7 @@ use super::{Check, Fact, Facts as AllFacts, Finding, NotRun, Severity};
 use crate::budget::Budget;
 use crate::inside::own::Owner;
 use crate::inventory::Cache;
-use crate::model::{Bytes, CacheRecord};
+use crate::model::{self, Bytes, CacheRecord};
 use crate::report::quote;
 
 /// What is known of the insides of caches.
@@ -297,8 +297,7 @@ fn volume_findings(volume: &OwnedVolume) -> Option<Finding> {
 /// Several without are copies for steps that ran side by side with `sharing=private`.
 pub(super) fn several_owners(Records { builder, records }: &Records) -> Vec<Finding> {
     let mut by_id: BTreeMap<(String, String), Vec<&CacheRecord>> = BTreeMap::new();
-    for record in records {
-        let Some(mount) = record.mount() else { continue };
+    for (record, mount) in model::mounts(records) {
         let Some(id) = mount.id else { continue };
         by_id.entry((mount.namespace, id)).or_default().push(record);
     }
@@ -427,6 +426,22 @@ mod tests {
         assert_eq!(check(held(None, 50)), Ok(Vec::new()));
         assert_eq!(check(Held { gaps: gaps(), ..held(None, 50) }), Err(NotRun::Failed(gaps().concat())));
         assert_eq!(check(Held { gaps: gaps(), ..held(None, 49) }).map(|found| found.len()), Ok(1));
+    }
+
+    #[test]
+    fn variants_of_a_mount_are_seen_also_where_buildkit_does_not_tell_its_id() {
+        let record = |description: &str, parents: &[&str]| CacheRecord {
+            kind: "exec.cachemount".into(),
+            description: description.into(),
+            parents: parents.iter().map(|id| (*id).to_owned()).collect(),
+            ..Default::default()
+        };
+        let npm = record(r#"cached mount /root/.npm from exec sh with id "//root/.npm""#, &[]);
+        let pip = |parents: &[&str]| record("cached mount /pip from exec sh", parents);
+        let found = |records| several_owners(&Records { builder: "default".into(), records });
+        assert_eq!(found(vec![npm.clone(), pip(&[]), pip(&[])]), []);
+        let several = found(vec![npm, pip(&[]), pip(&["x"])]);
+        assert!(several.len() == 1 && several[0].message.contains("of the mount `pip`"), "{several:?}");
     }
 
     #[test]

@@ -16,8 +16,7 @@ use crate::cli::{self, DockerFlags};
 use crate::docker::Docker;
 use crate::docker::endpoint::Settings;
 use crate::inventory::cache_volumes;
-use crate::model::CacheRecord;
-use crate::{catalogue, parallel, report};
+use crate::{catalogue, model, parallel, report};
 
 /// How long a question to docker may take. A second one is asked only after an answer to the first.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -343,8 +342,8 @@ impl Asked {
     fn mounts(&self, builders: &Builders) -> Vec<Candidate> {
         let selected = builders.selected(self.builder.as_deref(), self.all_builders).unwrap_or_default();
         let records = parallel::each(&selected, |builder| builders.reference(builder).records().unwrap_or_default());
-        let mounts = records.iter().flatten().filter_map(CacheRecord::mount);
-        mounts.map(|mount| (mount.shown().to_string(), format!("cache mount at {}", mount.target))).collect()
+        let mounts = records.iter().flat_map(|records| model::mounts(records));
+        mounts.map(|(_, mount)| (mount.shown().to_string(), format!("cache mount at {}", mount.target))).collect()
     }
 
     fn caches(&self) -> Vec<Candidate> {

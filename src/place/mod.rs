@@ -18,6 +18,7 @@ pub use self::build::MountPlace;
 pub use self::container::ContainerCleaner;
 use crate::checks::engine::Disk;
 use crate::docker::{BuilderRef, Docker, Info, Volume};
+use crate::inside::find::Search;
 use crate::inside::{self, Job, Line};
 use crate::model::CacheRecord;
 
@@ -87,6 +88,21 @@ impl Place {
             }
             Place::Build(mounts) => mounts.run(job, each),
         }
+    }
+
+    /// Returns the names that fit the patterns of each root, in their order. Changes nothing.
+    ///
+    /// # Errors
+    /// See [`Place::run`].
+    pub fn find(&self, paths: Vec<Vec<String>>) -> Result<Vec<Vec<String>>> {
+        let searches = self.roots().into_iter().zip(paths).map(|(root, paths)| Search { root, paths });
+        let mut names = Vec::new();
+        self.run(&Job::Find(searches.collect()), &mut |line| {
+            if let Line::Names(found) = line {
+                names = found;
+            }
+        })?;
+        Ok(names)
     }
 }
 

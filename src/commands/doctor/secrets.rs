@@ -6,10 +6,8 @@ use anyhow::Result;
 
 use crate::checks::secrets::{Holder, Kind, Secrets, searches};
 use crate::docker::{BuilderRef, Docker, Overview, Volume};
-use crate::inside::find::Search;
-use crate::inside::{Job, Line};
 use crate::inventory;
-use crate::model::{CacheRecord, MountName};
+use crate::model::{self, CacheRecord, MountName};
 use crate::place::carry::Mount;
 use crate::place::{Access, MountPlace, Place};
 
@@ -26,7 +24,7 @@ pub fn in_volumes(docker: &Docker, overview: &Overview, named: &[String]) -> Res
         return Ok(Secrets::default());
     }
     let paths = caches.iter().map(|cache| searches(&cache.mounted_at)).collect();
-    let names = find(&Place::of_volumes(docker, info, &raw, Access::Read), paths)?;
+    let names = Place::of_volumes(docker, info, &raw, Access::Read).find(paths)?;
     let holders = caches.into_iter().zip(names).map(|(cache, names)| Holder {
         kind: Kind::Volume(cache.users),
         name: cache.name,
@@ -42,7 +40,7 @@ pub fn in_volumes(docker: &Docker, overview: &Overview, named: &[String]) -> Res
 /// When the build fails.
 pub fn in_mounts(builder: &BuilderRef, records: &[CacheRecord]) -> Result<Secrets> {
     let mut by_id: BTreeMap<(String, String), Vec<(&CacheRecord, MountName)>> = BTreeMap::new();
-    for (record, mount) in records.iter().filter_map(|record| Some((record, record.mount()?))) {
+    for (record, mount) in model::mounts(records) {
         by_id.entry((mount.namespace.clone(), mount.shown().to_owned())).or_default().push((record, mount));
     }
     let mut secrets = Secrets::default();
@@ -64,7 +62,7 @@ pub fn in_mounts(builder: &BuilderRef, records: &[CacheRecord]) -> Result<Secret
     for mounts in by_namespace.into_values() {
         let place = Place::Build(MountPlace::new(builder, mounts.iter().map(|(_, mount)| Mount::plain(mount))));
         let paths = mounts.iter().map(|(_, mount)| searches(&mount.target)).collect();
-        let found = find(&place, paths)?;
+        let found = place.find(paths)?;
         secrets.holders.extend(mounts.into_iter().zip(found).map(|((record, mount), names)| Holder {
             kind: Kind::Mount { builder: builder.name.clone(), record: record.id.clone() },
             name: mount.shown().to_owned(),
@@ -73,15 +71,4 @@ pub fn in_mounts(builder: &BuilderRef, records: &[CacheRecord]) -> Result<Secret
         }));
     }
     Ok(secrets)
-}
-
-fn find(place: &Place, paths: Vec<Vec<String>>) -> Result<Vec<Vec<String>>> {
-    let searches = place.roots().into_iter().zip(paths).map(|(root, paths)| Search { root, paths });
-    let mut names = Vec::new();
-    place.run(&Job::Find(searches.collect()), &mut |line| {
-        if let Line::Names(found) = line {
-            names = found;
-        }
-    })?;
-    Ok(names)
 }

@@ -7,11 +7,9 @@ use anyhow::Result;
 
 use super::containers::of_project;
 use crate::checks::project::Project;
-use crate::checks::versions::{self, AtHand, Named, NamedPlace, Used, references, searches, used};
+use crate::checks::versions::{AtHand, Named, NamedPlace, Used, references, searches, used};
 use crate::cli::Doctor;
 use crate::docker::{BuilderRef, Docker, Overview, Volume};
-use crate::inside::find::Search;
-use crate::inside::{Job, Line};
 use crate::inventory::{self, Kind};
 use crate::model::CacheRecord;
 use crate::parallel;
@@ -63,14 +61,7 @@ pub fn in_mounts(builder: &BuilderRef, records: &[CacheRecord], used: &Used) -> 
 }
 
 fn look(place: &Place, mut found: Vec<NamedPlace>, used: &Used) -> Result<Vec<NamedPlace>> {
-    let searches = place.roots().into_iter().zip(&found);
-    let searches = searches.map(|(root, found)| Search { root, paths: versions::searches(&found.mounted_at, used) });
-    let mut names = Vec::new();
-    place.run(&Job::Find(searches.collect()), &mut |line| {
-        if let Line::Names(found) = line {
-            names = found;
-        }
-    })?;
+    let names = place.find(found.iter().map(|found| searches(&found.mounted_at, used)).collect())?;
     found.iter_mut().zip(names).for_each(|(place, names)| place.names = names);
     Ok(found)
 }
