@@ -1,12 +1,13 @@
 //! Finds the builders, and which of them docker's two command families use.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::checks::engine::build_is_buildx;
-use crate::docker::{BuilderRef, Docker, DockerError, endpoint};
+use crate::docker::endpoint::{self, variable};
+use crate::docker::{BuilderRef, Docker, DockerError};
 use crate::model::{Builder, Node};
 
 /// All builders, and who uses them.
@@ -34,7 +35,7 @@ impl Builders {
             Err(error) if error.is_no_buildx() => (vec![embedded(&context)], Some(error)),
             Err(error) => return Err(error),
         };
-        let chosen = std::env::var("BUILDX_BUILDER").ok().filter(|name| !name.is_empty());
+        let chosen = variable("BUILDX_BUILDER");
         let current = list.iter().find(|builder| builder.current).map_or(&context, |builder| &builder.name);
         let of_buildx = chosen.clone().unwrap_or_else(|| current.clone());
         // docker names the context's builder unless the variable, `--builder` or the alias says otherwise. Before Docker
@@ -51,12 +52,10 @@ impl Builders {
     /// `instances`, and docker each context as a folder. It takes no call, of which `docker buildx ls` is the slowest, and
     /// nothing is known of the builder but its name.
     pub fn only_own(docker: &Docker, settings: &endpoint::Settings) -> Option<Builders> {
-        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        let buildx = variable("BUILDX_CONFIG").map_or_else(|| settings.dir.join("buildx"), PathBuf::from);
         let context = &docker.endpoint.context;
         let alone = context == "default"
             && variable("BUILDX_BUILDER").is_none()
-            && is_empty(&buildx.join("instances"))
+            && is_empty(&settings.buildx().join("instances"))
             && is_empty(&settings.dir.join("contexts/meta"));
         alone.then(|| Builders {
             list: vec![embedded(context)],
@@ -67,9 +66,20 @@ impl Builders {
         })
     }
 
-    /// Returns the builder of this name.
+    /// Returns the builder of this name, if there is one.
     pub fn get(&self, name: &str) -> Option<&Builder> {
         self.list.iter().find(|builder| builder.name == name)
+    }
+
+    /// Returns the builder of this name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn named(&self, name: &str) -> Result<&Builder> {
+        self.get(name).with_context(|| {
+            let names: Vec<&str> = self.list.iter().map(|builder| builder.name.as_str()).collect();
+            format!("no builder {name:?}\nhint: there are {}; see `docker cache builder ls`", names.join(", "))
+        })
     }
 
     /// Returns the way to call a builder.
@@ -92,13 +102,8 @@ impl Builders {
         if all {
             return Ok(self.list.iter().collect());
         }
-        // An empty name, from `BUILDX_BUILDER=` say, is none; so it is for buildx.
-        if let Some(name) = name.filter(|name| !name.is_empty()) {
-            let Some(builder) = self.get(name) else {
-                let names: Vec<&str> = self.list.iter().map(|builder| builder.name.as_str()).collect();
-                bail!("no builder {name:?}\nhint: there are {}; see `docker cache builder ls`", names.join(", "));
-            };
-            return Ok(vec![builder]);
+        if let Some(name) = told(name) {
+            return Ok(vec![self.named(name)?]);
         }
         let in_use = [&self.of_docker_build, &self.of_buildx];
         Ok(self.list.iter().filter(|builder| in_use.contains(&&builder.name)).collect())
@@ -109,10 +114,13 @@ impl Builders {
     /// # Errors
     /// When there is none.
     pub fn one(&self, name: Option<&str>) -> Result<&Builder> {
-        let name = name.unwrap_or(&self.of_docker_build);
-        let builder = self.selected(Some(name), false)?.into_iter().next();
-        builder.context("there is no builder\nhint: `docker cache builder ls` lists those that are there")
+        self.named(told(name).unwrap_or(&self.of_docker_build))
     }
+}
+
+/// Returns the name, unless it is empty, from `BUILDX_BUILDER=` say: that is none, and so it is for buildx.
+fn told(name: Option<&str>) -> Option<&str> {
+    name.filter(|name| !name.is_empty())
 }
 
 /// Returns true if a folder has nothing in it, or is not there.

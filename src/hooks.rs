@@ -2,13 +2,13 @@
 //! process and asks neither engine nor network, and says nothing when all is well.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::checks::engine::Disk;
-use crate::docker::endpoint::{Endpoint, Flags, Settings};
+use crate::docker::endpoint::{Endpoint, Flags, Settings, variable};
 use crate::model::Bytes;
 use crate::place;
 use crate::report::plain;
@@ -113,7 +113,7 @@ fn disk(endpoint: &Endpoint) -> Option<Disk> {
 
 /// Returns the two builders that a user may take for one: only `docker build` leaves the choice of `docker buildx use` out.
 fn builders(call: &Call, endpoint: &Endpoint, settings: &Settings) -> Option<(String, String)> {
-    let chosen = std::env::var_os("BUILDX_BUILDER").is_some_and(|name| !name.is_empty());
+    let chosen = variable("BUILDX_BUILDER").is_some();
     if call.root_cmd != "buildx build" || chosen || call.has("builder") || settings.builder_alias.is_some() {
         return None;
     }
@@ -122,9 +122,7 @@ fn builders(call: &Call, endpoint: &Endpoint, settings: &Settings) -> Option<(St
     if parent.is_empty() || parent.split(|byte| *byte == 0).any(|word| word == b"buildx") {
         return None;
     }
-    let directory = std::env::var_os("BUILDX_CONFIG").filter(|directory| !directory.is_empty());
-    let directory = directory.map_or_else(|| settings.dir.join("buildx"), PathBuf::from);
-    let current = current(&directory, endpoint)?;
+    let current = current(&settings.buildx(), endpoint)?;
     (current != endpoint.context).then(|| (endpoint.context.clone(), current))
 }
 

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{Check, Fact, Facts as AllFacts, Finding, NotRun, Severity};
-use crate::model::{Builder, Bytes, GcRule, MAKE_EXPORTER};
+use crate::model::{Builder, Bytes, DEFAULT_SOCKET, GcRule, MAKE_EXPORTER};
 use crate::report::quote;
 
 /// What is known of docker, its engine and its builders.
@@ -238,7 +238,6 @@ fn sentence(words: &str) -> String {
 }
 
 const JOIN_GROUP: &str = r#"sudo usermod -aG docker "$USER" && newgrp docker"#;
-const DEFAULT_SOCKET: &str = "unix:///var/run/docker.sock";
 
 impl Client {
     /// Returns the command that leads docker back to an engine that exists, or shows which ones do.
@@ -351,7 +350,7 @@ fn buildx_missing(facts: &AllFacts) -> Findings {
 }
 
 /// What docker reads from a variable that is true or false (Go's ParseBool).
-fn go_bool(text: &str) -> Option<bool> {
+pub fn go_bool(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
         "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),

@@ -11,7 +11,9 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Context;
+use crate::checks::engine::go_bool;
 use crate::cli::{Format, Hooks, HooksCommand, Output};
+use crate::docker::endpoint;
 use crate::rewrite::rewrite;
 use crate::{hooks, report};
 
@@ -136,13 +138,11 @@ fn wanted_by_variable() -> bool {
 }
 
 fn variable() -> Option<(&'static str, String)> {
-    let value = |name| std::env::var(name).ok().filter(|value| !value.is_empty()).map(|value| (name, value));
-    value("DOCKER_CLI_HOOKS").or_else(|| value("DOCKER_CLI_HINTS"))
+    ["DOCKER_CLI_HOOKS", "DOCKER_CLI_HINTS"].into_iter().find_map(|name| Some((name, endpoint::variable(name)?)))
 }
 
-/// Tells what Go takes for true.
 fn is_true(value: &str) -> bool {
-    ["1", "t", "T", "true", "TRUE", "True"].contains(&value)
+    go_bool(value) == Some(true)
 }
 
 /// Reads the file; where there is none, docker takes an empty one.

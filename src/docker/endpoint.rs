@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use crate::model::DEFAULT_SOCKET;
+
 /// Docker's global flags that say where to look, as far as this program needs them.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
@@ -69,18 +71,19 @@ impl Settings {
 
     /// Returns the plugin's own setting of this name: `DOCKER_CACHE_NAME`, else `plugins.cache.NAME` of config.json.
     pub fn own(&self, name: &str) -> Option<String> {
-        let variable = std::env::var(format!("DOCKER_CACHE_{}", name.to_uppercase())).ok();
         let kept = || self.plugins.get("cache")?.get(name).cloned();
-        variable.filter(|value| !value.is_empty()).or_else(kept)
+        variable(&format!("DOCKER_CACHE_{}", name.to_uppercase())).or_else(kept)
+    }
+
+    /// Returns buildx's own directory: `$BUILDX_CONFIG`, else `buildx` in docker's.
+    pub fn buildx(&self) -> PathBuf {
+        directory("BUILDX_CONFIG").unwrap_or_else(|| self.dir.join("buildx"))
     }
 }
-
-const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
 
 impl Endpoint {
     /// Resolves in docker's order: `--context`, `--host`, `DOCKER_HOST`, `DOCKER_CONTEXT`, config.json, `default`.
     pub fn resolve(flags: &Flags, settings: &Settings) -> Endpoint {
-        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         let env_host = variable("DOCKER_HOST");
         let (context, host, source) = if let Some(context) = &flags.context {
             (context.clone(), None, Source::Flag)
@@ -95,7 +98,7 @@ impl Endpoint {
         } else {
             ("default".into(), None, Source::Default)
         };
-        let host = host.or_else(|| (context == "default").then(|| env_host.unwrap_or_else(|| DEFAULT_HOST.into())));
+        let host = host.or_else(|| (context == "default").then(|| env_host.unwrap_or_else(|| DEFAULT_SOCKET.into())));
         Endpoint { context, host, source, config_flag: flags.config.clone() }
     }
 
@@ -121,12 +124,22 @@ impl fmt::Display for Endpoint {
     }
 }
 
+/// Returns the value of an environment variable; docker and buildx take an empty one for none.
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The same as [`variable`] for a directory, whose name may be no text.
+fn directory(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
 /// Returns docker's configuration directory: `--config`, else `$DOCKER_CONFIG`, else `~/.docker`.
 pub fn config_dir(flags: &Flags) -> PathBuf {
     flags
         .config
         .clone()
-        .or_else(|| std::env::var_os("DOCKER_CONFIG").filter(|dir| !dir.is_empty()).map(PathBuf::from))
+        .or_else(|| directory("DOCKER_CONFIG"))
         .or_else(|| dirs::home_dir().map(|home| home.join(".docker")))
         .unwrap_or_else(|| PathBuf::from(".docker"))
 }

@@ -13,12 +13,13 @@ use super::super::Context;
 use crate::buildcontext::Files;
 use crate::builders::Builders;
 use crate::cli::{Doctor, DoctorFormat};
+use crate::docker::endpoint::variable;
 use crate::docker::{BuilderRef, parse};
 use crate::dockerfile::Dockerfile;
 use crate::explain::{Explained, Fingerprint, explain, instructions};
 use crate::inside::pack::digest;
 use crate::model::{BuildStep, Moment};
-use crate::{buildcontext, project, report, state};
+use crate::{buildcontext, model, project, report, state};
 
 /// So many builds are remembered.
 const REMEMBERED: usize = 20;
@@ -45,9 +46,7 @@ pub fn run(context: Context, options: &Doctor) -> Result<u8> {
     let build = Build::of(options)?;
     let (docker, settings) = context.into_docker()?;
     let builders = Builders::ask(&docker, &settings)?;
-    let variable = std::env::var("BUILDX_BUILDER").ok().filter(|name| !name.is_empty());
-    let name = build.value(&["--builder"]).or(variable).unwrap_or_else(|| builders.of_docker_build.clone());
-    let builder = builders.one(Some(&name))?;
+    let builder = builders.one(build.value(&["--builder"]).or(variable("BUILDX_BUILDER")).as_deref())?;
 
     let kept = build.kept()?;
     let before: Option<Fingerprint> = fs::read(&kept).ok().and_then(|text| serde_json::from_slice(&text).ok());
@@ -62,12 +61,12 @@ pub fn run(context: Context, options: &Doctor) -> Result<u8> {
     // Engine 20.10, which has no buildx of its own, measures all volumes when it is asked for records.
     let mounts = builders.no_buildx.is_none().then(|| builder.records().ok()).flatten();
     let mounts: Option<BTreeSet<String>> =
-        mounts.map(|records| records.iter().filter_map(|record| Some(record.mount()?.shown().to_owned())).collect());
+        mounts.map(|records| model::mounts(&records).iter().map(|(_, mount)| mount.shown().to_owned()).collect());
     let steps = parse::steps(&builder.dry_build(&build.words())?);
 
     let now = Fingerprint {
         at: Moment::now().0,
-        builder: name,
+        builder: builder.name.clone(),
         steps: steps.iter().filter(|step| !step.is_base()).map(|step| (step.stage.clone(), hash(&step.text))).collect(),
         instructions: instructions(&file, &hash),
         bases: steps.iter().filter_map(|step| base(step, &builder)).collect(),
