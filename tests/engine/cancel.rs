@@ -1,5 +1,6 @@
 //! A cancel at any moment must leave no container, no image, no volume and no record behind.
 
+use std::net::Shutdown;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
@@ -77,7 +78,7 @@ fn stop(engine: &Engine, arguments: &[&str], how: Stop, when: Moment) -> bool {
     match how {
         Stop::Interrupt => kill_process(pid, Signal::INT).unwrap(),
         Stop::Terminate => kill_process(pid, Signal::TERM).unwrap(),
-        Stop::SocketEnds => drop(connection.try_clone().map(|_| connection.shutdown(std::net::Shutdown::Both))),
+        Stop::SocketEnds => connection.shutdown(Shutdown::Both).unwrap(),
     }
     let begin = Instant::now();
     let run = Run::from_output(arguments.join(" "), child.wait_with_output().unwrap());
@@ -114,9 +115,12 @@ fn wait_for(engine: &Engine, child: &mut Child, when: Moment, before: &[Vec<Stri
     }
 }
 
-fn moments() -> impl Iterator<Item = Moment> {
-    let times = [20, 150, 300, 600].map(|time| Moment::After(Duration::from_millis(time)));
-    times.into_iter()
+/// Moments before the plugin is done, by the time of a whole run.
+fn moments(engine: &Engine, arguments: &[&str]) -> [Moment; 4] {
+    let begin = Instant::now();
+    engine.cache(arguments).ok();
+    let whole = begin.elapsed();
+    [0.02, 0.2, 0.4, 0.7].map(|part| Moment::After(whole.mul_f64(part)))
 }
 
 /// Makes a volume that takes a helper container a while to measure.
@@ -144,7 +148,7 @@ for_each_engine!(stopped_container_leaves_nothing, [v20, v28], |engine| {
             stopped += usize::from(stop(engine, &line, how, when));
         }
     }
-    for (when, how) in moments().zip(Stop::all().into_iter().cycle()) {
+    for (when, how) in moments(engine, &line).into_iter().zip(Stop::all().into_iter().cycle()) {
         stopped += usize::from(stop(engine, &line, how, when));
     }
     assert!(stopped >= 9, "only {stopped} of 13 were stopped before they were done");
@@ -152,10 +156,12 @@ for_each_engine!(stopped_container_leaves_nothing, [v20, v28], |engine| {
 
 for_each_engine!(stopped_helper_build_leaves_nothing, [v28, v28_containerd], |engine| {
     engine.build("RUN --mount=type=cache,id=pip,target=/m echo wheel > /m/wheel", &[]);
+    let line = ["size", "--mount", "pip", "--exact"];
+    let moments = moments(engine, &line);
     let mut stopped = 0;
     for how in Stop::all() {
-        for when in moments() {
-            stopped += usize::from(stop(engine, &["size", "--mount", "pip", "--exact"], how, when));
+        for when in moments {
+            stopped += usize::from(stop(engine, &line, how, when));
         }
     }
     assert!(stopped >= 6, "only {stopped} of 12 were stopped before they were done");

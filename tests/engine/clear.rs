@@ -779,8 +779,10 @@ for_each_engine!(a_full_disk_is_cleared, [v20, v26, v28_containerd], |engine| {
         let run = engine.docker(&["exec", "worker", "/bin/busybox", "df", "-k", "/cache"]);
         run.stdout.lines().last().unwrap().split_whitespace().nth(2).unwrap().parse::<u64>().unwrap()
     };
+    let begin = Instant::now();
     while used() < 1000 {
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        assert!(begin.elapsed() < Duration::from_secs(60), "the worker does not fill the volume");
+        thread::sleep(Duration::from_millis(100));
     }
     let done = json(engine, &["--lang", "python", "--force", "--force-in-use"]);
     assert!(done["freed_bytes"].as_u64() > Some(900_000), "{done}");
