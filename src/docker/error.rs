@@ -22,6 +22,8 @@ pub enum Cause {
     NoBuildx,
     /// No engine answers at the endpoint; docker's own words.
     Unreachable(String),
+    /// There is no docker context of this name.
+    NoContext(String),
     /// Docker said no; its own words.
     Refused(String),
     /// The builder of this name must be started first.
@@ -50,6 +52,8 @@ impl DockerError {
             || (call.starts_with("docker buildx") && has("Usage:  docker [OPTIONS] COMMAND"))
         {
             Cause::NoBuildx
+        } else if let Some(name) = missing_context(words) {
+            Cause::NoContext(name)
         } else if has("permission denied") && (has("docker.sock") || has("dial unix") || has("daemon socket")) {
             Cause::Unreachable(format!("permission denied for the Docker daemon at {endpoint}"))
         } else if has("command [ssh") {
@@ -85,6 +89,7 @@ impl DockerError {
             Cause::Unreachable(_) => {
                 "start the engine, or name another one: `docker context ls`, then `docker --context NAME cache …`".into()
             }
+            Cause::NoContext(_) => "`docker context ls` lists those that are there".into(),
             Cause::TimedOut(_) => {
                 "see whether the engine answers at all: `docker version`; `docker buildx ls` shows builders that hang"
                     .into()
@@ -103,6 +108,7 @@ impl fmt::Display for DockerError {
             Cause::NoDocker => write!(f, "no `docker` command found"),
             Cause::NoBuildx => write!(f, "`{call}`: docker has no buildx"),
             Cause::Unreachable(why) => write!(f, "`{call}`: {why}"),
+            Cause::NoContext(name) => write!(f, "there is no docker context {name:?}"),
             Cause::Refused(why) if why.is_empty() => write!(f, "`{call}` failed without a word"),
             Cause::Refused(why) => write!(f, "`{call}` failed: {why}"),
             Cause::Asleep(name) => write!(f, "the builder {name} does not run"),
@@ -116,6 +122,12 @@ impl fmt::Display for DockerError {
 }
 
 impl std::error::Error for DockerError {}
+
+/// Returns the name in `context "NAME": context not found: open …`, or `context "NAME" does not exist` of Docker CLI 20.10.
+fn missing_context(stderr: &str) -> Option<String> {
+    let (name, rest) = stderr.split_once("context \"")?.1.split_once('"')?;
+    (rest.starts_with(": context not found") || rest.starts_with(" does not exist")).then(|| name.to_owned())
+}
 
 /// Returns docker's error line without its prefixes: the last one that calls itself an error, else the first, since the
 /// others are progress, warnings and usage.

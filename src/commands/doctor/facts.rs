@@ -17,7 +17,7 @@ use crate::checks::project::{CACHE_IN_IMAGE, DEAD_CACHE_MOUNT, MOUNT_OWNER, Proj
 use crate::checks::secrets::SECRET_IN_CACHE;
 use crate::checks::{Check, Fact, Facts, NotRun, caches, live, mounts, versions};
 use crate::cli::{Doctor, Selection};
-use crate::docker::endpoint::Source;
+use crate::docker::endpoint::{Source, variable};
 use crate::docker::{BuilderRef, Cause, Container, Docker, DockerError, Info, Overview};
 use crate::inventory::{self, Look, Wanted};
 use crate::model::CacheRecord;
@@ -227,8 +227,7 @@ fn held(answers: &Answers<'_>, options: &Doctor, locks: Option<usize>) -> Fact<H
         layers: volumes.is_empty() && locks.is_none(),
         ..Look::default()
     };
-    let builder = std::env::var("BUILDX_BUILDER").ok().filter(|name| !name.is_empty());
-    let selection = Selection { volume: volumes.clone(), builder, ..Selection::default() };
+    let selection = Selection { volume: volumes.clone(), builder: variable("BUILDX_BUILDER"), ..Selection::default() };
     let wanted = Wanted { selection: &selection, paths: &[], exact: None };
     let found = inventory::collect_in(answers, wanted, look, &mut |_, _| ()).map_err(failed)?;
     Ok(Held { caches: found.caches, gaps: found.gaps, budget, locks, volumes })
@@ -298,18 +297,12 @@ fn no_engine(error: &DockerError) -> NoEngine {
         Cause::Unreachable(why) if why.starts_with("permission denied") => NoEngine::PermissionDenied(why.clone()),
         Cause::Unreachable(why) => NoEngine::Dead(why.clone()),
         Cause::TimedOut(_) => NoEngine::Hangs(error.to_string()),
-        // `context "x": context not found: open …`, and before Docker CLI 23.0 `context "x" does not exist`
-        Cause::Refused(why)
-            if why.contains("context \"") && (why.contains("not found") || why.contains("does not exist")) =>
-        {
-            NoEngine::NoContext
-        }
+        Cause::NoContext(_) => NoEngine::NoContext,
         _ => NoEngine::Unclear(error.to_string()),
     }
 }
 
 fn client(context: &Context) -> Client {
-    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     let endpoint = &context.endpoint;
     Client {
         docker_buildkit: variable("DOCKER_BUILDKIT"),
