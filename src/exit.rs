@@ -3,7 +3,7 @@
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::cli::Refusal;
-use crate::{cancel, report};
+use crate::{cancel, catalogue, report};
 
 /// The command failed, or doctor found a problem. Docker's status of an unknown command and of a wrong number of
 /// arguments too.
@@ -43,6 +43,8 @@ pub fn refused(refusal: &Refusal) -> u8 {
     }
     if let Some(like) = word(error, ContextKind::SuggestedArg).or_else(|| word(error, ContextKind::SuggestedSubcommand))
     {
+        report::note(&format!("hint: did you mean `{like}`?"));
+    } else if let Some(like) = named(error, path) {
         report::note(&format!("hint: did you mean `{like}`?"));
     }
     let usage = command.clone().render_usage().to_string();
@@ -94,6 +96,26 @@ fn what(error: &clap::Error, command: &str) -> (String, u8) {
             let first = text.split("\n\n").next().unwrap_or_default();
             (first.trim_start_matches("error: ").trim_end().to_string(), USAGE)
         }
+    }
+}
+
+/// Returns what the user may mean by a name where none is taken.
+fn named(error: &clap::Error, command: &str) -> Option<String> {
+    let name = |kind| word(error, kind).filter(|name| !name.starts_with('-'));
+    match (error.kind(), command) {
+        (ErrorKind::InvalidSubcommand, "docker cache builder") => {
+            Some(format!("{command} use {}", report::quote(name(ContextKind::InvalidSubcommand)?)))
+        }
+        (ErrorKind::UnknownArgument, "docker cache clear") => {
+            let name = name(ContextKind::InvalidArg)?;
+            let flag = match (catalogue::tool(&name), catalogue::language(&name)) {
+                (Some(_), _) => "--tool",
+                (None, Some(_)) => "--lang",
+                (None, None) => "--volume",
+            };
+            Some(format!("{flag} {}", report::quote(name)))
+        }
+        _ => None,
     }
 }
 

@@ -293,20 +293,27 @@ pub fn names(selection: &Selection) -> Result<Names> {
     for name in &selection.lang {
         match catalogue::language(name) {
             Some(name) => names.languages.push(name),
-            None => bail!("no language {name:?}\nhint: there are {}", join(catalogue::languages())),
+            None => bail!("no language {name:?}\nhint: {}", there_are(name, catalogue::languages())),
         }
     }
     for name in &selection.tool {
         match catalogue::tool(name) {
             Some(name) => names.tools.push(name),
-            None => bail!("no tool {name:?}\nhint: there are {}", join(catalogue::tools())),
+            None => bail!("no tool {name:?}\nhint: {}", there_are(name, catalogue::tools())),
         }
     }
     Ok(names)
 }
 
-fn join(names: impl Iterator<Item = &'static str>) -> String {
-    names.collect::<Vec<_>>().join(", ")
+/// Lists the names, the one first that is most like what the user wrote, if any is: as clap measures it.
+fn there_are(wrote: &str, names: impl Iterator<Item = &'static str>) -> String {
+    let names: Vec<&str> = names.collect();
+    let all = names.join(", ");
+    let likeness = |name: &str| strsim::jaro(wrote, name);
+    match names.into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b))).filter(|name| likeness(name) > 0.7) {
+        Some(like) => format!("did you mean `{like}`? There are {all}"),
+        None => format!("there are {all}"),
+    }
 }
 
 /// Finds layers and mounts of the selected builders.

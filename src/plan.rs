@@ -337,7 +337,7 @@ fn users(cache: &Cache, inventory: &Inventory) -> Option<String> {
     let users = inventory.volumes[volume].cache.users.iter().filter(|user| user.running);
     let mut names: Vec<&str> = users.map(|user| user.container.as_str()).collect();
     names.dedup();
-    (!names.is_empty()).then(|| format!("in use by container {}", names.join(", ")))
+    (!names.is_empty()).then(|| format!("in use by container {}; `--force-in-use` clears it too", names.join(", ")))
 }
 
 /// Splits a row into the pieces that age and size are decided by.

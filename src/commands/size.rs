@@ -71,7 +71,7 @@ pub fn look(
     let wanted = Wanted { selection: &options.selection, paths: &[], exact: options.exact.then_some(&options.names) };
     let mut found = inventory::collect(docker, settings, wanted, progress)?;
     if !options.names.is_empty() {
-        named(&mut found.caches, &options.names)?;
+        named(&mut found.caches, options)?;
     }
     Ok(found)
 }
@@ -104,9 +104,12 @@ fn told(spent: Spent) -> String {
 }
 
 /// Keeps the rows that one of the names is about.
-fn named(caches: &mut Vec<Cache>, names: &[String]) -> Result<()> {
+fn named(caches: &mut Vec<Cache>, Size { names, selection, .. }: &Size) -> Result<()> {
     for name in names {
         if !caches.iter().any(|cache| cache.is_about(name)) {
+            if selection.narrows() {
+                bail!("no cache called {name:?} is among those selected\nhint: `docker cache size` lists all");
+            }
             bail!("no cache called {name:?}\nhint: `docker cache size` lists all; `--volume NAME` takes any volume");
         }
     }
