@@ -168,6 +168,9 @@ pub const DEFAULT_SOCKET: &str = "unix:///var/run/docker.sock";
 /// Why the BuildKit inside an engine exports no layers.
 pub const GRAPH_DRIVER: &str = "its engine uses a graph driver, not the containerd image store";
 
+/// The state of a builder that buildx could not load or reach.
+pub const ERROR: &str = "error";
+
 /// Makes a builder that exports layers, for both of docker's command families.
 pub const MAKE_EXPORTER: &str =
     "docker buildx create --name exporter --driver docker-container --bootstrap && export BUILDX_BUILDER=exporter";
@@ -176,7 +179,7 @@ impl Builder {
     /// Returns the state of the builder as one word: that of its nodes if they agree.
     pub fn status(&self) -> &str {
         if self.err.is_some() || self.nodes.iter().any(|node| node.err.is_some()) {
-            return "error";
+            return ERROR;
         }
         match self.nodes.first() {
             Some(first) if self.nodes.iter().all(|node| node.status == first.status) => &first.status,

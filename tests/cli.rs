@@ -212,6 +212,13 @@ fn wrong_words_are_refused_as_docker_refuses_them() {
     assert_eq!((run.code, run.stderr.lines().next()), (1, Some("docker: 'docker cache builder use' requires NAME")));
     let run = world.run("cache builder usee x");
     assert!(run.code == 1 && run.stderr.contains("docker cache builder usee\nhint: did you mean `use`?"), "{run}");
+    let run = world.run("cache builder nope");
+    assert!(run.code == 1 && run.stderr.contains("\nhint: did you mean `docker cache builder use nope`?"), "{run}");
+    for (name, flag) in [("project-cache", "--volume project-cache"), ("npm", "--tool npm"), ("a b", "--volume 'a b'")]
+    {
+        let run = Run::of(&mut world.plugin(["cache", "clear", name]));
+        assert!(run.code == 1 && run.stderr.contains(&format!("\nhint: did you mean `{flag}`?")), "{run}");
+    }
     assert_eq!(world.log(), "");
 }
 
@@ -254,6 +261,9 @@ fn what_is_named_and_not_there_is_refused_before_docker_is_asked() {
         ("cache verify localhost:5000/cache", 125, "`type=registry,ref=localhost:5000/cache`"),
         ("cache verify local.cache/x", 1, "is no bundle"),
         ("cache warm --tool cargo", 1, "no lock files of cargo in ."),
+        ("cache warm --tool pipp", 1, "no tool \"pipp\"\nhint: did you mean `pip`? There are "),
+        ("cache warm --lang pyton", 1, "no language \"pyton\"\nhint: did you mean `python`? There are "),
+        ("cache warm --lang qqq", 1, "no language \"qqq\"\nhint: there are "),
     ] {
         let run = world.run(line);
         assert!(run.code == code && run.stderr.contains(what), "{line}: {run}");
@@ -326,6 +336,18 @@ fn empty_name_of_a_builder_is_none() {
     let mut command = world.plugin(["cache", "size", "--mount", "pip"]);
     let run = Run::of(command.env("BUILDX_BUILDER", ""));
     assert!(run.code == 1 && run.stderr.contains("no cache mount \"pip\" in default"), "{run}");
+    // `docker build` uses default, whichever is listed first.
+    let script = r#"case "$*" in
+        *"buildx ls"*)
+            echo 'a* {"Name":"a","Driver":"docker-container","Nodes":[{"Endpoint":"x","Status":"running"}]}'
+            echo 'default {"Name":"default","Driver":"docker","Nodes":[{"Endpoint":"default","Status":"running"}]}' ;;
+        *) for body in '{}' '[]' '{}'; do printf 'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n%s' "$body"; done ;;
+        esac"#;
+    let world = World::new(script);
+    fs::write(world.at("Dockerfile"), "FROM scratch\n").unwrap();
+    let mut command = world.plugin(["cache", "export", "--dest", "x", "--dry-run", "."]);
+    let run = Run::of(command.env("BUILDX_BUILDER", ""));
+    assert!(run.stderr.contains("layers: builder default cannot export them"), "{run}");
 }
 
 #[test]
@@ -386,6 +408,49 @@ fn owners_are_changed_by_their_check_alone() {
         let run = world.run(&format!("cache doctor --fix --dry-run --check {checks} ."));
         assert!(run.code == 1 && run.stderr.contains("by their checks alone\nhint: "), "{run}");
     }
+}
+
+#[test]
+fn a_context_that_is_not_there_is_told_as_such() {
+    let words = [
+        "Failed to initialize: unable to resolve docker endpoint: context \"nope\": context not found: open /m/meta.json: no \
+         such file or directory",
+        "error during connect: context \"nope\" does not exist",
+    ];
+    for words in words {
+        let run = World::new(&format!("echo '{words}' >&2; exit 1")).run("--context nope cache size");
+        let expected =
+            "ERROR: there is no docker context \"nope\"\nhint: `docker context ls` lists those that are there\n";
+        assert_eq!((run.code, run.stderr.as_str()), (1, expected));
+    }
+}
+
+#[test]
+fn what_cannot_be_known_of_a_builder_that_fails_is_not_told() {
+    let script = r#"case "$*" in
+        *"buildx ls"*)
+            echo 'default* {"Name":"default","Driver":"docker","Nodes":[{"Endpoint":"default","Status":"running"}]}'
+            echo 'far {"Name":"far","Driver":"","Err":"Cannot connect to the Docker daemon at tcp://far"}' ;;
+        *) printf 'HTTP/1.0 200 OK\r\n\r\n{"BuildCache":[]}' ;;
+        esac"#;
+    let world = World::new(script);
+    let run = world.run("cache builder ls");
+    let far = run.stdout.lines().find(|line| line.starts_with("far")).unwrap_or_default();
+    assert_eq!(far.split_whitespace().collect::<Vec<_>>(), ["far", "error", "N/A", "N/A", "-", "-"], "{run}");
+    assert!(run.stderr.contains("builder far: Cannot connect to the Docker daemon at tcp://far"), "{run}");
+    let run = world.run("cache builder ls --format json");
+    let answer: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(answer["builders"][1]["can_export"], false, "{run}");
+}
+
+#[test]
+fn a_name_that_the_filters_leave_out_is_told_so() {
+    let script = r#"case "$*" in
+        *"buildx ls"*) echo 'default* {"Name":"default","Driver":"docker","Nodes":[{"Endpoint":"default","Status":"running"}]}' ;;
+        *) for body in '{}' '[]' '{}'; do printf 'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n%s' "$body"; done ;;
+        esac"#;
+    let run = World::new(script).run("cache size pip --tool npm");
+    assert!(run.code == 1 && run.stderr.contains("no cache called \"pip\" is among those selected"), "{run}");
 }
 
 #[test]

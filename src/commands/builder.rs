@@ -6,10 +6,10 @@ use serde::Serialize;
 use super::Context;
 use crate::builders::Builders;
 use crate::cli::{self, BuilderCommand, Format, Output};
-use crate::docker::endpoint::Source;
+use crate::docker::endpoint::{self, Source};
 use crate::docker::quote;
 use crate::inventory::FoundBuilder;
-use crate::model::{Builder, Bytes};
+use crate::model::{Builder, Bytes, ERROR};
 use crate::{parallel, report};
 
 /// The JSON contract.
@@ -63,6 +63,11 @@ fn list(context: Context, output: &Output) -> Result<u8> {
         }
         Format::Table => {
             report::data(&table(&rows))?;
+            for row in &rows {
+                if let Some(error) = &row.error {
+                    report::warning(&format!("builder {}: {error}", row.name));
+                }
+            }
             if builders.of_docker_build != builders.of_buildx {
                 report::note(&format!(
                     "\n`docker build` and `docker buildx build` use different builders, each with a cache of its own\n\
@@ -87,7 +92,11 @@ fn row(builders: &Builders, builder: &Builder) -> Row {
     };
     let own = builder.err.clone().or_else(|| builder.nodes.iter().find_map(|node| node.err.clone()));
     let known = |version: &str| (!version.is_empty() && !version.contains("unknown")).then(|| version.to_string());
-    let cannot = builder.cannot_export().filter(|_| builders.no_buildx.is_none());
+    let cannot = match &builders.no_buildx {
+        Some(_) => Some("docker has no buildx"),
+        None if builder.status() == ERROR => Some("it does not answer"),
+        None => builder.cannot_export(),
+    };
     Row {
         name: builder.name.clone(),
         driver: builder.driver.clone(),
@@ -95,11 +104,8 @@ fn row(builders: &Builders, builder: &Builder) -> Row {
         default_for: builders.default_for(&builder.name),
         status: builder.status().into(),
         buildkit: builder.nodes.first().and_then(|node| known(&node.version)),
-        can_export: cannot.is_none() && builders.no_buildx.is_none(),
-        cannot_export_because: match &builders.no_buildx {
-            Some(_) => Some("docker has no buildx"),
-            None => cannot,
-        },
+        can_export: cannot.is_none(),
+        cannot_export_because: cannot,
         cache_bytes,
         nodes: builder
             .nodes
@@ -121,13 +127,11 @@ fn table(rows: &[Row]) -> String {
         vec![
             if row.current { format!("{}*", row.name) } else { row.name.clone() },
             row.driver.clone(),
-            match &row.error {
-                Some(error) => format!("{}: {}", row.status, error.lines().next().unwrap_or_default()),
-                None => row.status.clone(),
-            },
+            row.status.clone(),
             row.buildkit.clone().unwrap_or("N/A".into()),
             row.cache_bytes.map_or("N/A".into(), |bytes| Bytes(bytes).to_string()),
             match row.cannot_export_because {
+                _ if row.status == ERROR => "-".into(),
                 Some(why) => format!("no: {why}"),
                 None => "yes".into(),
             },
@@ -153,10 +157,7 @@ fn switch(context: Context, name: &str) -> Result<u8> {
     if let Some(error) = before.no_buildx {
         return Err(error.into());
     }
-    let Some(wanted) = before.get(name) else {
-        let names: Vec<&str> = before.list.iter().map(|builder| builder.name.as_str()).collect();
-        bail!("no builder {name:?}\nhint: there are {}; see `docker cache builder ls`", names.join(", "));
-    };
+    let wanted = before.named(name)?;
     // A builder of the driver docker is its context's: buildx refuses to use it from another context.
     let of_context = wanted.driver == "docker" && name != docker.endpoint.context;
     if let (true, Source::Variable(variable)) = (of_context, &docker.endpoint.source) {
@@ -178,8 +179,8 @@ fn switch(context: Context, name: &str) -> Result<u8> {
     }
     let now = if of_context { docker.in_context(name) } else { docker.clone() };
     let after = Builders::ask(&now, &settings)?;
-    let mut text = format!("{name}\n");
-    if output_is_overridden() {
+    let mut text = String::new();
+    if endpoint::variable("BUILDX_BUILDER").is_some() {
         text.push_str("\nBUILDX_BUILDER is set and wins over this choice in this shell: `unset BUILDX_BUILDER`\n");
     }
     text.push_str(&format!("\n`docker buildx build` now uses {}.\n", after.of_buildx));
@@ -206,13 +207,7 @@ fn switch(context: Context, name: &str) -> Result<u8> {
             quote(&builder.name)
         ));
     }
-    // The name is the data; the rest is for people.
-    let (data, notes) = text.split_once('\n').unwrap_or((&text, ""));
-    report::data(&format!("{data}\n"))?;
-    report::note(notes.trim_end());
+    report::data(&format!("{name}\n"))?;
+    report::note(text.trim_end());
     Ok(0)
-}
-
-fn output_is_overridden() -> bool {
-    std::env::var_os("BUILDX_BUILDER").is_some_and(|name| !name.is_empty())
 }
