@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{AtFlags, Stat, statat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, openat, statat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::dirs::DIRECTORY;
 use super::walk::{self, Counters, Folder, Names, Troubles, Visit, blocks, last_used};
 
 /// A tree to measure.
@@ -257,9 +258,23 @@ impl Visit for Measure<'_> {
     }
 }
 
-/// Returns true if a directory is the top of a git work tree.
+/// Tells whether git takes a directory for the top of a work tree: its `.git` is a repository, a link, or a file that says where one is, as
+/// `git worktree` and submodules have it. An empty file, as uv has one in its cache, is none of these.
 pub fn is_work_tree(dir: impl AsFd) -> bool {
-    statat(dir, c".git/HEAD", AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    let open = |flags| openat(&dir, c".git", flags, Mode::empty());
+    let found = statat(&dir, c".git", AtFlags::SYMLINK_NOFOLLOW);
+    match found.map(|stat| FileType::from_raw_mode(stat.st_mode)) {
+        Ok(FileType::Directory) => {
+            open(DIRECTORY).and_then(|git| statat(git, c"HEAD", AtFlags::SYMLINK_NOFOLLOW)).is_ok()
+        }
+        Ok(FileType::RegularFile) => {
+            let mut start = [0; 8];
+            let read =
+                open(DIRECTORY.difference(OFlags::DIRECTORY)).and_then(|file| rustix::io::read(file, &mut start));
+            read.is_ok() && start == *b"gitdir: "
+        }
+        found => found == Ok(FileType::Symlink),
+    }
 }
 
 #[cfg(test)]
@@ -334,10 +349,25 @@ mod tests {
             fs::create_dir_all(dir.path().join(path).join(".git")).unwrap();
             fs::write(dir.path().join(path).join(".git/HEAD"), "ref: refs/heads/main").unwrap();
         }
-        let found = measure(dir.path(), &["vcpkg", "pre-commit", "cargo", "cargo/git", "old/"]);
-        let told: Vec<bool> = found.known.iter().map(|sum| sum.is_work_tree).collect();
+        // A linked work tree or a submodule has a file there.
+        for (path, text) in
+            [("uv", "gitdir: /repo/.git/worktrees/uv\n"), ("go/vcs/a", "gitdir: x"), ("pip", ""), ("npm", "x")]
+        {
+            fs::create_dir_all(dir.path().join(path)).unwrap();
+            fs::write(dir.path().join(path).join(".git"), text).unwrap();
+        }
+        for (path, target) in [("yarn", "../vcpkg/.git"), ("bun", "/nowhere")] {
+            fs::create_dir_all(dir.path().join(path)).unwrap();
+            symlink(target, dir.path().join(path).join(".git")).unwrap();
+        }
+        fs::create_dir_all(dir.path().join("deno/.git")).unwrap();
         // What ends in a slash was named by the user.
-        assert_eq!(told, [true, false, false, false, false]);
+        let none = ["pre-commit", "cargo", "cargo/git", "old/", "go", "pip", "npm", "deno"];
+        let known = [&["vcpkg", "uv", "yarn", "bun"][..], &none].concat();
+        let found = measure(dir.path(), &known).known;
+        let told: Vec<&str> =
+            known.into_iter().zip(found).filter(|(_, sum)| sum.is_work_tree).map(|(path, _)| path).collect();
+        assert_eq!(told, ["vcpkg", "uv", "yarn", "bun"]);
     }
 
     #[test]

@@ -697,13 +697,15 @@ fn somebodys_git_work_tree_is_no_cache_whatever_it_is_called() {
     let engine = Engine::start(Generation::V28);
     let files = [("vcpkg/.git/HEAD", "ref: refs/heads/main"), ("vcpkg/mine", "1"), ("vcpkg-downloads/file", "1")];
     let root = engine.volume("project-cache", &files);
+    write_files(&root, &[("uv/.git", "gitdir: /repo/.git/worktrees/uv\n"), ("uv/mine", "1")]);
     let bundle = engine.folder().join("bundle").display().to_string();
     let run = engine.cache(&["export", "--dest", &bundle, "--format", "json"]).ok();
     let exported: Value = serde_json::from_str(&run.stdout).unwrap();
     let entries = exported["entries"].as_array().unwrap();
     assert!(entries.len() == 1 && entries[0]["files"] == 1, "{exported}");
     engine.cache(&["clear", "--all", "--force"]).ok();
-    assert!(root.join("vcpkg/mine").exists() && !root.join("vcpkg-downloads/file").exists());
+    assert!(root.join("vcpkg/mine").exists() && root.join("uv/mine").exists());
+    assert!(!root.join("vcpkg-downloads/file").exists());
 }
 
 for_each_engine!(go_closed_directories_are_removed, [v20, v28_containerd], |engine| {
