@@ -218,7 +218,7 @@ impl Plan {
             let cache = &inventory.caches[row];
             let act = match &cache.source {
                 Source::Records(_) => Act::Prune(pieces.iter().flat_map(Piece::records).cloned().collect()),
-                Source::Part { holder, part, .. } => {
+                Source::Part { holder, part, sum, .. } => {
                     let hours = pieces.iter().filter_map(|piece| match piece.what {
                         What::Hour(hour) => Some(hour),
                         _ => None,
@@ -226,7 +226,7 @@ impl Plan {
                     let take = match hours.max() {
                         Some(hour) => Take::Before((hour + 1) * 3600),
                         // What is used while the user thinks it over is old no more.
-                        None if rules.by_age() => Take::Unused(cache.last_used.unwrap_or_default()),
+                        None if rules.by_age() => Take::Unused(sum.touched),
                         None => Take::Everything,
                     };
                     Act::Cut { holder: *holder, part: *part, take }
@@ -443,7 +443,15 @@ mod tests {
     #[test]
     fn files_go_by_the_hour_and_units_as_a_whole() {
         let ages = [(1, 10), (2, 20), (9, 30)].map(|(hour, bytes)| (hour, Aged { bytes, files: 1 }));
-        let sum = Sum { bytes: 60, files: 3, last_used: 9 * 3600, exists: true, ages: ages.into(), ..Sum::default() };
+        let sum = Sum {
+            bytes: 60,
+            files: 3,
+            last_used: 9 * 3600,
+            touched: 7,
+            exists: true,
+            ages: ages.into(),
+            ..Sum::default()
+        };
         let rows =
             vec![part("files", Class::Cache, Unit::File, sum.clone()), part("whole", Class::Cache, Unit::Whole, sum)];
         let made = plan(rows.clone(), &Rules { before: Some(3 * 3600), ..Rules::default() });
@@ -454,7 +462,7 @@ mod tests {
         let made = plan(rows.clone(), &Rules { before: Some(3 * 3600 - 1), ..Rules::default() });
         assert_eq!(made.bytes(), Bytes(10));
         // A unit goes only if nothing uses it meanwhile.
-        let take = Take::Unused(9 * 3600);
+        let take = Take::Unused(7);
         let made = plan(rows, &Rules { before: Some(10 * 3600), ..Rules::default() });
         assert_eq!(made.steps[1].act, Act::Cut { holder: Holder::Mount(0), part: 0, take });
     }

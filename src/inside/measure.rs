@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::dirs::DIRECTORY;
+use super::scan::changed;
 use super::walk::{self, Counters, Folder, Names, Troubles, Visit, blocks, last_used};
 
 /// A tree to measure.
@@ -57,6 +58,10 @@ pub struct Sum {
     pub files: u64,
     /// Latest access or change of a file, seconds since 1970; 0 if there is none.
     pub last_used: u64,
+    /// Another number whenever a file has come, gone, or been read, changed or linked: the sum of when each was last read
+    /// and when its inode changed, nanoseconds since 1970, wrapped. It tells what times in the future hide from the latest.
+    #[serde(default)]
+    pub touched: u64,
     /// False if the path does not exist.
     pub exists: bool,
     /// True if a git work tree begins just there: somebody's own, whatever the path is called. What tools keep of git lies
@@ -81,6 +86,7 @@ impl Sum {
         self.staying += other.staying;
         self.files += other.files;
         self.last_used = self.last_used.max(other.last_used);
+        self.touched = self.touched.wrapping_add(other.touched);
         self.exists |= other.exists;
         self.is_work_tree |= other.is_work_tree;
         for (hour, aged) in other.ages {
@@ -90,10 +96,11 @@ impl Sum {
         }
     }
 
-    fn add_file(&mut self, Use { bytes, moment }: Use, ages: bool) {
+    fn add_file(&mut self, Use { bytes, moment, touched }: Use, ages: bool) {
         self.files += 1;
         self.bytes += bytes;
         self.last_used = self.last_used.max(moment);
+        self.touched = self.touched.wrapping_add(touched);
         self.exists = true;
         if ages {
             let aged = self.ages.entry(moment / 3600).or_default();
@@ -133,11 +140,14 @@ struct Measure<'a> {
 struct Use {
     bytes: u64,
     moment: u64,
+    /// As in [`Sum`].
+    touched: u64,
 }
 
 impl Use {
     fn of(stat: &Stat) -> Use {
-        Use { bytes: blocks(stat), moment: last_used(stat) }
+        let read = i128::from(stat.st_atime) * 1_000_000_000 + i128::from(stat.st_atime_nsec);
+        Use { bytes: blocks(stat), moment: last_used(stat), touched: (read + changed(stat)) as u64 }
     }
 }
 

@@ -33,7 +33,7 @@ pub enum Take {
     Everything,
     /// Only files that were last used before this moment, seconds since 1970.
     Before(u64),
-    /// Everything, unless a file of it was used after this moment.
+    /// Everything, as long as [`measure::Sum::touched`] is this: nothing of it was used since.
     Unused(u64),
 }
 
@@ -84,8 +84,8 @@ fn keep_used(cuts: &mut [Cut]) -> Vec<Vec<String>> {
         let tree = Tree { root: cut.root.clone(), known: cut.known.clone(), ..Tree::default() };
         let Measured { known, rest, .. } = measure::all(&[tree], &mut |_, _| ()).remove(0);
         for (part, (take, now)) in cut.take.iter_mut().zip(known.into_iter().chain([rest])).enumerate() {
-            let Take::Unused(since) = *take else { continue };
-            *take = if now.last_used > since { Take::Nothing } else { Take::Everything };
+            let Take::Unused(touched) = *take else { continue };
+            *take = if now.touched == touched { Take::Everything } else { Take::Nothing };
             if *take == Take::Nothing {
                 used.push(cut.known.get(part).cloned().unwrap_or_default());
             }
@@ -342,18 +342,29 @@ mod tests {
     #[test]
     fn what_was_used_since_the_plan_was_made_stays_whole() {
         let dir = tempfile::tempdir().unwrap();
-        for (file, seconds) in [("pip/old", 1000), ("npm/index", 1000), ("npm/deep/new", 1001), ("other", 5000)] {
+        let known = ["pip", "npm", "uv", "yarn", "go"];
+        // Times in the future hide nothing.
+        for file in ["pip/old", "npm/index", "uv/read", "yarn/linked", "go/gone", "go/sum", "other"] {
             let path = dir.path().join(file);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
-            let moment = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+            let moment = std::time::SystemTime::now() + std::time::Duration::from_secs(100_000_000);
             let times = fs::FileTimes::new().set_accessed(moment).set_modified(moment);
             fs::File::create(path).unwrap().set_times(times).unwrap();
         }
-        let take = [Take::Unused(1000), Take::Unused(1000), Take::Nothing];
-        let removed = cut(dir.path(), &["pip", "npm"], &take);
-        assert_eq!((removed.files, removed.used), (1, vec!["npm".to_string()]));
-        let left: Vec<_> = paths(dir.path()).into_iter().map(|path| path.display().to_string()).collect();
-        assert_eq!(left, ["npm", "npm/deep", "npm/deep/new", "npm/index", "other", "pip"]);
+        let tree = Tree { root: dir.path().into(), known: known.map(str::to_owned).to_vec(), ..Tree::default() };
+        let planned = measure::all(&[tree], &mut |_, _| ()).remove(0).known;
+        fs::create_dir(dir.path().join("npm/deep")).unwrap();
+        fs::write(dir.path().join("npm/deep/new"), "").unwrap();
+        let now = fs::FileTimes::new().set_accessed(std::time::SystemTime::now());
+        fs::File::open(dir.path().join("uv/read")).unwrap().set_times(now).unwrap();
+        fs::hard_link(dir.path().join("yarn/linked"), dir.path().join("link")).unwrap();
+        fs::remove_file(dir.path().join("go/gone")).unwrap();
+        fs::write(dir.path().join("other"), "1").unwrap();
+        let take: Vec<Take> = planned.iter().map(|sum| Take::Unused(sum.touched)).chain([Take::Nothing]).collect();
+        let removed = cut(dir.path(), &known, &take);
+        assert_eq!((removed.files, removed.used), (1, known[1..].iter().map(ToString::to_string).collect()));
+        assert_eq!(fs::read_dir(dir.path().join("pip")).unwrap().count(), 0);
+        assert!(known[1..].iter().all(|part| fs::read_dir(dir.path().join(part)).unwrap().count() > 0));
     }
 
     #[test]

@@ -371,7 +371,7 @@ pub fn fits(pattern: &str, name: &[u8]) -> bool {
 }
 
 /// Returns when an inode changed, in nanoseconds since 1970.
-fn changed(stat: &Stat) -> i128 {
+pub fn changed(stat: &Stat) -> i128 {
     i128::from(stat.st_ctime) * 1_000_000_000 + i128::from(stat.st_ctime_nsec)
 }
 

@@ -679,8 +679,6 @@ fn what_is_used_while_the_user_is_asked_is_old_no_more() {
     let mount = |id: &str, file: &str| format!("RUN --mount=type=cache,id={id},target=/{id} echo 1 > /{id}/{file}");
     engine.build(&[mount("pip", "old"), mount("uv", "old")].join("\n"), &[]);
     let use_some = || {
-        // Files tell of uses in seconds.
-        std::thread::sleep(std::time::Duration::from_secs(1));
         write_files(&root, &[("npm/new", "1")]);
         engine.build(&mount("pip", "new"), &[]);
     };
