@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 use serde::Serialize;
 
 use crate::catalogue::{self, Class, Unit};
+use crate::inside::measure::Shared;
 use crate::inside::remove::Take;
 use crate::inventory::{Cache, Holder, Inventory, Kind, Source};
 use crate::model::{Bytes, CacheRecord, Moment, VolumeUser};
@@ -120,6 +121,8 @@ impl Plan {
         if let Some(before) = rules.before {
             plan.keep_young(inventory, &mut pieces, before, now);
         }
+        pieces.sort_by_key(|piece| (piece.last_used, piece.row));
+        add_shared(inventory, &mut pieces);
         if let Some(keep) = rules.keep {
             plan.keep_recent(inventory, &mut pieces, keep, staying);
         }
@@ -171,10 +174,9 @@ impl Plan {
         );
     }
 
-    /// Keeps the most recently used pieces, with the records that they are built on, as long as no more than `keep` bytes
-    /// remain.
+    /// Keeps the last of the pieces, the most recently used ones, with the records that they are built on, as long as no more
+    /// than `keep` bytes remain.
     fn keep_recent(&mut self, inventory: &Inventory, pieces: &mut Vec<Piece>, keep: Bytes, staying: u64) {
-        pieces.sort_by_key(|piece| (piece.last_used, piece.row));
         let of: BTreeMap<&str, usize> = (pieces.iter().enumerate())
             .flat_map(|(at, piece)| piece.records().iter().map(move |id| (id.as_str(), at)))
             .collect();
@@ -219,11 +221,7 @@ impl Plan {
             let act = match &cache.source {
                 Source::Records(_) => Act::Prune(pieces.iter().flat_map(Piece::records).cloned().collect()),
                 Source::Part { holder, part, sum, .. } => {
-                    let hours = pieces.iter().filter_map(|piece| match piece.what {
-                        What::Hour(hour) => Some(hour),
-                        _ => None,
-                    });
-                    let take = match hours.max() {
+                    let take = match pieces.iter().filter_map(Piece::hour).max() {
                         Some(hour) => Take::Before((hour + 1) * 3600),
                         // What is used while the user thinks it over is old no more.
                         None if rules.by_age() => Take::Unused(sum.touched),
@@ -244,6 +242,13 @@ impl Piece {
         match &self.what {
             What::Records(ids) => ids,
             _ => &[],
+        }
+    }
+
+    fn hour(&self) -> Option<u64> {
+        match self.what {
+            What::Hour(hour) => Some(hour),
+            _ => None,
         }
     }
 }
@@ -381,10 +386,32 @@ fn split(row: usize, cache: &Cache, rules: &Rules) -> Vec<Piece> {
     }
 }
 
+/// Adds the bytes of files with hard links in several parts to the piece that goes last of all that have some, if each link
+/// may go. Pieces go in their order.
+fn add_shared(inventory: &Inventory, pieces: &mut [Piece]) {
+    let of = |row: usize| match &inventory.caches[row].source {
+        Source::Part { holder, part, sum, .. } => Some((*holder, *part, sum)),
+        Source::Records(_) => None,
+    };
+    let places: BTreeMap<(Holder, usize, Option<u64>), usize> = (pieces.iter().enumerate())
+        .filter_map(|(at, piece)| of(piece.row).map(|(holder, part, _)| ((holder, part, piece.hour()), at)))
+        .collect();
+    for (holder, _, sum) in (0..inventory.caches.len()).filter_map(of) {
+        for Shared { parts, hour, bytes } in &sum.shared {
+            let place = |part: &usize| places.get(&(holder, *part, Some(*hour))).or(places.get(&(holder, *part, None)));
+            let all: Option<Vec<&usize>> = parts.iter().map(place).collect();
+            if let Some(last) = all.and_then(|all| all.into_iter().max()) {
+                pieces[*last].bytes += bytes;
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inside::measure::{Aged, Sum};
+    use crate::inside::measure::{self, Aged, Sum, Tree};
+    use crate::inside::remove::{self, Cut};
 
     fn part(name: &str, class: Class, unit: Unit, sum: Sum) -> Cache {
         Cache {
@@ -443,15 +470,8 @@ mod tests {
     #[test]
     fn files_go_by_the_hour_and_units_as_a_whole() {
         let ages = [(1, 10), (2, 20), (9, 30)].map(|(hour, bytes)| (hour, Aged { bytes, files: 1 }));
-        let sum = Sum {
-            bytes: 60,
-            files: 3,
-            last_used: 9 * 3600,
-            touched: 7,
-            exists: true,
-            ages: ages.into(),
-            ..Sum::default()
-        };
+        let ages = ages.into();
+        let sum = Sum { bytes: 60, files: 3, last_used: 9 * 3600, touched: 7, exists: true, ages, ..Sum::default() };
         let rows =
             vec![part("files", Class::Cache, Unit::File, sum.clone()), part("whole", Class::Cache, Unit::Whole, sum)];
         let made = plan(rows.clone(), &Rules { before: Some(3 * 3600), ..Rules::default() });
@@ -465,6 +485,74 @@ mod tests {
         let take = Take::Unused(7);
         let made = plan(rows, &Rules { before: Some(10 * 3600), ..Rules::default() });
         assert_eq!(made.steps[1].act, Act::Cut { holder: Holder::Mount(0), part: 0, take });
+    }
+
+    /// Plans a clear of a tree, with rows for the first two of these parts by file and for the third as a whole, and carries
+    /// it out. Returns the files that it lists and the kilobytes that it frees.
+    fn clear(root: &std::path::Path, rules: &Rules) -> (u64, u64) {
+        let known = ["pip", "go", "uv"].map(str::to_owned).to_vec();
+        let tree = Tree { root: root.into(), known: known.clone(), ages: true, glance: false };
+        let measured = measure::all(&[tree], &mut |_, _| ()).remove(0).known;
+        let mut rows = Vec::new();
+        for (at, sum) in measured.into_iter().enumerate() {
+            let unit = if at < 2 { Unit::File } else { Unit::Whole };
+            let mut row = part(&known[at], Class::Cache, unit, sum);
+            if let Source::Part { part, .. } = &mut row.source {
+                *part = at;
+            }
+            rows.push(row);
+        }
+        let made = plan(rows, rules);
+        let mut takes = vec![Take::Nothing; 4];
+        for step in &made.steps {
+            if let Act::Cut { part, take, .. } = step.act {
+                takes[part] = take;
+            }
+        }
+        let cut = Cut { root: root.into(), known, take: takes };
+        let removed = remove::all(&[cut], &mut |_, _| ()).remove(0);
+        assert_eq!((made.bytes().0, removed.failed_count), (removed.freed, 0));
+        (made.steps.iter().filter_map(|step| step.cache.files).sum(), removed.freed / 1024)
+    }
+
+    #[test]
+    fn hard_links_go_as_the_plan_says() {
+        let all = || Rules::default();
+        let before = |hour: u64| Rules { before: Some(hour * 3600), ..Rules::default() };
+        let keep = |kilobytes: u64| Rules { keep: Some(Bytes(kilobytes * 1024)), ..Rules::default() };
+        for (link, rules, listed_and_freed) in [
+            ("pip/http/b", before(11), (1, 64)),
+            ("pip/http/b", before(13), (2, 68)),
+            ("pip/http/b", keep(8), (1, 64)),
+            ("pip/http/b", keep(72), (0, 0)),
+            // Two parts by file: the bytes go with the last.
+            ("go/b", before(11), (2, 64)),
+            ("go/b", keep(8), (2, 64)),
+            ("go/b", keep(72), (0, 0)),
+            ("go/b", all(), (4, 72)),
+            // A part that goes as a whole, or stays.
+            ("uv/b", before(11), (1, 0)),
+            ("uv/b", before(16), (4, 72)),
+            ("uv/b", keep(68), (2, 4)),
+            ("uv/b", keep(8), (4, 72)),
+            // No cache.
+            ("venv/b", before(11), (1, 0)),
+            ("venv/b", keep(4), (2, 4)),
+            ("venv/b", all(), (3, 8)),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            for (path, kilobytes, hour) in [("pip/a", 64, 10), ("pip/single", 4, 12), ("uv/new", 4, 15)] {
+                let path = dir.path().join(path);
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(&path, vec![7; kilobytes * 1024]).unwrap();
+                let moment = std::time::UNIX_EPOCH + std::time::Duration::from_secs(hour * 3600);
+                let times = std::fs::FileTimes::new().set_accessed(moment).set_modified(moment);
+                std::fs::File::open(path).unwrap().set_times(times).unwrap();
+            }
+            std::fs::create_dir_all(dir.path().join(link).parent().unwrap()).unwrap();
+            std::fs::hard_link(dir.path().join("pip/a"), dir.path().join(link)).unwrap();
+            assert_eq!(clear(dir.path(), &rules), listed_and_freed, "{link} {rules:?}");
+        }
     }
 
     fn record(id: &str, parent: &str, bytes: u64, last_used: u64) -> CacheRecord {

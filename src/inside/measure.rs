@@ -1,9 +1,9 @@
 //! Measures trees: the blocks that files take on the disk, hard links once, other file systems never.
 
-use std::cmp::Ordering;
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::CStr;
+use std::iter;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
@@ -54,7 +54,7 @@ pub struct Sum {
     /// and files that have further hard links outside the part.
     #[serde(default)]
     pub staying: u64,
-    /// Number of entries that are not directories.
+    /// Number of entries that are not directories; hard links of one file count once.
     pub files: u64,
     /// Latest access or change of a file, seconds since 1970; 0 if there is none.
     pub last_used: u64,
@@ -68,16 +68,29 @@ pub struct Sum {
     /// deeper, or is bare.
     #[serde(default)]
     pub is_work_tree: bool,
-    /// If [`Tree::ages`]: files without further hard links, by the hour since 1970 of their last use.
+    /// If [`Tree::ages`]: files by the hour since 1970 of their last use.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ages: BTreeMap<u64, Aged>,
+    /// Those of the staying bytes that go with other parts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared: Vec<Shared>,
 }
 
 /// The files that were last used in one hour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Aged {
+    /// Without those that stay because of further hard links outside the part.
     pub bytes: u64,
     pub files: u64,
+}
+
+/// Files last used in one hour that have hard links in each of some parts, and nowhere else: their bytes go with the last.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shared {
+    /// The first one, whose sum this is of, and the others, in the order of [`Tree::known`].
+    pub parts: Vec<usize>,
+    pub hour: u64,
+    pub bytes: u64,
 }
 
 impl Sum {
@@ -94,17 +107,19 @@ impl Sum {
             sum.bytes += aged.bytes;
             sum.files += aged.files;
         }
+        self.shared.extend(other.shared);
     }
 
-    fn add_file(&mut self, Use { bytes, moment, touched }: Use, ages: bool) {
+    fn add_file(&mut self, Use { bytes, staying, moment, touched }: Use, ages: bool) {
         self.files += 1;
         self.bytes += bytes;
+        self.staying += staying;
         self.last_used = self.last_used.max(moment);
         self.touched = self.touched.wrapping_add(touched);
         self.exists = true;
         if ages {
             let aged = self.ages.entry(moment / 3600).or_default();
-            aged.bytes += bytes;
+            aged.bytes += bytes - staying;
             aged.files += 1;
         }
     }
@@ -139,35 +154,37 @@ struct Measure<'a> {
 #[derive(Clone, Copy)]
 struct Use {
     bytes: u64,
+    /// As in [`Sum`], and so is what follows.
+    staying: u64,
     moment: u64,
-    /// As in [`Sum`].
     touched: u64,
 }
 
 impl Use {
     fn of(stat: &Stat) -> Use {
         let read = i128::from(stat.st_atime) * 1_000_000_000 + i128::from(stat.st_atime_nsec);
-        Use { bytes: blocks(stat), moment: last_used(stat), touched: (read + changed(stat)) as u64 }
+        Use { bytes: blocks(stat), staying: 0, moment: last_used(stat), touched: (read + changed(stat)) as u64 }
     }
 }
 
 /// A file with several hard links.
 struct Link {
     file: Use,
-    /// How many there are of it.
+    /// How many there are of it, and how many of them were seen.
     links: u64,
-    /// The first part that has some of them, and how many.
-    part: usize,
     seen: u64,
+    /// The first part that has some of them, and the others.
+    part: usize,
+    others: BTreeSet<usize>,
 }
 
 impl Link {
     /// The first part that has a link has the bytes: which thread came first must not decide.
     fn add(&mut self, other: &Link) {
-        match other.part.cmp(&self.part) {
-            Ordering::Less => (self.part, self.seen) = (other.part, other.seen),
-            Ordering::Equal => self.seen += other.seen,
-            Ordering::Greater => {}
+        self.seen += other.seen;
+        if self.part != other.part {
+            self.others.insert(self.part.max(other.part));
+            self.part = self.part.min(other.part);
         }
     }
 }
@@ -197,12 +214,21 @@ impl<'a> Measure<'a> {
     fn finish(self) -> Measured {
         let mut parts: Vec<Sum> =
             self.parts.into_iter().map(|part| part.into_inner().unwrap_or_else(PoisonError::into_inner)).collect();
+        let mut shared: BTreeMap<(Vec<usize>, u64), u64> = BTreeMap::new();
         for link in self.links.into_inner().unwrap_or_else(PoisonError::into_inner).into_values() {
-            let sum = &mut parts[link.part];
-            sum.add_file(link.file, false);
-            if link.seen < link.links {
-                sum.staying += link.file.bytes;
+            let Link { file, links, seen, part, others } = link;
+            let staying = if seen < links || !others.is_empty() { file.bytes } else { 0 };
+            parts[part].add_file(Use { staying, ..file }, self.ages);
+            for other in &others {
+                parts[*other].add_file(Use { bytes: 0, ..file }, self.ages);
             }
+            if seen >= links && !others.is_empty() {
+                let all = iter::once(part).chain(others).collect();
+                *shared.entry((all, file.moment / 3600)).or_default() += file.bytes;
+            }
+        }
+        for ((all, hour), bytes) in shared {
+            parts[all[0]].shared.push(Shared { parts: all, hour, bytes });
         }
         let rest = parts.pop().unwrap_or_default();
         let (unreadable, unreadable_count) = self.unreadable.finish();
@@ -235,7 +261,8 @@ impl Visit for Measure<'_> {
             Ok(stat) if stat.st_nlink > 1 => {
                 #[allow(clippy::unnecessary_cast, reason = "its width differs between systems")]
                 let count = stat.st_nlink as u64;
-                links.push((stat.st_ino, Link { file: Use::of(&stat), links: count, part, seen: 1 }));
+                let (file, others) = (Use::of(&stat), BTreeSet::new());
+                links.push((stat.st_ino, Link { file, links: count, seen: 1, part, others }));
             }
             Ok(stat) if part == folder.part => sum.add_file(Use::of(&stat), self.ages),
             Ok(stat) => {
@@ -268,8 +295,8 @@ impl Visit for Measure<'_> {
     }
 }
 
-/// Tells whether git takes a directory for the top of a work tree: its `.git` is a repository, a link, or a file that says where one is, as
-/// `git worktree` and submodules have it. An empty file, as uv has one in its cache, is none of these.
+/// Tells whether git takes a directory for the top of a work tree: its `.git` is a repository, a link, or a file that says
+/// where one is, as `git worktree` and submodules have it. An empty file, as uv has one in its cache, is none of these.
 pub fn is_work_tree(dir: impl AsFd) -> bool {
     let open = |flags| openat(&dir, c".git", flags, Mode::empty());
     let found = statat(&dir, c".git", AtFlags::SYMLINK_NOFOLLOW);
@@ -349,7 +376,10 @@ mod tests {
         let blocks = |path: &str| fs::metadata(dir.path().join(path)).unwrap().blocks() * 512;
         assert_eq!(found.known[0].files, 2);
         assert_eq!(found.known[0].staying, blocks("pip") + blocks("pip/a"));
-        assert_eq!(found.rest.files, 0);
+        let shared = [Shared { parts: vec![0, 1], hour: found.known[0].last_used / 3600, bytes: blocks("pip/a") }];
+        assert_eq!(found.known[0].shared, shared);
+        // A name counts where it lies, and its bytes once.
+        assert_eq!((found.rest.files, found.rest.bytes), (1, blocks("") + blocks("venv")));
     }
 
     #[test]
@@ -398,14 +428,22 @@ mod tests {
     }
 
     #[test]
-    fn ages_are_told_by_the_hour() {
-        let dir = tempfile::tempdir().unwrap();
-        let old = fs::File::create(dir.path().join("old")).unwrap();
-        let moment = std::time::UNIX_EPOCH + std::time::Duration::from_secs(7300);
-        old.set_times(fs::FileTimes::new().set_accessed(moment).set_modified(moment)).unwrap();
+    fn ages_are_told_by_the_hour_and_hard_links_are_one_file() {
+        let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let paths = ["old", "linked", "outside", "unknown", "before"].map(|name| dir.path().join(name));
+        for (path, seconds) in paths.iter().zip([7300i64, 7400, 7500, 0, -5000]) {
+            fs::write(path, vec![7; 10_000]).unwrap();
+            let moment = rustix::fs::Timespec { tv_sec: seconds, tv_nsec: 0 };
+            let times = rustix::fs::Timestamps { last_access: moment, last_modification: moment };
+            rustix::fs::utimensat(rustix::fs::CWD, path, &times, AtFlags::empty()).unwrap();
+        }
+        fs::hard_link(&paths[1], dir.path().join("link")).unwrap();
+        fs::hard_link(&paths[2], outside.path().join("link")).unwrap();
         fs::write(dir.path().join("new"), "1").unwrap();
         let found = all(&[Tree { root: dir.path().into(), ages: true, ..Tree::default() }], &mut |_, _| ()).remove(0);
-        assert_eq!(found.rest.ages.len(), 2);
-        assert_eq!(found.rest.ages.first_key_value().map(|(hour, aged)| (*hour, aged.files)), Some((2, 1)));
+        let ages: Vec<(u64, Aged)> = found.rest.ages.into_iter().take(2).collect();
+        let bytes = 2 * fs::metadata(&paths[0]).unwrap().blocks() * 512;
+        // What has a link outside frees nothing.
+        assert_eq!(ages, [(0, Aged { bytes, files: 2 }), (2, Aged { bytes, files: 3 })]);
     }
 }
