@@ -83,7 +83,7 @@ struct Piece {
 
 enum What {
     Row,
-    /// The files of a part that were last used in this hour since 1970.
+    /// The files of a part that were last used in this hour since 1970; 0 if nobody knows.
     Hour(u64),
     /// All records of a mount, or one of another kind.
     Records(Vec<String>),
@@ -168,8 +168,9 @@ impl Plan {
             pieces,
             |piece| piece.last_used.is_some_and(|used| used < before),
             |cache| match cache.last_used {
-                Some(used) => format!("used {}", Moment(used).ago(now)),
-                None => "nobody knows when it was last used".into(),
+                // What stays with a row that is old itself is of no known age; pieces end with their hour.
+                Some(used) if used + 3600 > before => format!("used {}", Moment(used).ago(now)),
+                _ => "nobody knows when it was last used".into(),
             },
         );
     }
@@ -221,11 +222,12 @@ impl Plan {
             let act = match &cache.source {
                 Source::Records(_) => Act::Prune(pieces.iter().flat_map(Piece::records).cloned().collect()),
                 Source::Part { holder, part, sum, .. } => {
-                    let take = match pieces.iter().filter_map(Piece::hour).max() {
-                        Some(hour) => Take::Before((hour + 1) * 3600),
+                    let hours: Vec<u64> = pieces.iter().filter_map(Piece::hour).collect();
+                    let take = match (hours.iter().min(), hours.iter().max()) {
+                        (Some(first), Some(last)) => Take::Between(first * 3600, (last + 1) * 3600),
                         // What is used while the user thinks it over is old no more.
-                        None if rules.by_age() => Take::Unused(sum.touched),
-                        None => Take::Everything,
+                        _ if rules.by_age() => Take::Unused(sum.touched),
+                        _ => Take::Everything,
                     };
                     Act::Cut { holder: *holder, part: *part, take }
                 }
@@ -373,7 +375,7 @@ fn split(row: usize, cache: &Cache, rules: &Rules) -> Vec<Piece> {
                 bytes: aged.bytes,
                 files: Some(aged.files),
                 // The end of the hour: no file goes early.
-                last_used: Some(hour * 3600 + 3599),
+                last_used: (*hour > 0).then_some(hour * 3600 + 3599),
             })
             .collect(),
         Source::Part { sum, .. } => vec![Piece {
@@ -476,7 +478,7 @@ mod tests {
             vec![part("files", Class::Cache, Unit::File, sum.clone()), part("whole", Class::Cache, Unit::Whole, sum)];
         let made = plan(rows.clone(), &Rules { before: Some(3 * 3600), ..Rules::default() });
         assert_eq!((names(&made), made.bytes()), (vec!["files"], Bytes(30)));
-        let take = Take::Before(3 * 3600);
+        let take = Take::Between(3600, 3 * 3600);
         assert_eq!(made.steps[0].act, Act::Cut { holder: Holder::Mount(0), part: 0, take });
         // The end of an hour decides, so that no file goes early.
         let made = plan(rows.clone(), &Rules { before: Some(3 * 3600 - 1), ..Rules::default() });
@@ -485,6 +487,34 @@ mod tests {
         let take = Take::Unused(7);
         let made = plan(rows, &Rules { before: Some(10 * 3600), ..Rules::default() });
         assert_eq!(made.steps[1].act, Act::Cut { holder: Holder::Mount(0), part: 0, take });
+    }
+
+    #[test]
+    fn what_nobody_knows_the_last_use_of_is_not_old_but_goes_first() {
+        let aged = Aged { bytes: 10, files: 1 };
+        let sum = |last_used, ages: &[u64]| Sum {
+            bytes: 10 * ages.len() as u64,
+            files: ages.len() as u64,
+            last_used,
+            exists: true,
+            ages: ages.iter().map(|hour| (*hour, aged)).collect(),
+            ..Sum::default()
+        };
+        let rows = || {
+            vec![
+                part("mixed", Class::Cache, Unit::File, sum(7200, &[0, 2])),
+                part("files", Class::Cache, Unit::File, sum(0, &[0])),
+                part("whole", Class::Cache, Unit::Whole, sum(0, &[0])),
+            ]
+        };
+        let made = plan(rows(), &Rules { before: Some(900_000), ..Rules::default() });
+        assert_eq!((names(&made), made.bytes()), (vec!["mixed"], Bytes(10)));
+        assert!(matches!(made.steps[0].act, Act::Cut { take: Take::Between(7200, 10_800), .. }));
+        assert_eq!(made.kept.len(), 3);
+        assert!(made.kept.iter().all(|kept| kept.why == "nobody knows when it was last used"), "{:?}", made.kept);
+        let made = plan(rows(), &Rules { keep: Some(Bytes(10)), ..Rules::default() });
+        assert_eq!((names(&made), made.bytes()), (vec!["mixed", "files", "whole"], Bytes(30)));
+        assert!(matches!(made.steps[0].act, Act::Cut { take: Take::Between(0, 3600), .. }));
     }
 
     /// Plans a clear of a tree, with rows for the first two of these parts by file and for the third as a whole, and carries

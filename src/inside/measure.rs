@@ -56,7 +56,7 @@ pub struct Sum {
     pub staying: u64,
     /// Number of entries that are not directories; hard links of one file count once.
     pub files: u64,
-    /// Latest access or change of a file, seconds since 1970; 0 if there is none.
+    /// Latest access or change of a file, seconds since 1970; 0 if there is none, or nobody knows.
     pub last_used: u64,
     /// Another number whenever a file has come, gone, or been read, changed or linked: the sum of when each was last read
     /// and when its inode changed, nanoseconds since 1970, wrapped. It tells what times in the future hide from the latest.
@@ -68,7 +68,7 @@ pub struct Sum {
     /// deeper, or is bare.
     #[serde(default)]
     pub is_work_tree: bool,
-    /// If [`Tree::ages`]: files by the hour since 1970 of their last use.
+    /// If [`Tree::ages`]: files by the hour since 1970 of their last use; in hour 0 are those of which nobody knows it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ages: BTreeMap<u64, Aged>,
     /// Those of the staying bytes that go with other parts.

@@ -31,8 +31,9 @@ pub struct Cut {
 pub enum Take {
     Nothing,
     Everything,
-    /// Only files that were last used before this moment, seconds since 1970.
-    Before(u64),
+    /// Only files that were last used at the first moment or later, and before the second; seconds since 1970, 0 if nobody
+    /// knows.
+    Between(u64, u64),
     /// Everything, as long as [`measure::Sum::touched`] is this: nothing of it was used since.
     Unused(u64),
 }
@@ -173,7 +174,7 @@ impl Visit for Removal<'_> {
             return;
         }
         let removed = statat(&folder.fd, name, AtFlags::SYMLINK_NOFOLLOW).and_then(|stat| match take {
-            Take::Before(moment) if last_used(&stat) >= moment => Ok(None),
+            Take::Between(from, before) if !(from..before).contains(&last_used(&stat)) => Ok(None),
             _ => self.unlink(folder, name, &stat).map(Some),
         });
         match removed {
@@ -329,14 +330,18 @@ mod tests {
     fn only_old_files_go_by_age() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("pip/http")).unwrap();
-        for (name, seconds) in [("old", 1000), ("edge", 2000), ("new", 3000)] {
+        for (name, seconds) in [("unknown", 1), ("old", 10_000), ("edge", 20_000), ("new", 30_000)] {
             let moment = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
             let file = fs::File::create(dir.path().join("pip/http").join(name)).unwrap();
             file.set_times(fs::FileTimes::new().set_accessed(moment).set_modified(moment)).unwrap();
         }
-        let removed = cut(dir.path(), &["pip"], &[Take::Before(2000), Take::Nothing]);
-        assert_eq!(removed.files, 1);
-        assert!(!dir.path().join("pip/http/old").exists() && dir.path().join("pip/http/edge").exists());
+        let left = || fs::read_dir(dir.path().join("pip/http")).unwrap().count();
+        let removed = cut(dir.path(), &["pip"], &[Take::Between(3600, 20_000), Take::Nothing]);
+        assert_eq!((removed.files, left()), (1, 3));
+        assert!(!dir.path().join("pip/http/old").exists());
+        let removed = cut(dir.path(), &["pip"], &[Take::Between(0, 20_000), Take::Nothing]);
+        assert_eq!((removed.files, left()), (1, 2));
+        assert!(!dir.path().join("pip/http/unknown").exists());
     }
 
     #[test]

@@ -408,7 +408,8 @@ pub fn permissions(stat: &Stat) -> u32 {
     u32::from(stat.st_mode) & 0o7777
 }
 
-/// Returns when a file was last used, seconds since 1970: read or changed.
+/// Returns when a file was last used, seconds since 1970: read or changed. 0 if nobody knows: a time before 1970, or in its
+/// first hour, is what those write who have none, as Nix writes second 1.
 pub fn last_used(stat: &Stat) -> u64 {
-    u64::try_from(stat.st_atime.max(stat.st_mtime)).unwrap_or_default()
+    u64::try_from(stat.st_atime.max(stat.st_mtime)).ok().filter(|moment| *moment >= 3600).unwrap_or_default()
 }
