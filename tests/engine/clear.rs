@@ -687,7 +687,7 @@ fn what_is_used_while_the_user_is_asked_is_old_no_more() {
     assert!(run.code == 0 && run.stdout.contains("npm stays") && run.stdout.contains("pip stays"), "{run}");
     assert!(!root.join("yarn/old").exists() && root.join("npm/old").exists());
     let left: Vec<String> = engine.mounts().iter().map(|mount| mount["Description"].to_string()).collect();
-    assert!(left.len() == 1 && left[0].contains("mount /pip from"), "{left:?}");
+    assert!(left.len() == 1 && left[0].contains("mount /pip from"), "{left:?} {run}");
 }
 
 #[test]
