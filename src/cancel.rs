@@ -119,8 +119,8 @@ fn cancel(state: &mut State, signal: i32) {
     state.groups.iter().copied().for_each(end);
 }
 
-/// Returns true if SIGHUP is surely not ignored, as `nohup` has it. Without /proc (macOS) nobody tells: it then does what it
-/// would without a look, which ends this process, or not, without a clean-up.
+/// Returns true if SIGHUP is surely not ignored, as `nohup` has it. Without /proc (macOS) nothing tells: it is then left as it
+/// is, and the end of the terminal ends this process without a clean-up.
 fn hangup_counts() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -71,8 +71,6 @@ pub struct Unpacked {
     pub kept: u64,
     /// Their bytes, as the bundle's files tell them.
     pub kept_bytes: u64,
-    /// Entries at the top of what `replace` took away.
-    pub removed: u64,
     /// What could not be restored, such as attributes that the file system does not have.
     pub notes: Vec<String>,
 }
@@ -744,7 +742,6 @@ impl Merge<'_> {
     /// Takes away, of what does not arrive, what the rules take.
     fn leaving(&mut self, old: BorrowedFd<'_>, name: &CStr, at: At<'_>) -> Result<()> {
         if self.taken(at) && at.is_whole() {
-            self.unpacked.removed += 1;
             self.moves.take_away(Name { dir: old, name, path: &self.path })
         } else if is_dir(&statat(old, name, AtFlags::SYMLINK_NOFOLLOW)?) && (self.taken(at) || at.takes_below()) {
             let below = openat(old, name, DIRECTORY, Mode::empty())?;
