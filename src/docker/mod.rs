@@ -111,7 +111,7 @@ fn settled<T>(ask: impl Fn() -> Result<T>) -> Result<T> {
 }
 
 /// Returns these records if none was used within a second of now, else the first of two answers in a row (100 ms apart, at
-/// most 2 s) that tell of the same ones.
+/// most 2 s) that tell of the same ones, used as often.
 ///
 /// # Errors
 /// Those of `ask`.
@@ -120,12 +120,14 @@ pub(crate) fn at_rest(
     now: Moment,
     ask: impl Fn() -> Result<Vec<CacheRecord>>,
 ) -> Result<Vec<CacheRecord>> {
-    let ids = |records: &[CacheRecord]| records.iter().map(|record| record.id.clone()).collect::<BTreeSet<_>>();
+    let told = |records: &[CacheRecord]| {
+        records.iter().map(|record| (record.id.clone(), record.uses)).collect::<BTreeSet<_>>()
+    };
     if records.iter().any(|record| record.last_used.is_some_and(|used| used.abs_diff(now.0) <= 1)) {
         for _ in 0..20 {
             thread::sleep(Duration::from_millis(100));
             let before = std::mem::replace(&mut records, ask()?);
-            if ids(&before) == ids(&records) {
+            if told(&before) == told(&records) {
                 break;
             }
         }
