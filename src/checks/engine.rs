@@ -431,7 +431,9 @@ fn builder_inactive(facts: &AllFacts) -> Findings {
         let message = format!("BUILDX_BUILDER names the builder {name:?}, which does not exist, so builds fail");
         findings.push(Finding::new(Severity::Error, message).command("unset BUILDX_BUILDER"));
     }
-    for builder in builders.list.iter().filter(|builder| !builder.is_running()) {
+    // With Colima, Docker Desktop or a rootless engine nothing is behind the context default, which docker never removes.
+    let is_default = |builder: &Builder| matches!(builder.driver.as_str(), "" | "docker") && builder.name == "default";
+    for builder in builders.list.iter().filter(|builder| !builder.is_running() && !is_default(builder)) {
         let (name, used) = (&builder.name, in_use.contains(&builder.name.as_str()));
         let why = builder.err.iter().chain(builder.nodes.iter().filter_map(|node| node.err.as_ref())).next();
         let why = why.map(|why| sentence(why));
@@ -907,6 +909,12 @@ mod tests {
         assert_eq!(down("remote", true), one(Error, "docker buildx rm 'b;c'"));
         assert_eq!(down("remote", false), one(Note, "docker buildx rm 'b;c'"));
         assert_eq!(down("", false), one(Note, "docker context rm 'b;c'"));
+        let elsewhere = found("builder-inactive", |facts| {
+            list(facts).list[0].nodes[0].status = "inactive".into();
+            list(facts).of_docker_build = "colima".into();
+            list(facts).of_buildx = "colima".into();
+        });
+        assert_eq!(elsewhere, []);
         let nowhere = |facts: &mut Facts| facts.client.buildx_builder = Some("nix".into());
         assert_eq!(found("builder-inactive", nowhere), one(Error, "unset BUILDX_BUILDER"));
     }
