@@ -427,7 +427,13 @@ fn around(dockerfile: &Path, root: &Path) -> Around {
         let text = text(&place.join("yarn.lock")).ok()?;
         Some(text.lines().take(5).any(|line| line.contains("yarn lockfile v1")))
     };
-    let settings = [".npmrc", "poetry.toml", ".yarnrc.yml"];
+    let settings = [".npmrc", "poetry.toml", ".yarnrc.yml", ".yarnrc"].into_iter().filter(|name| has(name));
+    let says = |name: &str, words: &[&str]| {
+        let mut texts = places.iter().filter_map(|place| text(&place.join(name)).ok());
+        texts.any(|text| words.iter().any(|word| text.contains(word)))
+    };
+    let of_pnpm = [("pnpm-workspace.yaml", &["storeDir"][..]), ("package.json", &["\"pnpm@5", "\"pnpm@6"])];
+    let of_pnpm = of_pnpm.into_iter().filter(|(name, words)| says(name, words)).map(|(name, _)| name);
     let own_name = format!("{}.dockerignore", dockerfile.file_name().unwrap_or_default().to_string_lossy());
     let ignore_file = [own_name.as_str(), ".dockerignore"].into_iter().find(|name| beside.join(name).exists());
     let patterns = ignore_file.map(|name| text(&beside.join(name)));
@@ -449,7 +455,7 @@ fn around(dockerfile: &Path, root: &Path) -> Around {
         yarn_classic: places.iter().find_map(starts_as_yarn_1),
         vendored: has("vendor"),
         go_without_dependencies: has("go.mod") && !has("go.sum"),
-        settings: settings.iter().filter(|name| has(name)).map(|name| (*name).to_owned()).collect(),
+        settings: settings.chain(of_pnpm).map(str::to_owned).collect(),
         not_ignored,
         ignore_file: ignore_file.map(str::to_owned),
     }

@@ -312,6 +312,43 @@ fn a_cache_that_the_dockerfile_itself_moves_or_turns_off_is_not_looked_for_elsew
 }
 
 #[test]
+fn a_mount_where_only_old_versions_write_is_dead_unless_a_setting_leads_there() {
+    let step = |target: &str, run: &str| format!("RUN --mount=type=cache,target={target} {run}\n");
+    let pnpm = step("/root/.pnpm-store", "pnpm install --frozen-lockfile");
+    let yarn = step("/root/.yarn", "yarn install --frozen-lockfile && yarn cache clean");
+    let said = |text: &str, around: &Around| -> Vec<&'static str> {
+        let file = Dockerfile::parse(text);
+        check(&Facts::new("Dockerfile", &file, around)).into_iter().map(|found| found.finding.check).collect()
+    };
+    let classic = Around { yarn_classic: Some(true), ..Around::default() };
+    assert_eq!(said(&format!("FROM node:20-alpine\n{pnpm}"), &classic), ["dead-cache-mount"]);
+    assert_eq!(said(&format!("FROM node:22\n{yarn}"), &classic), ["dead-cache-mount"]);
+    for line in [
+        "ENV npm_config_store_dir=/root/.pnpm-store",
+        "RUN npm i -g pnpm@6",
+        "RUN pnpm config set store-dir /root/.pnpm-store",
+    ] {
+        let said = said(&format!("FROM node:20-alpine\n{line}\n{pnpm}"), &classic);
+        assert!(!said.contains(&"dead-cache-mount"), "{line}: {said:?}");
+    }
+    let moved = Around { settings: vec![".yarnrc".into()], ..classic };
+    assert!(!said(&format!("FROM node:22\n{yarn}"), &moved).contains(&"dead-cache-mount"));
+}
+
+#[test]
+fn packages_that_the_image_may_need_are_told_and_left_there() {
+    for text in [
+        "FROM golang:1.22\nCOPY go.mod go.sum ./\nRUN go mod download\nCOPY . .\nRUN go build -o /app .\n",
+        "FROM maven:3.9\nCOPY pom.xml .\nRUN mvn dependency:go-offline\nCOPY . .\nRUN mvn package\n",
+    ] {
+        let found: Vec<Found> =
+            found(text).into_iter().filter(|found| found.finding.check == "missing-cache-mount").collect();
+        assert!(found.len() == 1 && found[0].finding.severity == Severity::Note, "{found:?}");
+        assert!(found[0].edits.is_empty() && found[0].finding.message.contains("may need it there"), "{found:?}");
+    }
+}
+
+#[test]
 fn a_variable_that_turns_a_cache_off_goes_only_if_every_step_has_the_mount() {
     let text = "FROM python\nENV PIP_NO_CACHE_DIR=1\nRUN pip install x\n";
     assert!(!fixed(text).contains("ENV"));

@@ -127,6 +127,12 @@ fn missing_cache_mount(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
             None => message,
         };
         let mut missing = warning(facts, "missing-cache-mount", line_of(facts, uses[0].command), message);
+        if may_be_for_the_image(facts, run, row) {
+            missing.finding.severity = Severity::Note;
+            missing.finding.message.push_str("; a mount would take it out of the image, which may need it there");
+            found.push(missing);
+            continue;
+        }
         // What would keep the mount empty goes as well.
         let is_set = |sign: &&&str| {
             let value = facts.scope(run).env.get(**sign).and_then(Option::as_deref);
@@ -333,12 +339,17 @@ fn is_missed(facts: &Facts<'_>, run: &Run, row: &'static Row) -> bool {
         above.contains(&from) && places.iter().any(|place| within(&path, place) || within(place, &path))
     });
     let last = facts.stages.len() - 1;
-    !copied && (!above.contains(&last) || starts_another(facts, last, row))
+    !copied && (!above.contains(&last) || starts_tool(facts, last, row) != Some(true))
 }
 
-/// Tells whether the image starts a program that is not the tool. If nothing is known of what it starts, it may need
-/// the packages.
-fn starts_another(facts: &Facts<'_>, last: usize, row: &Row) -> bool {
+/// Tells whether nothing is known of what the image starts, so that it may need the packages.
+fn may_be_for_the_image(facts: &Facts<'_>, run: &Run, row: &Row) -> bool {
+    let last = facts.stages.len() - 1;
+    row.build.read_later && facts.is_on(last, run.stage) && starts_tool(facts, last, row).is_none()
+}
+
+/// Tells whether the image starts the tool; `None` if the Dockerfile does not say what it starts.
+fn starts_tool(facts: &Facts<'_>, last: usize, row: &Row) -> Option<bool> {
     let lineage = facts.lineage(last);
     let mut starts = lineage
         .iter()
@@ -350,7 +361,8 @@ fn starts_another(facts: &Facts<'_>, last: usize, row: &Row) -> bool {
         let commands = crate::dockerfile::stage::scripts(instruction);
         commands.iter().any(|command| runs_tool(command, row) || is_opaque(command) && shell_only(command))
     };
-    starts.peek().is_some() && !starts.any(uses_tool)
+    starts.peek()?;
+    Some(starts.any(uses_tool))
 }
 
 fn shell_only(command: &Command) -> bool {

@@ -22,7 +22,8 @@ pub struct Around {
     pub vendored: bool,
     /// `go.mod` without `go.sum`: no dependencies.
     pub go_without_dependencies: bool,
-    /// A settings file of a package manager that may move its cache: `.npmrc`, `poetry.toml`, `.yarnrc.yml`.
+    /// A settings file of a package manager that may move its cache: `.npmrc`, `poetry.toml`, `.yarnrc.yml`, `.yarnrc`, and
+    /// `pnpm-workspace.yaml` and `package.json` if they say that or name an old pnpm.
     pub settings: Vec<String>,
     /// Directories that `COPY . .` takes in for nothing, and that no `.dockerignore` keeps out.
     pub not_ignored: Vec<String>,
@@ -245,6 +246,16 @@ impl<'a> Facts<'a> {
         before.flat_map(|other| self.commands(other)).any(sets)
     }
 
+    /// Tells whether another version of pnpm or yarn, or a setting, may have its cache in an unusual place.
+    fn may_be_elsewhere(&self, run: &Run, row: &Row) -> bool {
+        let words: &[&str] = match (row.tool, self.around.yarn_classic) {
+            ("pnpm", _) => &["pnpm@5", "pnpm@6", "store-dir", "store_dir", "STORE_DIR", "storeDir", "npmrc"],
+            ("yarn", Some(true)) => &["yarnrc", "npmrc", "cache-folder", "cache_folder", "CACHE_FOLDER"],
+            _ => return true,
+        };
+        !self.around.settings.is_empty() || words.iter().any(|word| self.mentioned(run, word))
+    }
+
     /// Returns what in a run fills a cache.
     pub fn uses(&self, run: &Run) -> Vec<Use<'_>> {
         let commands = self.commands(run);
@@ -287,7 +298,11 @@ impl<'a> Facts<'a> {
             let places = if home_is_sure { places(row, command, commands, scope) } else { None };
             // Where a release of it would write does not matter once the release is known.
             let other: &[&str] = if row.tool == "dnf" && places.is_some() { &[] } else { row.build.also };
-            let also = other.iter().filter_map(|path| place(&[path], command, commands, scope)?).collect();
+            let other = other.iter().filter(|path| {
+                // Of pnpm before 7, and of yarn before 1.
+                !matches!(**path, "~/.pnpm-store" | "~/.yarn") || self.may_be_elsewhere(run, row)
+            });
+            let also = other.filter_map(|path| place(&[path], command, commands, scope)?).collect();
             uses.push(Filled { row, command: index, call, places, also });
         }
         uses

@@ -292,7 +292,7 @@ impl Planner<'_> {
     fn mount_jobs(&mut self, lock: Lock, builders: &[BuilderRef]) -> Result<Result<Vec<Job>, String>> {
         let Some((facts, run, mounts)) = self.mounted(&lock) else {
             return Ok(Err(format!(
-                "no Dockerfile has a cache mount for {}; `docker cache doctor` proposes one",
+                "no Dockerfile has a cache mount for {}; `docker cache doctor` tells where it lacks",
                 lock.row.tool
             )));
         };
