@@ -203,7 +203,7 @@ impl Command {
     }
 }
 
-/// Find what makes builds slow and caches cold, with a remedy for each
+/// Find what makes builds slow and caches cold, with a command or a diff where one is surely right
 #[derive(Debug, Args)]
 #[command(help_template = HELP, after_help = "\
 Examples:
@@ -218,7 +218,7 @@ Examples:
   docker cache doctor --fix --check volume-owner
   docker cache doctor --format json | jq '.findings[].fix.command'")]
 pub struct Doctor {
-    /// Directory or file to look at [default: the working directory, if it has Dockerfiles]
+    /// Directory or file to look at [default: the working directory, if it has Dockerfiles, compose files or dev containers]
     pub path: Option<PathBuf>,
     /// Look into this image: which package caches does it carry?
     #[arg(long, value_name = "IMAGE")]

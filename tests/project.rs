@@ -50,6 +50,10 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn findings_carry_file_line_and_a_diff_that_patch_takes() {
     let world = World::new(&[("web/Dockerfile", BAD), ("build.sh", "docker build --no-cache .\n")]);
+    let told = text(&world.doctor("--check missing-cache-mount,no-cache-flag .").stdout);
+    let last =
+        "\n2 problems; `docker cache doctor --fix --check missing-cache-mount,no-cache-flag .` puts 1 of them right\n";
+    assert!(told.ends_with(last), "{told}");
     let answer = world.json("--format json --check missing-cache-mount,no-cache-flag .");
     let findings = answer["findings"].as_array().unwrap();
     assert_eq!(findings.len(), 2, "{answer}");

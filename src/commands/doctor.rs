@@ -67,11 +67,9 @@ pub fn run(context: Context, options: &Doctor) -> Result<u8> {
     if options.list_checks {
         return list(&checks, options.format).map(|()| 0);
     }
-    let of_owners = [caches::VOLUME_OWNER, MOUNT_OWNER];
-    if options.fix && checks.len() > 1 && options.check.iter().any(|name| of_owners.contains(&name.as_str())) {
+    if let Some(check) = among_others(options).filter(|_| options.fix) {
         bail!(
-            "owners in volumes and mounts are changed by their checks alone\nhint: docker cache doctor --fix --check {}",
-            if options.check.iter().any(|name| name == of_owners[0]) { of_owners[0] } else { of_owners[1] }
+            "owners in volumes and mounts are changed by their checks alone\nhint: docker cache doctor --fix --check {check}"
         );
     }
     if options.fix && options.check == [caches::VOLUME_OWNER] {
@@ -91,14 +89,26 @@ pub fn run(context: Context, options: &Doctor) -> Result<u8> {
     if cancel::requested() {
         bail!("cancelled");
     }
-    let results: Vec<_> = checks.into_iter().map(|check| (check, check.outcome(&facts))).collect();
+    let results: Vec<_> = checks.iter().map(|check| (*check, check.outcome(&facts))).collect();
     match options.format {
         DoctorFormat::Json => report::json(&answer(&results))?,
-        DoctorFormat::Table => report::data(&text(&results, options.quiet, report::stdout_colour()))?,
+        DoctorFormat::Table => {
+            report::data(&text(&results, options.quiet, report::stdout_colour()))?;
+            if !options.quiet {
+                let mended = facts.project.as_ref().map_or(0, |project| fix::mended(&project.files, &checks));
+                report::data(&format!("{}{}\n", verdict(&results), by_fix(mended, options)))?;
+            }
+        }
         DoctorFormat::Sarif => report::json(&sarif::log(&results))?,
         DoctorFormat::Github => report::data(&findings(&results).map(annotation).collect::<String>())?,
     }
     Ok(if is_failure(&results, options.fail_on) { FAILED } else { 0 })
+}
+
+/// Returns the check of owners that is named among others, which `--fix` refuses.
+fn among_others(options: &Doctor) -> Option<&'static str> {
+    let of_owners = [caches::VOLUME_OWNER, MOUNT_OWNER].into_iter();
+    of_owners.filter(|_| options.check.len() > 1).find(|name| options.check.iter().any(|check| check == name))
 }
 
 /// Reads the project that is named, or the one in the working directory if there is one.
@@ -175,7 +185,7 @@ fn answer(results: &Results) -> Answer<'_> {
     Answer { version: 1, findings: findings(results).collect(), checks: checks.collect() }
 }
 
-/// Returns a line for each check, with findings and their remedies, and the verdict; if quiet, findings only.
+/// Returns a line for each check, with findings and their remedies; if quiet, findings only.
 fn text(results: &Results, quiet: bool, colour: bool) -> String {
     let mut text = String::new();
     // Many checks are skipped for one reason, such as that there is no project: that is one line.
@@ -203,7 +213,7 @@ fn text(results: &Results, quiet: bool, colour: bool) -> String {
         for (why, names) in skipped {
             text.push_str(&format!("- skipped, {}: {}\n", plain(why), names.join(", ")));
         }
-        text.push_str(&format!("\n{}\n", verdict(results)));
+        text.push('\n');
     }
     text
 }
@@ -233,6 +243,16 @@ fn shown(finding: &Finding, colour: bool) -> String {
         None => {}
     }
     text
+}
+
+/// Returns what the verdict adds where some problems are put right by `--fix`.
+fn by_fix(mended: usize, options: &Doctor) -> String {
+    if mended == 0 || among_others(options).is_some() {
+        return String::new();
+    }
+    let checks = if options.check.is_empty() { String::new() } else { format!(" --check {}", options.check.join(",")) };
+    let path = options.path.as_deref().map(|path| format!(" {}", report::quote(path))).unwrap_or_default();
+    format!("; `docker cache doctor --fix{checks}{path}` puts {mended} of them right")
 }
 
 /// Returns the sentence that sums it all up.

@@ -72,6 +72,11 @@ pub fn run(files: &Project, checks: &[&'static Check], options: &Doctor) -> Resu
     Ok(if made.len() < planned { FAILED } else { 0 })
 }
 
+/// Returns how many problems of the files the changes put right, and makes none.
+pub fn mended(files: &Project, checks: &[&'static Check]) -> usize {
+    left(files, &[], checks).saturating_sub(left(files, &plan(files, checks), checks))
+}
+
 fn plan(files: &Project, checks: &[&'static Check]) -> Vec<Change> {
     let wanted = |finding: &Finding| checks.iter().any(|check| check.name == finding.check);
     let described = containers::fix(&files.files, &wanted);
