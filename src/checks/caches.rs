@@ -305,14 +305,16 @@ pub(super) fn several_owners(Records { builder, records }: &Records) -> Vec<Find
     let findings = by_id.into_iter().map(|((_, id), records)| {
         let sizes: Vec<String> = records.iter().map(|record| Bytes(record.bytes).to_string()).collect();
         Finding::new(
-            Severity::Warning,
+            // Files that disagree are told by themselves: what is left of an older one is no problem.
+            Severity::Note,
             format!(
                 "builder {builder} keeps {} separate caches ({}) of the mount `{id}`: builds give it another `uid`, \
-                 `gid`, `mode` or `from`, and do not find what the others have put there",
+                 `gid`, `mode` or `from`, and do not find what the others have put there; once cleared, only those come back that builds use",
                 records.len(),
                 sizes.join(", "),
             ),
         )
+        .command(format!("docker cache clear --builder {} --mount {}", quote(builder), quote(&id)))
     });
     findings.collect()
 }
@@ -412,6 +414,20 @@ mod tests {
     fn what_no_clear_takes_does_not_count_against_the_budget() {
         assert_eq!(over_budget(&held(None, 50)), None);
         assert_eq!(over_budget(&held(Some(9), 50)), None);
+    }
+
+    #[test]
+    fn several_caches_of_one_mount_are_a_note_with_what_clears_them() {
+        let record = |parents: &[&str]| CacheRecord {
+            kind: "exec.cachemount".into(),
+            description: "cached mount /m from exec x with id \"/pip\"".into(),
+            parents: parents.iter().map(ToString::to_string).collect(),
+            ..CacheRecord::default()
+        };
+        let records = Records { builder: "b".into(), records: vec![record(&[]), record(&["p"])] };
+        let found = several_owners(&records).remove(0);
+        assert_eq!(found.severity, Severity::Note);
+        assert!(format!("{:?}", found.fix).contains("docker cache clear --builder b --mount pip"), "{found:?}");
     }
 
     #[test]
