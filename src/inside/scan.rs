@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
@@ -375,9 +376,12 @@ pub fn changed(stat: &Stat) -> i128 {
     i128::from(stat.st_ctime) * 1_000_000_000 + i128::from(stat.st_ctime_nsec)
 }
 
-/// Returns a number that tells a file from another, and from what it was: it is the same for all its names.
+/// Returns a number that tells a file from another, and from what it was: it is the same for all its names. It is compared
+/// with no other run's, so that it need not take the time of [`print`].
 pub fn state(stat: &Stat) -> u64 {
-    print(Kind::File, stat, b"")
+    let mut hasher = DefaultHasher::new();
+    (stat.st_ino, stat.st_mode, stat.st_uid, stat.st_gid, stat.st_size, changed(stat)).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Returns a number that changes with a file: with its content, owner, mode, times and attributes, by what stat tells.
