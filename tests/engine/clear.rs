@@ -913,7 +913,7 @@ for_each_engine!(aliases_keep_the_status_and_ask_nobody_without_a_terminal, [v28
         let size: Value = serde_json::from_str(&size.stdout).unwrap();
         assert_eq!(size["caches"][0]["tool"], "pip");
         assert_eq!(shell("dcs --nonsense").code, 125);
-        assert_eq!(shell("dcs --budget 1 --volume project-cache").code, 1);
+        assert_eq!(shell("dcs --budget 1B --volume project-cache").code, 1);
         assert_eq!(shell("dcc").code, 125);
         let asked = shell("dcc --all");
         assert!(asked.code == 1 && asked.stderr.contains("nobody to ask"), "{asked}");
