@@ -123,10 +123,12 @@ impl fmt::Display for DockerError {
 
 impl std::error::Error for DockerError {}
 
-/// Returns the name in `context "NAME": context not found: open …`, or `context "NAME" does not exist` of Docker CLI 20.10.
+/// Returns the name in `context "NAME": context not found: open …`, or of Docker CLI 20.10 in `context "NAME" does not exist`
+/// and `Current context "NAME" is not found on the file system`.
 fn missing_context(stderr: &str) -> Option<String> {
     let (name, rest) = stderr.split_once("context \"")?.1.split_once('"')?;
-    (rest.starts_with(": context not found") || rest.starts_with(" does not exist")).then(|| name.to_owned())
+    let ends = [": context not found", " does not exist", " is not found on the file system"];
+    ends.iter().any(|end| rest.starts_with(end)).then(|| name.to_owned())
 }
 
 /// Returns docker's error line without its prefixes: the last one that calls itself an error, else the first, since the
