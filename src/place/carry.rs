@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::io::Errno;
 
 use super::build::prune_all;
@@ -316,11 +316,19 @@ impl Carrier<'_> {
     }
 }
 
+/// Hands out the lines of a helper's answer.
+///
+/// # Errors
+/// When it cannot be read, makes no sense or is missing: where nothing is said, nothing is known.
 pub(super) fn lines(output: impl Read, each: &mut (dyn FnMut(Line) + Send)) -> Result<()> {
+    let mut is_answered = false;
     for line in BufReader::new(output).lines() {
         let line = line.context("reading the helper's answer")?;
-        each(serde_json::from_str(&line).with_context(|| format!("the helper said {line:?}"))?);
+        let line = serde_json::from_str(&line).with_context(|| format!("the helper said {line:?}"))?;
+        is_answered |= !matches!(line, Line::Progress { .. } | Line::Made { .. });
+        each(line);
     }
+    ensure!(is_answered, "docker lost the helper's answer\nhint: try it again");
     Ok(())
 }
 
@@ -656,6 +664,15 @@ pub fn unused_contexts(records: &[CacheRecord]) -> Vec<CacheRecord> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_that_is_missing_is_an_error_and_not_nothing_found() {
+        let read = |text: &str| lines(text.as_bytes(), &mut |_| ());
+        read("{\"progress\":{\"files\":1,\"bytes\":1}}\n{\"measured\":[]}\n").unwrap();
+        for lost in ["", "{\"progress\":{\"files\":1,\"bytes\":1}}\n"] {
+            read(lost).unwrap_err();
+        }
+    }
 
     #[test]
     fn files_are_put_beside_by_links_and_over_nothing() {

@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -198,6 +200,11 @@ fn carries(from: Generation, to: Generation, port: u16) {
         assert!(steps["cached"].as_u64().unwrap() >= 2, "{steps}");
     }
     fs::remove_dir_all(&bundle).unwrap();
+    // BuildKit holds a mount for a moment after a build, and may give the next one an empty one meanwhile.
+    let begin = Instant::now();
+    while other.mounts().iter().any(|mount| mount["InUse"] == true) && begin.elapsed() < Duration::from_secs(10) {
+        thread::sleep(Duration::from_millis(50));
+    }
     let run = build(&other, &["--build-arg=BUST=now".into(), "--network=none".into()]);
     for tool in TOOLS {
         assert!(run.stderr.contains(&format!("{} from the mount", tool.name())), "{run}");

@@ -95,7 +95,9 @@ for_each_engine!(what_is_of_an_old_version_goes_by_the_printed_command, [v20, v2
     let done: Value = serde_json::from_str(&done.stdout).unwrap();
     assert_eq!(done["freed_bytes"], done["total_bytes"], "{done}");
     assert!(!root.join(old).exists() && root.join(kept).exists() && root.join("cargo/registry/cache/a").exists());
-    assert_eq!(look()["checks"][0]["status"], "ok");
+    // Engine 20.10 does not tell which cache mounts it has, and they are looked into as well.
+    let is_told = engine.generation() != Generation::V20;
+    assert_eq!(look()["checks"][0]["status"], if is_told { "ok" } else { "skipped" });
 });
 
 for_each_engine!(two_users_of_one_volume_are_told_and_nothing_is_changed, [v20, v28_containerd], |engine| {
