@@ -118,11 +118,16 @@ impl Plan {
             }
             pieces.extend(split(row, cache, rules));
         }
-        if let Some(before) = rules.before {
-            plan.keep_young(inventory, &mut pieces, before, now);
-        }
         pieces.sort_by_key(|piece| (piece.last_used, piece.row));
-        add_shared(inventory, &mut pieces);
+        if let Some(before) = rules.before {
+            // What is too young to go counts as kept, too.
+            staying += total(inventory, &pieces);
+            plan.keep_young(inventory, &mut pieces, before, now);
+            staying -= total(inventory, &pieces);
+        }
+        for (at, bytes) in shared(inventory, &pieces) {
+            pieces[at].bytes += bytes;
+        }
         if let Some(keep) = rules.keep {
             plan.keep_recent(inventory, &mut pieces, keep, staying);
         }
@@ -388,9 +393,14 @@ fn split(row: usize, cache: &Cache, rules: &Rules) -> Vec<Piece> {
     }
 }
 
-/// Adds the bytes of files with hard links in several parts to the piece that goes last of all that have some, if each link
-/// may go. Pieces go in their order.
-fn add_shared(inventory: &Inventory, pieces: &mut [Piece]) {
+/// Returns the bytes that pieces take, with what they share.
+fn total(inventory: &Inventory, pieces: &[Piece]) -> u64 {
+    pieces.iter().map(|piece| piece.bytes).chain(shared(inventory, pieces).into_iter().map(|(_, bytes)| bytes)).sum()
+}
+
+/// Returns the bytes of files with hard links in several parts, each with the index of the piece that goes last of all that
+/// have some, if each link may go. Pieces go in their order.
+fn shared(inventory: &Inventory, pieces: &[Piece]) -> Vec<(usize, u64)> {
     let of = |row: usize| match &inventory.caches[row].source {
         Source::Part { holder, part, sum, .. } => Some((*holder, *part, sum)),
         Source::Records(_) => None,
@@ -398,15 +408,15 @@ fn add_shared(inventory: &Inventory, pieces: &mut [Piece]) {
     let places: BTreeMap<(Holder, usize, Option<u64>), usize> = (pieces.iter().enumerate())
         .filter_map(|(at, piece)| of(piece.row).map(|(holder, part, _)| ((holder, part, piece.hour()), at)))
         .collect();
+    let mut found = Vec::new();
     for (holder, _, sum) in (0..inventory.caches.len()).filter_map(of) {
         for Shared { parts, hour, bytes } in &sum.shared {
             let place = |part: &usize| places.get(&(holder, *part, Some(*hour))).or(places.get(&(holder, *part, None)));
             let all: Option<Vec<&usize>> = parts.iter().map(place).collect();
-            if let Some(last) = all.and_then(|all| all.into_iter().max()) {
-                pieces[*last].bytes += bytes;
-            }
+            found.extend(all.and_then(|all| all.into_iter().max()).map(|last| (*last, *bytes)));
         }
     }
+    found
 }
 
 #[cfg(test)]
@@ -467,6 +477,13 @@ mod tests {
             assert_eq!(made.kept.len(), 3 - expected.len());
         }
         assert_eq!(names(&plan(rows(), &Rules { keep: Some(Bytes(0)), ..Rules::default() })).len(), 3);
+        // What is too young to go is kept and counted.
+        for (keep, expected) in
+            [(90, vec![]), (60, vec!["old"]), (59, vec!["old", "middle"]), (0, vec!["old", "middle"])]
+        {
+            let made = plan(rows(), &Rules { keep: Some(Bytes(keep)), before: Some(250), ..Rules::default() });
+            assert_eq!(names(&made), expected, "{keep}");
+        }
     }
 
     #[test]

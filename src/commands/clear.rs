@@ -493,21 +493,31 @@ fn takes(found: &Inventory, plan: &Plan, options: &Clear) -> BTreeMap<Holder, Ta
     takes
 }
 
-/// Runs the removal in a place and tells what came of it; `names` are those of its volumes or mounts.
-fn cut(place: &Place, takes: Vec<&Takes>, names: &[String], progress: &mut (dyn FnMut(u64, u64) + Send)) -> Outcome {
+/// Runs the removal in a place and tells what came of it; `names` are those of its volumes or mounts. Returns also which of
+/// them, by their indices, nothing stays in that was to go.
+fn cut(
+    place: &Place,
+    takes: Vec<&Takes>,
+    names: &[String],
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> (Outcome, Vec<usize>) {
     let cuts = place.roots().into_iter().zip(takes);
     let cuts = cuts.map(|(root, (known, take))| Cut { root, known: known.clone(), take: take.clone() });
     let mut removed: Vec<Removed> = Vec::new();
-    let done = place.run(&Job::Remove(cuts.collect()), &mut |line| match line {
+    let ran = place.run(&Job::Remove(cuts.collect()), &mut |line| match line {
         Line::Progress { files, bytes } => progress(files, bytes),
         Line::Removed(found) => removed = found,
         _ => {}
     });
-    let mut outcome = match done {
+    let mut outcome = match ran {
         Ok(()) => Outcome::default(),
         Err(error) => Outcome::failure(format!("{error:#}")),
     };
-    for (name, removed) in names.iter().zip(removed) {
+    let mut done = Vec::new();
+    for (at, (name, removed)) in names.iter().zip(removed).enumerate() {
+        if removed.failed.is_empty() && removed.mounts.is_empty() && removed.used.is_empty() {
+            done.push(at);
+        }
         outcome.freed += removed.freed;
         if let Some(first) = removed.failed.first() {
             let count = removed.failed_count;
@@ -520,7 +530,7 @@ fn cut(place: &Place, takes: Vec<&Takes>, names: &[String], progress: &mut (dyn 
             path => format!("{name}: {path} stays: it was used meanwhile"),
         }));
     }
-    outcome
+    (outcome, done)
 }
 
 /// Empties parts of mounts, by one build for all mounts of a builder that share a namespace.
@@ -554,7 +564,7 @@ fn cut_mounts(found: &Inventory, takes: &BTreeMap<Holder, Takes>) -> Outcome {
         let names = mounts.iter().map(|(mount, _)| Mount::plain(&mount.name));
         let place = Place::Build(MountPlace::new(&mounts[0].0.builder, names));
         let names: Vec<String> = mounts.iter().map(|(mount, _)| format!("mount {}", mount.name.shown())).collect();
-        outcome.add(cut(&place, mounts.iter().map(|(_, takes)| *takes).collect(), &names, &mut |_, _| ()));
+        outcome.add(cut(&place, mounts.iter().map(|(_, takes)| *takes).collect(), &names, &mut |_, _| ()).0);
     }
     outcome
 }
@@ -609,20 +619,23 @@ fn cut_volumes(
     let raw: Vec<&Volume> = cuts.iter().map(|(found, _)| &found.volume).collect();
     let place = Place::of_volumes(docker, info, &raw, Access::Write);
     let names: Vec<String> = raw.iter().map(|volume| format!("volume {}", volume.name)).collect();
-    outcome.add(cut(&place, cuts.iter().map(|(_, takes)| *takes).collect(), &names, progress));
-    // Docker would delete what is mounted in a volume along with it: only what is empty is left to it.
-    let is_empty = outcome.failed.is_empty() && outcome.notes.is_empty();
-    for step in plan.steps.iter().filter(|_| is_empty) {
-        let Act::Recreate { volume, emptied: false } = step.act else { continue };
-        let emptied = &found.volumes[volume];
+    let (cleared, done) = cut(&place, cuts.iter().map(|(_, takes)| *takes).collect(), &names, progress);
+    outcome.add(cleared);
+    let done: Vec<&str> = done.into_iter().map(|at| raw[at].name.as_str()).collect();
+    let to_make = plan.steps.iter().filter_map(|step| match step.act {
+        Act::Recreate { volume, emptied: false } => Some(&found.volumes[volume]),
+        _ => None,
+    });
+    for emptied in to_make.filter(|emptied| raw.iter().any(|volume| volume.name == emptied.volume.name)) {
         let volume = &emptied.volume;
+        let stays = |why: &str| Err(Error::msg(format!("volume {} is not made anew: {why}", volume.name)));
         let made = match inventory::left_in(docker, info, emptied) {
+            // Docker would delete what is mounted in a volume along with it: only what is empty is left to it.
+            _ if !done.contains(&volume.name.as_str()) => stays("not all that is in it could be removed"),
             Ok(None) => {
                 docker.remove_volume(&volume.name).and_then(|()| docker.create_volume(volume)).map_err(Error::from)
             }
-            Ok(Some(path)) => {
-                Err(Error::msg(format!("volume {} is not made anew: {path} holds new files", volume.name)))
-            }
+            Ok(Some(path)) => stays(&format!("{path} holds new files")),
             Err(error) => Err(error),
         };
         outcome.failed.extend(made.err().map(|error| format!("{error:#}")));

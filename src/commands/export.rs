@@ -140,7 +140,7 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
         let entries = layer.into_iter().chain(entries);
         let answer = Answer { version: 1, entries: entries.collect(), left_out: plan.left_out, ..Answer::default() };
         show(&answer, &options.output, NOTHING)?;
-        return Ok(if failed && !options.dry_run { exit::FAILED } else { 0 });
+        return Ok(if failed { exit::FAILED } else { 0 });
     }
     let wait = || report::note("another export writes this bundle; waiting for it");
     let stage;
@@ -336,11 +336,12 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
     let told = told(&layers::dockerfile(&options.build));
     let references: Vec<BuilderRef> = selected.iter().map(|builder| builders.reference(builder)).collect();
     let found = parallel::each(&references, BuilderRef::records_at_rest);
+    let mut silent = Vec::new();
     for ((builder, reference), records) in selected.iter().zip(references).zip(found) {
         let records = match records {
             Ok(records) => records,
             Err(error) if several => {
-                plan.left_out.push(format!("the mounts of builder {}: {error}", builder.name));
+                silent.push(format!("the mounts of builder {}: {error}", builder.name));
                 continue;
             }
             Err(error) => return Err(error.into()),
@@ -428,6 +429,8 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
         });
         plan.left_out.extend(left);
     }
+    ensure!(silent.is_empty() || !plan.builders.is_empty(), "no builder can be asked\n{}", silent.join("\n"));
+    plan.left_out.extend(silent);
     if let Some(id) = selection.mount.iter().find(|id| !named.contains(&id.as_str())) {
         let names: Vec<&str> = selected.iter().map(|builder| builder.name.as_str()).collect();
         bail!("no cache mount {id:?} in {}\nhint: `docker cache size --all-builders` lists all", names.join(", "));
@@ -557,7 +560,7 @@ fn pack(
     progress.next();
     let (mut guessed, mut found) = (Vec::new(), HashSet::new());
     for ((at, config), packed) in items.into_iter().zip(packed) {
-        for told in left_out_of(&config.name, &packed) {
+        for told in left_out_of(&config, &packed) {
             // Trees of one volume tell the same of its root.
             if !answer.left_out.contains(&told) {
                 answer.left_out.push(told);
@@ -605,11 +608,19 @@ fn tree(config: &TreeConfig, previous: Option<Previous>) -> pack::Tree {
 }
 
 /// Returns what was left out of a tree, each with the reason.
-fn left_out_of(name: &str, packed: &Packed) -> Vec<String> {
+fn left_out_of(config: &TreeConfig, packed: &Packed) -> Vec<String> {
+    let name = &config.name;
+    // Of a volume, the plan has told it.
+    let known = if config.kind == Kind::Mount { catalogue::known_below(&config.base) } else { Vec::new() };
+    let unwanted = known.iter().filter(|known| packed.unwanted.contains(&known.path)).map(|known| {
+        let path = format!("{}/{}", config.base.trim_end_matches('/'), known.path);
+        left_out(&format!("mount {name}"), &path, known.class, true)
+    });
     let secrets = packed.secrets.iter().map(|path| format!("{path} has the name of a file of secrets"));
     let more = packed.skipped_count.saturating_sub(packed.skipped.len() as u64);
     let more = (more > 0).then(|| format!("{more} more"));
-    secrets.chain(packed.skipped.iter().cloned()).chain(more).map(|what| format!("{name}: {what}")).collect()
+    let within = secrets.chain(packed.skipped.iter().cloned()).chain(more).map(|what| format!("{name}: {what}"));
+    unwanted.chain(within).collect()
 }
 
 /// What is said of an export of nothing.
@@ -660,11 +671,13 @@ mod tests {
 
     #[test]
     fn what_was_left_out_is_named_and_the_rest_counted() {
+        let config =
+            TreeConfig { kind: Kind::Mount, name: "pip".into(), base: "/root".into(), ..TreeConfig::default() };
         let (secrets, skipped) = (vec!["token".into()], vec!["pipe: is no file".into()]);
         let packed = Packed { secrets, skipped, skipped_count: 3, ..Packed::default() };
         let expected = ["pip: token has the name of a file of secrets", "pip: pipe: is no file", "pip: 2 more"];
-        assert_eq!(left_out_of("pip", &packed), expected);
-        assert_eq!(left_out_of("pip", &Packed::default()), [""; 0]);
+        assert_eq!(left_out_of(&config, &packed), expected);
+        assert_eq!(left_out_of(&config, &Packed::default()), [""; 0]);
     }
 
     #[test]

@@ -96,6 +96,8 @@ pub struct Packed {
     pub bytes: u64,
     /// Files with secret names, and so left out.
     pub secrets: Vec<String>,
+    /// Paths of rules that do not take what is there.
+    pub unwanted: BTreeSet<String>,
     /// What could not be packed, each with the reason; the first hundred.
     pub skipped: Vec<String>,
     pub skipped_count: u64,
@@ -263,7 +265,7 @@ impl Packing<'_> {
             false => amend(&rows, &mut table, &numbers, links, amended, &mut packed)?,
         }
         fs::remove_file(&rows)?;
-        packed.secrets = notes.secrets;
+        (packed.secrets, packed.unwanted) = (notes.secrets, notes.unwanted);
         packed.table = store(table.finish()?, &path, out)?;
         packed.layers = layers.into_iter().enumerate().filter(|(at, _)| stays(*at)).map(|(_, layer)| layer).collect();
         Ok((packed, used))

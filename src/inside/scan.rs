@@ -1,7 +1,7 @@
 //! Finds what a tree has, in the order of a table. One thread reads the directories and others look at what is in them,
 //! a little ahead of whoever takes it: all cores ask the file system, and little is in memory.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::CStr;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
@@ -56,6 +56,8 @@ impl Found {
 #[derive(Debug, Default)]
 pub struct Notes {
     pub secrets: Vec<String>,
+    /// As in [`super::pack::Packed`].
+    pub unwanted: BTreeSet<String>,
     /// The first [`NAMED`], each with the reason.
     pub skipped: Vec<String>,
     pub skipped_count: u64,
@@ -76,6 +78,7 @@ impl Notes {
 
     fn add(&mut self, more: Notes) {
         self.secrets.extend(more.secrets);
+        self.unwanted.extend(more.unwanted);
         self.skipped_count += more.skipped_count;
         let room = NAMED.saturating_sub(self.skipped.len());
         self.skipped.extend(more.skipped.into_iter().take(room));
@@ -211,7 +214,9 @@ impl Reader<'_> {
         let is_guarded = path.is_empty() || at.is_named();
         for (name, kind) in entries.iter() {
             let at = at.child(name.to_bytes());
-            let taken = at.rule.is_some_and(|rule| self.tree.rules[rule].take);
+            let rule = at.rule.map(|rule| &self.tree.rules[rule]);
+            let taken = rule.is_some_and(|rule| rule.take);
+            self.notes.unwanted.extend(rule.filter(|_| !taken && at.is_named()).map(|rule| rule.path.clone()));
             if !taken && !at.takes_below() {
                 continue;
             }

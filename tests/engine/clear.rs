@@ -616,13 +616,18 @@ for_each_engine!(a_volume_is_made_anew_as_it_was, [v20, v26, v28_containerd], |e
     engine.cache(&["clear", "--volume", "bind-cache", "--recreate", "--include-installs", "--force"]).ok();
     assert_eq!(fs::read_dir(&source).unwrap().count(), 0);
 
-    // Nor may it delete what is mounted in there.
+    // Nor may it delete what is mounted in there, and another volume is made anew all the same.
     let mounted = engine.volume("mounted-cache", &[("pip/file", "1"), ("pip/mnt/none", "1")]).join("pip/mnt");
     fs::write(source.join("photo"), "precious").unwrap();
     Run::of(Command::new("mount").args(["--bind".as_ref(), source.as_os_str(), mounted.as_os_str()])).ok();
-    let run = engine.cache(&["clear", "--volume", "mounted-cache", "--recreate", "--include-installs", "--force"]);
+    let created = engine.api("/volumes/tmp-cache")["CreatedAt"].clone();
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let anew = ["clear", "--volume", "mounted-cache", "--volume", "tmp-cache", "--recreate", "--include-installs"];
+    let run = engine.cache(&[&anew[..], &["--force"]].concat());
     Run::of(Command::new("umount").arg(&mounted)).ok();
     assert!(source.join("photo").exists() && run.stderr.contains("not entered"), "{run}");
+    assert!(run.code == 1 && run.stderr.contains("volume mounted-cache is not made anew"), "{run}");
+    assert_ne!(engine.api("/volumes/tmp-cache")["CreatedAt"], created);
 
     let root = engine.volume("project-cache", &[("pip/file", "1"), ("cargo/bin/tool", "1")]);
     let refused = engine.cache(&["clear", "--volume", "project-cache", "--recreate", "--force"]);

@@ -53,7 +53,7 @@ pub fn to_builder(builders: &Builders, options: &Export) -> Result<u8> {
             let done = between::carry(from, &to, &mount, tree(&config, None), target, &mut |told| progress.tell(told));
             progress.next();
             let (packed, unpacked) = done.with_context(|| format!("mount {}", config.name))?;
-            answer.left_out.extend(left_out_of(&config.name, &packed));
+            answer.left_out.extend(left_out_of(&config, &packed));
             let Some(unpacked) = unpacked else { continue };
             answer.left_out.extend(unpacked.notes);
             (bytes, files) = (packed.bytes, Some(packed.files));
