@@ -165,11 +165,16 @@ pub fn parse_size(text: &str) -> Option<u64> {
     Some((number * 1000f64.powi(exponent as i32)).round() as u64)
 }
 
-/// Parses `2026-11-23 18:16:42.08 +0000 UTC` and RFC 3339 into seconds since 1970.
+/// Parses `2026-11-23 18:16:42.08 +0000 UTC` and RFC 3339 into seconds since 1970. An engine may tell its local time.
 pub fn parse_time(text: &str) -> Option<u64> {
-    let start = text.get(..19)?.replace(' ', "T");
-    let time = humantime::parse_rfc3339(&format!("{start}Z")).ok()?;
-    Some(time.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs())
+    let (start, rest) = text.split_at_checked(19)?;
+    let time = humantime::parse_rfc3339(&format!("{}Z", start.replace(' ', "T"))).ok()?;
+    let seconds = time.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs();
+    let Some(sign) = rest.find(['+', '-']) else { return Some(seconds) };
+    let (hours, minutes) = rest.get(sign + 1..)?.split_at_checked(2)?;
+    let minutes = minutes.trim_start_matches(':').get(..2)?;
+    let ahead = hours.parse::<u64>().ok()? * 3600 + minutes.parse::<u64>().ok()? * 60;
+    if rest[sign..].starts_with('+') { seconds.checked_sub(ahead) } else { Some(seconds + ahead) }
 }
 
 /// Parses docker's ages, `About an hour ago`, into seconds.
@@ -252,6 +257,25 @@ mod tests {
         assert_eq!(parse_age("3 weeks ago"), Some(3 * 7 * 86_400));
         assert_eq!(parse_age("yesterday"), None);
         assert_eq!(parse_age(&format!("{} years ago", u64::MAX)), None);
+    }
+
+    #[test]
+    fn a_time_of_any_zone_is_the_same_moment() {
+        for text in [
+            "2026-11-23T18:16:43Z",
+            "2026-11-23T18:16:43.15495456Z",
+            "2026-11-24T03:16:43.154+09:00",
+            "2026-11-23T14:46:43-03:30",
+            "2026-11-23 18:16:43.15495456 +0000 UTC",
+            "2026-11-24 03:16:43 +0900 JST",
+            "2026-11-23 15:16:43.1 -0300 -03",
+            "2026-11-23 18:16:43",
+        ] {
+            assert_eq!(parse_time(text), Some(1_795_457_803), "{text}");
+        }
+        for text in ["", "2026-11-23", "2026-11-23T18:16:43+", "2026-11-23T18:16:43+9", "2026-11-23T18:16:43+ü:00"] {
+            assert_eq!(parse_time(text), None, "{text}");
+        }
     }
 
     proptest::proptest! {
