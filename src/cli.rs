@@ -10,6 +10,8 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 use crate::budget::Budget;
 use crate::bundle::location::Location;
 use crate::checks;
+use crate::checks::caches::VOLUME_OWNER;
+use crate::checks::project::MOUNT_OWNER;
 use crate::inventory::Kind;
 use crate::report::Telling;
 
@@ -195,6 +197,10 @@ impl Command {
                 let fix = doctor.fix.then_some("--fix prints a diff, or JSON: `--format json`");
                 fix.or(doctor.explain.then_some("--explain prints a table, or JSON: `--format json`"))
             }
+            Command::Doctor(doctor) if doctor.fix && doctor.has_owners_among_others() => Some(
+                "owners in volumes and mounts are changed by their checks alone\n\
+                 hint: `docker cache doctor --fix --check volume-owner`, or `mount-owner`",
+            ),
             Command::Size(size) if size.by.is_some() && size.output.format == Format::Json => {
                 Some("--by makes rows of a table; of JSON, jq makes such sums: `jq '.caches | group_by(.language)'`")
             }
@@ -268,6 +274,14 @@ pub struct Doctor {
     /// Flags of 'docker build' for --explain
     #[arg(last = true, requires = "explain", value_name = "BUILD ARGS")]
     pub build: Vec<OsString>,
+}
+
+impl Doctor {
+    /// Returns true if a check of owners is named among others, which `--fix` refuses.
+    pub fn has_owners_among_others(&self) -> bool {
+        let is_of_owners = |name: &String| [VOLUME_OWNER, MOUNT_OWNER].contains(&name.as_str());
+        self.check.len() > 1 && self.check.iter().any(is_of_owners)
+    }
 }
 
 impl Doctor {

@@ -334,6 +334,7 @@ fn of_builders(answers: &Answers<'_>, wanted: Wanted<'_>, look: Look, names: &Na
     let found = parallel::each(&references, |reference| (!own(reference)).then(|| reference.records_at_rest()));
     let mut inventory = Inventory::default();
     let mut there: HashSet<String> = HashSet::new();
+    let mut met: HashSet<String> = HashSet::new();
     for ((builder, reference), records) in selected.iter().zip(&references).zip(found) {
         let records = records.or_else(|| early.take()).unwrap_or_else(|| reference.records_at_rest());
         match records {
@@ -365,7 +366,7 @@ fn of_builders(answers: &Answers<'_>, wanted: Wanted<'_>, look: Look, names: &Na
                 if look.inside {
                     let by_path = !wanted.paths.is_empty();
                     let mixed: Vec<_> = mounts.extract_if(.., |(_, cache)| by_path || is_mixed(cache, names)).collect();
-                    look_inside(reference, mixed, look.ages, wanted.paths, &mut inventory)?;
+                    look_inside(reference, mixed, look.ages, wanted.paths, &mut met, &mut inventory)?;
                 }
                 inventory.caches.extend(mounts.into_iter().map(|(_, cache)| cache));
                 inventory.builders.push(FoundBuilder { builder: reference.clone(), records });
@@ -385,7 +386,15 @@ fn of_builders(answers: &Answers<'_>, wanted: Wanted<'_>, look: Look, names: &Na
             );
         }
     }
-    Ok(inventory)
+    let mut of_mounts = wanted.paths.iter().filter(|_| !mount.is_empty());
+    match of_mounts.find(|path| !met.contains(*path)) {
+        Some(path) => bail!(unknown_directory(path)),
+        None => Ok(inventory),
+    }
+}
+
+fn unknown_directory(path: &str) -> String {
+    format!("{path:?} is in no directory that is known\nhint: `docker cache size` shows the directories")
 }
 
 /// Returns a row for each type of record but cache mounts. A shared record's bytes belong to an image as well.
@@ -553,54 +562,57 @@ fn is_mixed(cache: &Cache, names: &Names) -> bool {
     !whole && below().into_iter().any(wanted)
 }
 
-/// Puts the rows of what mixed mounts hold in the place of their own; of named directories only, if there are such.
+/// Puts the rows of what mixed mounts hold in the place of their own; of named directories only, if there are such. Those
+/// that are in one of these mounts go to `met`.
 ///
 /// # Errors
-/// When a directory was named, and a mount cannot be looked into: a part of it was to go, and not all of it.
+/// When a directory was named, and a mount that has it cannot be looked into: a part of it was to go, and not all of it.
 fn look_inside(
     builder: &BuilderRef,
     mixed: Vec<(MountRecords, Cache)>,
     ages: bool,
     named: &[String],
+    met: &mut HashSet<String>,
     inventory: &mut Inventory,
 ) -> Result<()> {
-    let mut by_namespace: BTreeMap<String, Vec<(MountRecords, Cache)>> = BTreeMap::new();
+    let mut by_namespace: BTreeMap<String, Vec<(MountRecords, Cache, Vec<Known>)>> = BTreeMap::new();
     for (records, cache) in mixed {
+        let mut known = known_in(&cache);
+        let has = |path: &&String| {
+            let below = cache.path.as_deref().and_then(|path_of| Path::new(path).strip_prefix(path_of).ok()?.to_str());
+            below.is_some_and(|below| catalogue::single_out(&mut known, below))
+        };
+        let here: Vec<String> = named.iter().filter(has).cloned().collect();
+        if here.is_empty() && !named.is_empty() {
+            continue;
+        }
+        met.extend(here);
         let in_use = cache.records().iter().any(|record| record.in_use);
         match in_use.then_some("a running build uses it").or(records.unreachable()) {
             Some(why) if !named.is_empty() => bail!("mount {} is not looked into: {why}", cache.name),
             Some(why) => inventory.gaps.push(format!("mount {} is not looked into: {why}", cache.name)),
             None => {
-                by_namespace.entry(records.name.namespace.clone()).or_default().push((records, cache));
+                by_namespace.entry(records.name.namespace.clone()).or_default().push((records, cache, known));
                 continue;
             }
         }
         inventory.caches.push(cache);
     }
     for mounts in by_namespace.into_values() {
-        let mut known: Vec<Vec<Known>> = mounts.iter().map(|(_, cache)| known_in(cache)).collect();
-        for path in named {
-            let single_out = |(known, (_, cache)): (&mut Vec<Known>, &(MountRecords, Cache))| {
-                let below = Path::new(path).strip_prefix(cache.path.as_deref()?).ok()?.to_str()?;
-                catalogue::single_out(known, below).then_some(())
-            };
-            if known.iter_mut().zip(&mounts).filter_map(single_out).count() == 0 {
-                bail!("{path:?} is in no directory that is known\nhint: `docker cache size` shows the directories");
-            }
-        }
-        let names = mounts.iter().map(|(records, _)| records.name.clone()).collect();
-        let trees = known.iter().map(|known| Tree { known: paths(known), ages, ..Tree::default() }).collect();
+        let names = mounts.iter().map(|(records, ..)| records.name.clone()).collect();
+        let tree = |known: &[Known]| Tree { known: paths(known), ages, ..Tree::default() };
+        let trees = mounts.iter().map(|(.., known)| tree(known)).collect();
         let found = match measure_inside(builder, names, trees) {
             Ok(found) => found,
             Err(error) if !named.is_empty() => return Err(error),
             Err(error) => {
                 let which = &builder.name;
                 inventory.gaps.push(format!("mounts of builder {which} are not looked into: {error:#}"));
-                inventory.caches.extend(mounts.into_iter().map(|(_, cache)| cache));
+                inventory.caches.extend(mounts.into_iter().map(|(_, cache, _)| cache));
                 continue;
             }
         };
-        for (((records, cache), known), measured) in mounts.into_iter().zip(known).zip(found) {
+        for ((records, cache, known), measured) in mounts.into_iter().zip(found) {
             report_unreadable(&format!("mount {}", cache.name), &measured, &mut inventory.gaps);
             let holder = Holder::Mount(inventory.mounts.len());
             let rows = parts(measured, known.len()).map(|(part, sum)| part_row(&cache, &known, holder, part, sum));
@@ -652,7 +664,7 @@ pub fn of_volumes(
         };
         // In every volume, and not only in the first that has it.
         if found.iter_mut().filter_map(|found| single_out(found).then_some(())).count() == 0 {
-            bail!("{path:?} is in no directory that is known\nhint: `docker cache size` shows the directories");
+            bail!(unknown_directory(path));
         }
     }
     let named = !wanted.selection.volume.is_empty();
@@ -956,7 +968,8 @@ fn part_row(whole: &Cache, known: &[Known], holder: Holder, part: usize, sum: Su
 
 fn report_unreadable(what: &str, measured: &Measured, gaps: &mut Vec<String>) {
     if let Some(first) = measured.unreadable.first() {
-        gaps.push(format!("{what}: {} entries could not be read, the first: {first}", measured.unreadable_count));
+        let entries = model::entries(measured.unreadable_count);
+        gaps.push(format!("{what}: {entries} could not be read, the first: {first}"));
     }
 }
 

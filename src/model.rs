@@ -352,6 +352,11 @@ pub struct VolumeUser {
     pub running: bool,
 }
 
+/// Returns a number of entries in words.
+pub fn entries(count: u64) -> String {
+    if count == 1 { "1 entry".into() } else { format!("{count} entries") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -77,7 +77,10 @@ fn owners(place: &Place, trees: Vec<Tree>, names: &[String]) -> Result<Vec<Owned
     })?;
     for (name, Owned { unreadable, unreadable_count, .. }) in names.iter().zip(&owners) {
         if let Some(first) = unreadable.first() {
-            report::warning(&format!("{name}: {unreadable_count} entries could not be read, the first: {first}"));
+            report::warning(&format!(
+                "{name}: {} could not be read, the first: {first}",
+                model::entries(*unreadable_count)
+            ));
         }
     }
     Ok(owners)

@@ -260,6 +260,8 @@ fn no_mount_takes_what_a_later_step_or_the_image_needs() {
             "FROM debian\nRUN <<EOF\nset -e\napt-get update && apt-get install x\n[ -f x ] && touch y\nrm -rf /var/lib/apt/lists/*\nEOF\n",
             "FROM debian\nRUN <<EOF\napt-get update\napt-get install x\nrm -rf /var/lib/apt/lists/*\nEOF\n",
             "FROM python\nRUN pip install x; pip cache purge && echo y\n",
+            // What a later step may read.
+            "FROM python\nRUN pip install x && pip cache purge > /log 2>&1\nRUN cat /log\n",
             // Packages would stay in layers.
             "FROM debian\nRUN apt-get update && apt-get install x\nRUN sudo apt-get install y\n",
             "FROM debian\nRUN apt-get update && apt-get install x\nRUN ./install.sh\n",
@@ -273,6 +275,7 @@ fn no_mount_takes_what_a_later_step_or_the_image_needs() {
         "FROM maven AS b\nRUN mvn package\nFROM debian\n",
         "# syntax=docker/dockerfile:1.10\nFROM python\nRUN pip install x\n",
         "FROM opensuse/leap\nRUN zypper mr --keep-packages -a\nRUN zypper install -y x\n",
+        "FROM python\nRUN pip install x && pip cache purge > /dev/null 2>&1\n",
     ] {
         assert!(fixed(text).contains("--mount=type=cache"), "{text}");
     }

@@ -277,7 +277,7 @@ fn volume_findings(volume: &OwnedVolume) -> Option<Finding> {
         }
         _ => String::new(),
     };
-    let entries = if closed == 1 { "1 entry" } else { &format!("{closed} entries") };
+    let entries = model::entries(closed);
     let first = volume.parts.get(gifts.first()?.part).map_or("", |part| &part.path);
     Some(
         Finding::new(

@@ -17,6 +17,7 @@ use crate::dockerfile::stage::{Base, Scope, of_image, stages_with};
 use crate::dockerfile::{Dockerfile, Text, bases, shell};
 use crate::project::container::{self, Containers, Described, Mount, MountKind, Place};
 use crate::project::{File, Kind};
+use crate::report::quote;
 
 /// What people call in an image that brings a tool.
 const TOOLS: &[(&str, &str)] = &[
@@ -463,8 +464,8 @@ fn volume_owner(workload: &Workload<'_>) -> Option<Found> {
     let name = mount.source.as_deref()?;
     let target = &mount.target;
     let remedy = match (workload.described.service.is_some(), workload.has_sudo) {
-        (_, true) => format!("add `\"onCreateCommand\": \"sudo chown $(id -u) {target}\"`"),
-        _ => format!("add `RUN install -d -o {user} {target}` to the Dockerfile, as root"),
+        (_, true) => format!("add `\"onCreateCommand\": \"sudo chown $(id -u) {}\"`", quote(target)),
+        _ => format!("add `RUN install -d -o {} {}` to the Dockerfile, as root", quote(user), quote(target)),
     };
     let message = format!(
         "user {user} cannot write to volume {name} at `{target}` when it is new: nothing makes that directory theirs, so docker gives it to root; {remedy}"

@@ -97,7 +97,10 @@ pub fn remove_command(file: &Dockerfile, commands: &[Command], index: usize) -> 
     let is_after_any = matches!(command.before, Link::Semicolon | Link::Newline);
     // The last command of a script decides whether the step fails, and in `a; b && c` it is not `a` that decides about `c`.
     let leads = previous.is_some() && command.after == Link::And;
-    if command.nested || is_after_any && (decides || leads) {
+    // The rest may read what it writes.
+    let is_file = |output: &String| output != "/dev/null" && output.parse::<u8>().is_err();
+    let writes = command.outputs.iter().any(is_file);
+    if command.nested || writes || is_after_any && (decides || leads) {
         return None;
     }
     match (previous, commands.get(index + 1)) {

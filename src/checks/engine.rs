@@ -192,7 +192,8 @@ impl Facts {
         at.extend(setting.as_object()?.clone());
         let text = quote(Value::Object(file).to_string());
         let restart = self.client.system.service("restart");
-        Some(format!("echo {text} | sudo tee /etc/docker/daemon.json >/dev/null && {restart}"))
+        // The `echo` of sh and zsh would take a backslash for its own.
+        Some(format!("printf '%s\\n' {text} | sudo tee /etc/docker/daemon.json >/dev/null && {restart}"))
     }
 }
 
@@ -576,7 +577,11 @@ fn judge(facts: &Facts, engine: &Engine, builder: &Builder, rules: &[&GcRule], c
             "garbage collection of the builder {name} is off, so its cache grows until the disk is full: the engine's \
              daemon.json sets `builder.gc.enabled` to false"
         );
-        let command = configure(json!({"enabled": true})).unwrap_or_else(by_hand);
+        // What else is set there may be meant.
+        let set = facts.daemon_json.as_ref().and_then(|file| file.get("builder")?.get("gc")?.as_object().cloned());
+        let mut set = set.unwrap_or_default();
+        set.insert("enabled".into(), true.into());
+        let command = configure(set.into()).unwrap_or_else(by_hand);
         return Some(Finding::new(Severity::Warning, message).command(command));
     }
     let mut filters = rules.iter().flat_map(|rule| &rule.filter);
@@ -928,7 +933,7 @@ mod tests {
             graph(facts);
             facts.daemon_json = json!({"features": {"cdi": true}, "mtu": 1400}).as_object().cloned();
         });
-        let command = r#"echo '{"features":{"cdi":true,"containerd-snapshotter":true},"mtu":1400}' | sudo tee /etc/docker/daemon.json >/dev/null && sudo systemctl restart docker"#;
+        let command = r#"printf '%s\n' '{"features":{"cdi":true,"containerd-snapshotter":true},"mtu":1400}' | sudo tee /etc/docker/daemon.json >/dev/null && sudo systemctl restart docker"#;
         assert_eq!(here, one(Note, command));
         let stopped = |facts: &mut Facts| list(facts).list[0].nodes[0].status = "stopped".into();
         let other_is_gone = |facts: &mut Facts| list(facts).of_buildx = "gone".into();
@@ -997,7 +1002,14 @@ mod tests {
             let policy = json!({"builder": {"gc": {"policy": [{"filter": ["type==x"]}]}}});
             facts.daemon_json = policy.as_object().cloned();
         });
-        assert!(here[0].1.starts_with(r#"echo '{"builder":{"gc":{"enabled":true}}}' | sudo tee"#), "{here:?}");
+        assert!(here[0].1.starts_with(r#"printf '%s\n' '{"builder":{"gc":{"enabled":true}}}' | sudo tee"#), "{here:?}");
+        // What limits it stays where it is only off.
+        let off = found("gc-policy", |facts| {
+            list(facts).list[0].nodes[0].gc_policy.clear();
+            let set = json!({"builder": {"gc": {"defaultKeepStorage": "20GB", "enabled": false}}});
+            facts.daemon_json = set.as_object().cloned();
+        });
+        assert!(off[0].1.contains(r#"{"defaultKeepStorage":"20GB","enabled":true}"#), "{off:?}");
     }
 
     #[test]

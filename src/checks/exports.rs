@@ -42,13 +42,14 @@ pub fn complete(finding: &mut Finding, facts: &Facts) {
         ),
     }
     let is_whole = export.is_some_and(|export| export.orphaned > 0) && builds_here(finding, facts);
-    if let Some(export) = export.filter(|_| finding.fix.is_none() && is_whole) {
+    // A comma in its name would end it for buildx.
+    if let Some(export) = export.filter(|export| finding.fix.is_none() && is_whole && !export.directory.contains(',')) {
         let (old, new) = (quote(&export.directory), quote(format!("{}.new", export.directory)));
         let (from, to) =
             (quote(format!("type=local,src={}", export.directory)), format!("type=local,dest={new},mode=max"));
         finding.fix = Some(Fix::Command {
             command: format!(
-                "docker buildx build --cache-from {from} --cache-to {to} --output type=cacheonly {} && rm -r {old} && mv {new} {old}",
+                "docker buildx build --cache-from {from} --cache-to {to} --output type=cacheonly {} && rm -r -- {old} && mv -- {new} {old}",
                 quote(&export.project)
             ),
         });

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::{Check, Facts, Finding, NotRun, Severity};
 use crate::catalogue::{self, Class, ROWS, Row};
 use crate::dockerfile::mount::{clean, within};
+use crate::model::entries;
 use crate::project::container::Described;
 
 /// A container of the engine that belongs to the project, or that was named.
@@ -132,7 +133,7 @@ fn cache_not_mounted(container: &Container) -> Vec<Finding> {
         .caches
         .iter()
         .filter(|cache| container.common_volume(cache.row).is_none() && container.own_volume(cache.row).is_none())
-        .map(|cache| format!("{} of {} in `{}`", entries(cache.entries), cache.row.tool, cache.path))
+        .map(|cache| format!("{} of {} in `{}`", entries(cache.entries as u64), cache.row.tool, cache.path))
         .collect();
     let mut found = Vec::new();
     if !lost.is_empty() {
@@ -158,8 +159,12 @@ fn cache_not_mounted(container: &Container) -> Vec<Finding> {
 fn volume_unused(container: &Container) -> Vec<Finding> {
     let beside = container.caches.iter().filter_map(|cache| {
         let tool = cache.row.tool;
-        let wrote =
-            format!("in container {} {tool} wrote {} to `{}`", container.name, entries(cache.entries), cache.path);
+        let wrote = format!(
+            "in container {} {tool} wrote {} to `{}`",
+            container.name,
+            entries(cache.entries as u64),
+            cache.path
+        );
         let message = match (container.own_volume(cache.row), container.common_volume(cache.row), cache.row.env.last())
         {
             (Some((volume, path)), _, _) => {
@@ -173,10 +178,6 @@ fn volume_unused(container: &Container) -> Vec<Finding> {
         Some(Finding::new(Severity::Warning, message))
     });
     beside.collect()
-}
-
-fn entries(count: usize) -> String {
-    if count == 1 { "1 entry".into() } else { format!("{count} entries") }
 }
 
 /// Returns the caches among the paths that a container added or changed, where something lies in them. The system's own

@@ -9,6 +9,7 @@ use super::steps::Facts as Steps;
 use super::{Finding, Severity};
 use crate::dockerfile::Dockerfile;
 use crate::inside::own::Owner;
+use crate::model::entries;
 use crate::project::Kind;
 use crate::report::quote;
 
@@ -133,7 +134,7 @@ impl OwnedMount {
         let found = writers.iter().map(|writer| (writer, self.closed(writer))).filter(|(_, closed)| !closed.is_empty());
         let found = found.map(|(writer, closed)| {
             let count: u64 = closed.values().sum();
-            let entries = if count == 1 { "1 entry".into() } else { format!("{count} entries") };
+            let entries = entries(count);
             let shown: Vec<String> = closed.keys().map(|(uid, gid)| format!("{uid}:{gid}")).collect();
             let mut remedies = Vec::new();
             if !options.contains("uid=") {

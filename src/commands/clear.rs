@@ -18,7 +18,7 @@ use crate::inside::{Job, Line};
 use crate::inventory::{
     self, Cache, FoundBuilder, FoundMount, FoundVolume, Holder, Inventory, Kind, Look, Source, Wanted, last_used, paths,
 };
-use crate::model::{Bytes, CacheRecord, Moment, VolumeUser};
+use crate::model::{Bytes, CacheRecord, Moment, VolumeUser, entries};
 use crate::place::carry::{self, Mount};
 use crate::place::{self, Access, MountPlace, Place};
 use crate::plan::{Act, Plan, Rules, Step};
@@ -520,9 +520,8 @@ fn cut(
         }
         outcome.freed += removed.freed;
         if let Some(first) = removed.failed.first() {
-            let count = removed.failed_count;
-            let entries = if count == 1 { "entry" } else { "entries" };
-            outcome.failed.push(format!("{name}: {count} {entries} could not be removed, the first: {first}"));
+            let entries = entries(removed.failed_count);
+            outcome.failed.push(format!("{name}: {entries} could not be removed, the first: {first}"));
         }
         outcome.notes.extend(removed.mounts.iter().map(|mount| format!("{name}: not entered: {mount}")));
         outcome.notes.extend(removed.used.iter().map(|path| match path.as_str() {
@@ -592,15 +591,23 @@ fn cut_volumes(
     let held = inventory::Held::of(&containers, &volumes);
     cuts.retain(|(FoundVolume { cache, volume, .. }, _)| {
         let name = &volume.name;
-        if !volumes.iter().any(|now| now.name == *name && now.mountpoint == volume.mountpoint) {
-            outcome.failed.push(format!("volume {name} is not there any more"));
+        if !volumes.contains(volume) {
+            let what =
+                if volumes.iter().any(|now| now.name == *name) { "another one now" } else { "not there any more" };
+            outcome.failed.push(format!("volume {name} is {what}"));
             return false;
         }
-        let was = |user: &VolumeUser| cache.users.iter().find(|was| was.container == user.container);
-        // To make a volume anew, not even a container that was only created may have it.
+        let is_same = |was: &&VolumeUser, user: &VolumeUser| {
+            (&was.container, &was.destination) == (&user.container, &user.destination)
+        };
+        let was = |user: &VolumeUser| cache.users.iter().find(|was| is_same(was, user));
+        // What a container has as something else is no cache any more, and to make a volume anew, not even one that was only
+        // created may have it.
+        let is_elsewhere =
+            |user: &VolumeUser| user.destination.as_deref().is_some_and(|at| !catalogue::is_cache_path(at));
         let is_new = |user: &&VolumeUser| match was(user) {
             Some(was) => user.running && !was.running,
-            None => user.running || options.recreate,
+            None => user.running || options.recreate || is_elsewhere(user),
         };
         let users = held.users(volume);
         match users.iter().find(is_new).filter(|_| !options.force_in_use) {
@@ -629,14 +636,16 @@ fn cut_volumes(
     for emptied in to_make.filter(|emptied| raw.iter().any(|volume| volume.name == emptied.volume.name)) {
         let volume = &emptied.volume;
         let stays = |why: &str| Err(Error::msg(format!("volume {} is not made anew: {why}", volume.name)));
-        let made = match inventory::left_in(docker, info, emptied) {
-            // Docker would delete what is mounted in a volume along with it: only what is empty is left to it.
-            _ if !done.contains(&volume.name.as_str()) => stays("not all that is in it could be removed"),
-            Ok(None) => {
-                docker.remove_volume(&volume.name).and_then(|()| docker.create_volume(volume)).map_err(Error::from)
-            }
-            Ok(Some(path)) => stays(&format!("{path} holds new files")),
-            Err(error) => Err(error),
+        // Docker would delete what is mounted in a volume along with it: only what is empty is left to it.
+        let made = match done.contains(&volume.name.as_str()) {
+            false => stays("not all that is in it could be removed"),
+            true => match inventory::left_in(docker, info, emptied) {
+                Ok(None) => {
+                    docker.remove_volume(&volume.name).and_then(|()| docker.create_volume(volume)).map_err(Error::from)
+                }
+                Ok(Some(path)) => stays(&format!("{path} holds new files")),
+                Err(error) => Err(error),
+            },
         };
         outcome.failed.extend(made.err().map(|error| format!("{error:#}")));
     }

@@ -67,11 +67,6 @@ pub fn run(context: Context, options: &Doctor) -> Result<u8> {
     if options.list_checks {
         return list(&checks, options.format).map(|()| 0);
     }
-    if let Some(check) = among_others(options).filter(|_| options.fix) {
-        bail!(
-            "owners in volumes and mounts are changed by their checks alone\nhint: docker cache doctor --fix --check {check}"
-        );
-    }
     if options.fix && options.check == [caches::VOLUME_OWNER] {
         return own::run(&context.into_docker()?.0, options);
     }
@@ -103,12 +98,6 @@ pub fn run(context: Context, options: &Doctor) -> Result<u8> {
         DoctorFormat::Github => report::data(&findings(&results).map(annotation).collect::<String>())?,
     }
     Ok(if is_failure(&results, options.fail_on) { FAILED } else { 0 })
-}
-
-/// Returns the check of owners that is named among others, which `--fix` refuses.
-fn among_others(options: &Doctor) -> Option<&'static str> {
-    let of_owners = [caches::VOLUME_OWNER, MOUNT_OWNER].into_iter();
-    of_owners.filter(|_| options.check.len() > 1).find(|name| options.check.iter().any(|check| check == name))
 }
 
 /// Reads the project that is named, or the one in the working directory if there is one.
@@ -247,7 +236,7 @@ fn shown(finding: &Finding, colour: bool) -> String {
 
 /// Returns what the verdict adds where some problems are put right by `--fix`.
 fn by_fix(mended: usize, options: &Doctor) -> String {
-    if mended == 0 || among_others(options).is_some() {
+    if mended == 0 || options.has_owners_among_others() {
         return String::new();
     }
     let checks = if options.check.is_empty() { String::new() } else { format!(" --check {}", options.check.join(",")) };

@@ -139,8 +139,8 @@ pub fn plan_export(builders: &Builders, options: &Export) -> Result<Layers> {
             )));
         }
     };
-    let full = directory.canonicalize()?;
-    let Build { file, target, platform, .. } = &options.build;
+    let (full, file) = (directory.canonicalize()?, directory_and_file(&options.build).1.canonicalize()?);
+    let Build { target, platform, .. } = &options.build;
     let key = format!("{}\n{file:?}\n{target:?}\n{platform:?}", full.display());
     let hash = digest(&mut key.as_bytes())?;
     let shown = full.file_name().map_or("context".into(), |name| name.to_string_lossy().into_owned());

@@ -103,12 +103,14 @@ impl ContainerMount {
 }
 
 /// A volume: `GET /volumes`.
-#[derive(Clone, Debug, Deserialize, Default)]
+#[derive(Clone, Debug, Deserialize, Default, PartialEq, Eq)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Volume {
     pub name: String,
     pub driver: String,
     pub mountpoint: String,
+    /// Tells it from another one that gets its name later.
+    pub created_at: Option<String>,
     pub labels: Option<BTreeMap<String, String>>,
     pub options: Option<BTreeMap<String, String>>,
 }

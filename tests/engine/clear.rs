@@ -672,9 +672,26 @@ for_each_engine!(what_comes_while_the_user_is_asked_keeps_a_volume_as_it_is, [v2
     assert!(run.code == 1 && run.stdout.contains("container late began to use it"), "{run}");
     assert!(root.join("pip/file").exists());
     engine.docker(&["rm", "late"]);
+    let clear = |first: &dyn Fn()| engine.at_terminal_after("clear --volume q-cache", "[y/N] ", "y\n", first);
+    let run =
+        clear(&|| drop(engine.docker(&["create", "--name", "db", "--volume", "q-cache:/var/lib/db", "box", "true"])));
+    assert!(run.code == 1 && run.stdout.contains("container db began to use it"), "{run}");
+    assert!(root.join("pip/file").exists());
+    engine.docker(&["rm", "db"]);
     let run = anew(&|| write_files(&root, &[("mydb/base", "precious")]));
     assert!(run.code == 1 && run.stdout.contains("not made anew"), "{run}");
     assert!(root.join("mydb/base").exists() && !root.join("pip/file").exists());
+    // Another one of its name.
+    let anew = |first: &dyn Fn()| {
+        engine.at_terminal_after("clear --volume q-cache --recreate --include-installs", "[y/N] ", "y\n", first)
+    };
+    let run = anew(&|| {
+        engine.docker(&["volume", "rm", "q-cache"]);
+        engine.docker(&["volume", "create", "--label", "mine=1", "q-cache"]);
+        write_files(&root, &[("mydb/base", "precious")]);
+    });
+    assert!(run.code == 1 && run.stdout.contains("volume q-cache is another one now"), "{run}");
+    assert!(root.join("mydb/base").exists());
 });
 
 #[test]
@@ -898,6 +915,14 @@ for_each_engine!(all_builders_are_cleared_and_only_on_demand, [v26, v28_containe
     assert_eq!(builders.len(), 2, "{dry}");
     engine.cache(&[&clear[..], &["--all-builders"]].concat()).ok();
     assert_eq!((targets(engine), targets(&second)), (vec!["/root/.npm".into()], vec!["/root/.npm".into()]));
+    // One directory of a mount goes where it is.
+    let fill = |at: &str| format!("RUN --mount=type=cache,id=all,target={at} mkdir -p {at}/pip && echo 1 > {at}/pip/f");
+    engine.build(&fill("/root/.cache"), &[]);
+    second.build(&fill("/cache"), &[]);
+    let clear = ["clear", "--mount", "all", "--path", "/cache/pip", "--all-builders", "--force"];
+    engine.cache(&clear).ok();
+    assert_eq!(inside(&second, "/cache,id=all"), [""; 0]);
+    assert_eq!(inside(engine, "/root/.cache,id=all"), ["pip/f"]);
 });
 
 for_each_engine!(aliases_keep_the_status_and_ask_nobody_without_a_terminal, [v28], |engine| {

@@ -105,7 +105,7 @@ impl Build<'_> {
                 build.dockerfile.display()
             );
         }
-        if build.arguments.iter().any(|word| word.to_string_lossy().starts_with("--no-cache")) {
+        if build.arguments.iter().any(|word| word == "--no-cache" || word == "--no-cache=true") {
             bail!("a build with `--no-cache` uses no cache, and there is nothing to explain");
         }
         Ok(build)
@@ -117,6 +117,7 @@ impl Build<'_> {
         let value = |(at, word): (usize, &std::borrow::Cow<'_, str>)| {
             let of = |name: &&str| match word.strip_prefix(name)? {
                 "" => words.get(at + 1).map(ToString::to_string),
+                rest if !name.starts_with("--") => Some(rest.strip_prefix('=').unwrap_or(rest).to_owned()),
                 rest => rest.strip_prefix('=').map(str::to_owned),
             };
             names.iter().find_map(of)
@@ -242,4 +243,17 @@ fn keep(path: &Path, now: &Fingerprint) -> Result<()> {
         fs::remove_file(path)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_of_a_build_is_the_one_that_docker_takes() {
+        let words =
+            ["-fone", "-f=two", "-f", "three", "--file=four", "--file", "five", "--filed=six"].map(OsString::from);
+        let build = Build { directory: ".".into(), dockerfile: "Dockerfile".into(), arguments: &words };
+        assert_eq!(build.values(&["--file", "-f"]), ["one", "two", "three", "four", "five"]);
+    }
 }

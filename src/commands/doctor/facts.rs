@@ -93,7 +93,13 @@ fn ask(context: &Context, checks: &[&Check], options: &Doctor, mut project: Fact
                 let (found, reference) = found.as_ref().map_err(Clone::clone)?;
                 secrets::in_mounts(reference, &found.records).map_err(failed)
             });
-            (builders, found, secrets)
+            let owners = match &found {
+                Ok((found, builder)) if !written.is_empty() => {
+                    ownership::of_mounts(builder, &found.records, written).map_err(failed)
+                }
+                _ => Ok(Vec::new()),
+            };
+            (builders, found, secrets, owners)
         });
         let live = match &overview {
             Ok(overview) if wants_containers => containers::ask(docker, overview, options, project.as_mut().ok()),
@@ -119,8 +125,8 @@ fn ask(context: &Context, checks: &[&Check], options: &Doctor, mut project: Fact
         }
         let (client_version, advised_builder) =
             client_facts.join().unwrap_or_else(|_| (fact(Err(crashed())), fact(Err(crashed()))));
-        let (builders, records, in_mounts) =
-            builders.join().unwrap_or_else(|_| (Err(crashed()), fact(Err(crashed())), None));
+        let (builders, records, in_mounts, mounts) =
+            builders.join().unwrap_or_else(|_| (Err(crashed()), fact(Err(crashed())), None, Ok(Vec::new())));
         if let (Ok(secrets), Some(found)) = (&mut secrets, in_mounts) {
             match found {
                 Ok(found) => {
@@ -130,12 +136,6 @@ fn ask(context: &Context, checks: &[&Check], options: &Doctor, mut project: Fact
                 Err(why) => secrets.unknown_mounts = Some(why),
             }
         }
-        let mounts = match &records {
-            Ok((found, builder)) if !written.is_empty() => {
-                ownership::of_mounts(builder, &found.records, written).map_err(failed)
-            }
-            _ => Ok(Vec::new()),
-        };
         if let Ok(named) = told.as_mut()
             && wants_versions_of_mounts
             && options.volume.is_empty()

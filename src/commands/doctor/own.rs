@@ -15,6 +15,7 @@ use crate::docker::Docker;
 use crate::inside::own::{Gift, Given};
 use crate::inside::{Job, Line};
 use crate::inventory::{self, FoundVolume, paths};
+use crate::model::entries;
 use crate::ownership;
 use crate::place::{Access, Place};
 use crate::report::{self, Progress};
@@ -158,7 +159,7 @@ fn give(
     tell(given.iter().map(|given| given.changed).sum())?;
     let failed = names.iter().zip(&given).filter_map(|(name, given)| {
         let first = given.failed.first()?;
-        Some(format!("{name}: {} entries could not be changed, the first: {first}", given.failed_count))
+        Some(format!("{name}: {} could not be changed, the first: {first}", entries(given.failed_count)))
     });
     let failed: Vec<String> = failed.collect();
     failed.iter().for_each(|failure| report::error(&anyhow::Error::msg(failure.clone())));
