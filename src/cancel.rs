@@ -61,6 +61,15 @@ pub fn requested() -> bool {
     state().signal.is_some()
 }
 
+/// Stops work between two of its steps.
+///
+/// # Errors
+/// When the user asked to stop.
+pub fn check() -> anyhow::Result<()> {
+    anyhow::ensure!(!requested(), "cancelled");
+    Ok(())
+}
+
 /// Asks everything to stop, because the user is done: no failure.
 pub fn leave() {
     cancel(&mut state(), LEFT);

@@ -255,9 +255,7 @@ pub fn collect_in(
         Ok(inventory)
     })?;
     // Half of what was asked for is not an answer.
-    if cancel::requested() {
-        bail!("cancelled");
-    }
+    cancel::check()?;
     inventory.caches.retain(|cache| cache.kind == Kind::Layer || names.select(cache.language, cache.tool));
     inventory.caches.sort_by(|a, b| {
         b.bytes.cmp(&a.bytes).then_with(|| (a.kind, &a.name, &a.path).cmp(&(b.kind, &b.name, &b.path)))

@@ -39,9 +39,7 @@ pub fn ask(docker: &Docker, overview: &Overview, named: &[String]) -> Result<Vec
     if !found.is_empty() {
         look_inside(docker, info, &mut found)?;
     }
-    if cancel::requested() {
-        bail!("cancelled");
-    }
+    cancel::check()?;
     Ok(found)
 }
 

@@ -95,9 +95,8 @@ pub fn ask(warning: &str) -> Result<bool> {
     loop {
         match answers.recv_timeout(Duration::from_millis(50)) {
             Ok(answer) => return Ok(matches!(answer?.trim(), "y" | "Y")),
-            Err(_) if cancel::requested() => bail!("interrupted"),
             Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(false),
-            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Timeout) => cancel::check()?,
         }
     }
 }

@@ -326,9 +326,7 @@ impl Registry {
         sent: &Sent<'_>,
         authorization: Option<&str>,
     ) -> Result<Response<Body>> {
-        if cancel::requested() {
-            bail!("cancelled");
-        }
+        cancel::check()?;
         let uri: Uri = url.parse().with_context(|| format!("{} sends to {url:?}", self.reference.host))?;
         let is_own = self.is_own(&uri);
         let mut request = http::Request::builder().method(method).uri(uri);

@@ -70,7 +70,7 @@ fn prove(layout: &Layout, wanted: impl Fn(&Descriptor) -> bool, deep: bool) -> R
     let proved = entries.map(|entry| {
         let verified = one(layout, entry, deep, &mut known);
         // It is not broken because the user does not wait for it.
-        ensure!(!cancel::requested(), "cancelled");
+        cancel::check()?;
         Ok(verified)
     });
     proved.collect()

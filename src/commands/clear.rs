@@ -102,7 +102,7 @@ pub fn run(context: Context, options: &Clear) -> Result<u8> {
                 Bytes(outcome.freed)
             ));
         }
-        bail!("interrupted");
+        bail!("cancelled");
     }
     match options.output.format {
         Format::Json => report::json(&Answer {

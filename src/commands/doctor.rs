@@ -81,9 +81,7 @@ pub fn run(context: Context, options: &Doctor) -> Result<u8> {
     }
     let none = || NotRun::Skipped("there is no project here; name one with `docker cache doctor PATH`".into());
     let facts = facts::gather(&context, &checks, options, files.map(Project::new).ok_or_else(none));
-    if cancel::requested() {
-        bail!("cancelled");
-    }
+    cancel::check()?;
     let results: Vec<_> = checks.iter().map(|check| (*check, check.outcome(&facts))).collect();
     match options.format {
         DoctorFormat::Json => report::json(&answer(&results))?,

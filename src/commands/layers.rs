@@ -309,7 +309,7 @@ fn bring(
         told.push('\n');
     });
     if let Err(error) = &done {
-        ensure!(!cancel::requested(), "cancelled");
+        cancel::check()?;
         answer.left_out.push(format!("layers: the build that imports them failed: {error}"));
     }
     let steps = steps(&told);

@@ -118,9 +118,7 @@ fn fill(jobs: &[Job], telling: Telling) -> Result<Vec<Outcome>> {
     .flatten()
     .collect();
     drop(downloads);
-    if cancel::requested() {
-        bail!("cancelled");
-    }
+    cancel::check()?;
     outcomes.sort_by_key(|(at, _)| *at);
     Ok(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
 }

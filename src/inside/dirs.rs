@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use rustix::fs::{CWD, Dir, FlockOperation, Mode, OFlags, flock, mkdirat, openat};
 use rustix::io::Errno;
 
@@ -31,9 +31,7 @@ pub fn lock(dir: impl AsFd, how: FlockOperation, waiting: impl FnOnce()) -> Resu
         if let Some(waiting) = waiting.take() {
             waiting();
         }
-        if crate::cancel::requested() {
-            bail!("cancelled");
-        }
+        crate::cancel::check()?;
         thread::sleep(Duration::from_millis(100));
     }
 }

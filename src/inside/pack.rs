@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, openat};
 use rustix::io::{Errno, pread};
 use serde::{Deserialize, Serialize};
@@ -453,9 +453,7 @@ fn make(job: &Pack, number: usize, at: usize, chunk: Chunk, buffer: &mut Vec<u8>
     let mut layer = Layer { usable: true, ..Layer::default() };
     let mut amended = Vec::new();
     for (path, found) in chunk {
-        if crate::cancel::requested() {
-            bail!("cancelled");
-        }
+        crate::cancel::check()?;
         let change = member(&mut dirs, &path, &found, &mut out, buffer, read)
             .with_context(|| format!("packing {}", String::from_utf8_lossy(&path)))?;
         // What changed meanwhile may be in the archive all the same: this is the most that there can be.

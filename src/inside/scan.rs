@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Stat, fstat, openat, readlinkat, statat};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
@@ -195,9 +195,7 @@ impl Reader<'_> {
     }
 
     fn directory(&mut self, dir: &Arc<OwnedFd>, path: &mut Vec<u8>, at: At<'_>) -> Result<()> {
-        if crate::cancel::requested() {
-            bail!("cancelled");
-        }
+        crate::cancel::check()?;
         let mut entries = Entries::default();
         match entries.read(dir, path.is_empty()) {
             Ok(()) => {}

@@ -124,9 +124,7 @@ fn unpack(job: &Unpack, done: &Counters) -> Result<Vec<Unpacked>> {
         let staging = places[at].staging(number)?;
         trees.push((at, Unpacking::beside(&job.blobs, target, staging, done)?));
     }
-    if crate::cancel::requested() {
-        bail!("cancelled");
-    }
+    crate::cancel::check()?;
     if let Err(error) = trees.iter_mut().try_for_each(|(at, tree)| tree.move_in(&mut places[*at])) {
         return Err(places.iter_mut().rev().fold(error, |error, place| place.undo(error)));
     }
@@ -258,9 +256,7 @@ impl<'a> Unpacking<'a> {
         let mut buffer = vec![0; 1 << 17];
         let mut rows = rows.iter().peekable();
         archive::read(decoder(&mut blob)?, layer.raw, layer.entries.min(MAX_ENTRIES), |member, data| {
-            if crate::cancel::requested() {
-                bail!("cancelled");
-            }
+            crate::cancel::check()?;
             match rows.next_if(|row| row.path == member.path) {
                 Some(row) => {
                     check(&member, row, &self.target.base)?;

@@ -45,7 +45,7 @@ pub fn run(files: &Project, checks: &[&'static Check], options: &Doctor) -> Resu
     let planned = changes.len();
     let mut made = Vec::new();
     for change in changes {
-        ensure!(!cancel::requested(), "cancelled");
+        cancel::check()?;
         match write(&change, options).with_context(|| format!("cannot change `{}`", change.file)) {
             Ok(()) => made.push(change),
             Err(error) => report::error(&error),

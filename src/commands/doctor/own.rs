@@ -153,7 +153,7 @@ fn give(
     drop(progress);
     if cancel::requested() {
         report::note("interrupted: run it again to go on with what is left");
-        bail!("interrupted");
+        bail!("cancelled");
     }
     done?;
     tell(given.iter().map(|given| given.changed).sum())?;
