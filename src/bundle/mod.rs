@@ -18,6 +18,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::cancel;
 use crate::docker::quote;
 use crate::inside::archive::unsafe_path;
 use crate::inside::dirs;
@@ -64,7 +65,7 @@ pub struct Descriptor {
 }
 
 /// What a descriptor refers to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Content {
     /// A list of manifests, in the words of the OCI or of docker.
     Index,
@@ -750,28 +751,32 @@ impl Layout {
         digests.iter().map(|digest| digest.trim_start_matches("sha256:").to_owned()).collect()
     }
 
-    /// Adds all that an entry refers to, whoever wrote it.
+    /// Adds all that an entry refers to, whoever wrote it. What is there already was followed before.
     ///
     /// # Errors
-    /// When it is damaged, or nested deeper than any tool nests.
+    /// When it is damaged, or nested deeper than any tool nests, or the user cancels.
     pub fn reach(&self, descriptor: &Descriptor, depth: u32, live: &mut HashSet<String>) -> Result<()> {
+        cancel::check()?;
         ensure!(depth <= 4, "{} is nested too deep", descriptor.digest);
         let blob = descriptor.blob()?;
-        live.insert(blob.digest.clone());
-        match descriptor.content() {
-            Content::Index => {
-                let index: Index = serde_json::from_slice(&self.json(&blob)?)?;
-                index.manifests.iter().try_for_each(|inner| self.reach(inner, depth + 1, live))?;
-            }
-            Content::Manifest => {
-                let manifest: Manifest = serde_json::from_slice(&self.json(&blob)?)?;
-                for inner in std::iter::once(&manifest.config).chain(&manifest.layers) {
-                    live.insert(inner.blob()?.digest);
-                }
-            }
-            Content::Other => {}
+        if live.insert(blob.digest.clone()) {
+            self.listed(&blob, descriptor.content())?
+                .iter()
+                .try_for_each(|inner| self.reach(inner, depth + 1, live))?;
         }
         Ok(())
+    }
+
+    /// Returns what an index or a manifest lists.
+    fn listed(&self, blob: &Blob, content: Content) -> Result<Vec<Descriptor>> {
+        Ok(match content {
+            Content::Index => serde_json::from_slice::<Index>(&self.json(blob)?).context("an index")?.manifests,
+            Content::Manifest => {
+                let manifest: Manifest = serde_json::from_slice(&self.json(blob)?).context("a manifest")?;
+                std::iter::once(manifest.config).chain(manifest.layers).collect()
+            }
+            Content::Other => Vec::new(),
+        })
     }
 }
 

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::location::{Location, Reference};
 use super::registry::{Broken, INDEX, Registry, is_lenient};
-use super::verify::ensure_few;
+use super::verify::{MAX_MANIFESTS, ensure_few};
 use super::{Content, Descriptor, Index, Layout, Manifest, NAMES, REF_NAME, TAG, TreeConfig, VERSION, Writer};
 use crate::docker::{Certificates, Credentials};
 use crate::inside::pack::{Blob, digest};
@@ -280,7 +280,7 @@ impl Remote {
 
     /// Fetches what the bundle knows of an entry; returns that, of a mount or volume, and the blobs that it refers to.
     fn fetch_entry(&self, layout: &Layout, entry: &Descriptor) -> Result<(Vec<Blob>, Option<TreeConfig>)> {
-        let listed = self.fetch_manifest(layout, entry, 0)?;
+        let listed = self.fetch_manifest(layout, entry, 0, &mut HashSet::new())?;
         if !entry.is_tree() {
             return Ok((listed, None));
         }
@@ -289,10 +289,20 @@ impl Remote {
         Ok((listed, Some(layout.entry(entry)?.config)))
     }
 
-    /// Fetches a manifest, and those that it lists; returns the blobs that they refer to.
-    fn fetch_manifest(&self, layout: &Layout, descriptor: &Descriptor, depth: u32) -> Result<Vec<Blob>> {
+    /// Fetches a manifest, and those that it lists and that are not `seen` yet; returns the blobs that they refer to.
+    fn fetch_manifest(
+        &self,
+        layout: &Layout,
+        descriptor: &Descriptor,
+        depth: u32,
+        seen: &mut HashSet<Blob>,
+    ) -> Result<Vec<Blob>> {
         ensure!(depth <= 4, "it is nested too deep");
+        ensure!(seen.len() < MAX_MANIFESTS, "it refers to too many manifests");
         let blob = descriptor.blob()?;
+        if !seen.insert(blob.clone()) {
+            return Ok(Vec::new());
+        }
         let found = self.registry.manifest(&blob.digest)?;
         let (_, bytes) = found.ok_or_else(|| Broken::Gone(blob.digest.clone()))?;
         fs::write(layout.path(&blob), &bytes)?;
@@ -305,7 +315,7 @@ impl Remote {
         for inner in &index.manifests {
             match inner.content() {
                 Content::Other => blobs.push(inner.blob()?),
-                _ => blobs.extend(self.fetch_manifest(layout, inner, depth + 1)?),
+                _ => blobs.extend(self.fetch_manifest(layout, inner, depth + 1, seen)?),
             }
         }
         Ok(blobs)
@@ -446,23 +456,19 @@ mod tests {
         assert_eq!(result(&[("a", "1"), ("b", "1")], false), new.manifests);
     }
 
-    /// A registry that has an index of two entries, and answers what it is asked of one when it is asked of the other too.
-    fn asked_of_two_at_once() -> String {
+    /// A registry whose tag `c` is a bundle of these entries. What else is asked of it by digest it has from `find`.
+    fn serving(entries: &Value, find: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Reference {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let entry = |digit: &str| json!({"digest": format!("sha256:{}", digit.repeat(64)), "size": 1});
-        let index =
-            json!({"schemaVersion": 2, "artifactType": BUNDLE, "manifests": [entry("1"), entry("2")]}).to_string();
+        let reference = format!("{}/a/b:c", listener.local_addr().unwrap()).parse().unwrap();
+        let tag = json!({"schemaVersion": 2, "artifactType": BUNDLE, "manifests": entries}).to_string();
         thread::spawn(move || {
-            let both = Barrier::new(2);
             let answer = |mut stream: std::net::TcpStream| {
                 let lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
                 let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
                 let Some(call) = head.first().filter(|call| call.contains(" HTTP/1.1")) else { return };
-                if call.contains("/manifests/sha256:") {
-                    both.wait();
-                }
-                let (status, body) = if call.contains("/manifests/c ") { ("200 OK", &index[..]) } else { ("404", "") };
+                let asked = call.split([' ', '/']).find(|word| word.starts_with("sha256:"));
+                let body = if call.contains("/manifests/c ") { Some(tag.clone()) } else { asked.and_then(&find) };
+                let (status, body) = body.map_or(("404", String::new()), |body| ("200 OK", body));
                 let head = format!("HTTP/1.1 {status}\r\nContent-Type: {INDEX}\r\nContent-Length: {}", body.len());
                 let _ = stream.write_all(format!("{head}\r\nConnection: close\r\n\r\n{body}").as_bytes());
             };
@@ -472,13 +478,37 @@ mod tests {
                 }
             });
         });
-        address
+        reference
+    }
+
+    fn open(reference: &Reference) -> Remote {
+        Remote::open(reference, Credentials::default(), &Certificates::default(), false).unwrap()
+    }
+
+    #[test]
+    fn what_is_listed_again_and_again_is_fetched_once() {
+        let (mut entries, mut indexes) = (json!([]), HashMap::new());
+        for _ in 0..4 {
+            let bytes = json!({"schemaVersion": 2, "manifests": entries}).to_string();
+            let blob = digest(&mut bytes.as_bytes()).unwrap();
+            entries = vec![json!({"mediaType": INDEX, "digest": blob.digest, "size": blob.size}); 100].into();
+            indexes.insert(blob.digest, bytes);
+        }
+        let remote = open(&serving(&json!([entries[0]]), move |digest| indexes.get(digest).cloned()));
+        let to = tempfile::tempdir().unwrap();
+        remote.fetch(to.path(), |_| true, &mut |_, _| ()).unwrap();
+        assert_eq!(fs::read_dir(to.path().join("blobs/sha256")).unwrap().count(), 4);
     }
 
     #[test]
     fn entries_are_looked_at_side_by_side() {
-        let reference = format!("{}/a/b:c", asked_of_two_at_once()).parse().unwrap();
-        let mut remote = Remote::open(&reference, Credentials::default(), &Certificates::default(), false).unwrap();
+        let entry = |digit: &str| json!({"digest": format!("sha256:{}", digit.repeat(64)), "size": 1});
+        // It answers what it is asked of one when it is asked of the other too.
+        let both = Barrier::new(2);
+        let mut remote = open(&serving(&json!([entry("1"), entry("2")]), move |_| {
+            both.wait();
+            None
+        }));
         let [to, from] = [(); 2].map(|()| tempfile::tempdir().unwrap());
         remote.fetch(to.path(), |_| false, &mut |_, _| ()).unwrap();
         remote.prepare(&mut Writer::open(from.path(), || ()).unwrap(), &[]).unwrap();

@@ -6,10 +6,10 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
 use serde::Serialize;
 
-use super::{Content, Descriptor, Entry, Index, Layout, Manifest};
+use super::{Content, Descriptor, Entry, Index, Layout};
 use crate::cancel;
 use crate::inside::archive::{self, Kind};
 use crate::inside::pack::{Blob, Layer, digest};
@@ -76,8 +76,8 @@ fn prove(layout: &Layout, wanted: impl Fn(&Descriptor) -> bool, deep: bool) -> R
     proved.collect()
 }
 
-/// Manifests that an index may list.
-const MAX_MANIFESTS: usize = 10_000;
+/// Manifests that an index may list, and an entry may lead to.
+pub(super) const MAX_MANIFESTS: usize = 10_000;
 
 /// Makes sure, before an index is read or written, that it does not list more than it may.
 ///
@@ -89,8 +89,8 @@ pub(super) fn ensure_few(index: &Index, what: &dyn Display) -> Result<()> {
     Ok(())
 }
 
-/// The blobs that were read, and what was wrong with them.
-type Known = HashMap<String, Option<String>>;
+/// What was proved, as what, and its bytes with those of all that it refers to, or what is wrong with it.
+type Known = HashMap<(Blob, Content), Result<u64, String>>;
 
 fn one(layout: &Layout, descriptor: &Descriptor, deep: bool, known: &mut Known) -> Verified {
     let told = descriptor.is_tree().then(|| descriptor.told()).filter(|told| !told.name.is_empty());
@@ -113,40 +113,25 @@ fn one(layout: &Layout, descriptor: &Descriptor, deep: bool, known: &mut Known) 
     verified
 }
 
-/// Proves what buildx or another tool has written, as far as descriptors go.
+/// Proves what buildx or another tool has written, as far as descriptors go, each blob once.
 fn foreign(layout: &Layout, descriptor: &Descriptor, depth: u32, known: &mut Known, count: &mut usize) -> Result<u64> {
+    cancel::check()?;
     *count += 1;
     ensure!(depth <= 4, "it is nested too deep");
     ensure!(*count <= MAX_MANIFESTS * 10, "it refers to too many blobs");
-    let blob = descriptor.blob()?;
-    let wrong = match known.get(&blob.digest) {
-        Some(wrong) => wrong.clone(),
-        None => {
-            let wrong = whole(layout, &blob).err().map(|error| format!("{error:#}"));
-            known.insert(blob.digest.clone(), wrong.clone());
-            wrong
-        }
+    let (blob, content) = (descriptor.blob()?, descriptor.content());
+    if let Some(found) = known.get(&(blob.clone(), content)) {
+        return found.clone().map_err(Error::msg);
+    }
+    let mut prove = || {
+        whole(layout, &blob)?;
+        layout.listed(&blob, content)?.iter().try_fold(blob.size, |bytes, inner| {
+            Ok(bytes.saturating_add(foreign(layout, inner, depth + 1, known, count)?))
+        })
     };
-    if let Some(wrong) = wrong {
-        bail!(wrong);
-    }
-    let mut bytes = blob.size;
-    match descriptor.content() {
-        Content::Index => {
-            let index: Index = serde_json::from_slice(&layout.json(&blob)?).context("an index")?;
-            for inner in &index.manifests {
-                bytes += foreign(layout, inner, depth + 1, known, count)?;
-            }
-        }
-        Content::Manifest => {
-            let manifest: Manifest = serde_json::from_slice(&layout.json(&blob)?).context("a manifest")?;
-            for inner in std::iter::once(&manifest.config).chain(&manifest.layers) {
-                bytes += foreign(layout, inner, depth + 1, known, count)?;
-            }
-        }
-        Content::Other => {}
-    }
-    Ok(bytes)
+    let found: Result<u64> = prove();
+    known.insert((blob, content), found.as_ref().copied().map_err(|error| format!("{error:#}")));
+    found
 }
 
 /// Checks the size and the digest of a blob.
@@ -517,9 +502,29 @@ mod tests {
         ));
         let layout = index(dir.path(), MANIFEST, &manifest.digest, manifest.size);
         assert_eq!(broken(&layout), "");
-        let mut live = std::collections::HashSet::new();
+        let mut live = HashSet::new();
         layout.reach(&layout.index().unwrap().manifests[0], 0, &mut live).unwrap();
         assert_eq!(live.len(), 2);
+    }
+
+    #[test]
+    fn what_is_listed_again_and_again_is_followed_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let kind = "application/vnd.oci.image.index.v1+json";
+        let mut listed = String::new();
+        let mut layout = index(dir.path(), kind, "", 0);
+        for _ in 0..4 {
+            let bytes = format!(r#"{{"schemaVersion":2,"manifests":[{listed}]}}"#);
+            let blob = digest(&mut bytes.as_bytes()).unwrap();
+            fs::write(layout.path(&blob), bytes).unwrap();
+            let entry = format!(r#"{{"mediaType":"{kind}","digest":"{}","size":{}}}"#, blob.digest, blob.size);
+            listed = vec![entry; 1000].join(",");
+            layout = index(dir.path(), kind, &blob.digest, blob.size);
+        }
+        let mut live = HashSet::new();
+        layout.reach(&layout.index().unwrap().manifests[0], 0, &mut live).unwrap();
+        assert_eq!(live.len(), 4);
+        assert_eq!(broken(&layout), "");
     }
 
     #[test]
