@@ -14,7 +14,7 @@ mod warm;
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
-use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write, pipe};
+use std::io::{BufRead, BufReader, ErrorKind, PipeReader, PipeWriter, Write, pipe};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::thread;
@@ -209,9 +209,17 @@ impl Call<'_> {
         let (reader, writer) = pipe().map_err(failed)?;
         thread::scope(|scope| {
             let sender = scope.spawn(|| send(writer));
-            let value = run(self, reader)?;
-            crate::parallel::join(sender).map_err(failed)?;
-            Ok(value)
+            let done = run(self, reader);
+            match (crate::parallel::join(sender), done) {
+                (Ok(()), done) => done,
+                // Docker itself says why it read no more.
+                (Err(error), Err(docker))
+                    if error.kind() == ErrorKind::BrokenPipe || matches!(docker.cause, Cause::Interrupted) =>
+                {
+                    Err(docker)
+                }
+                (Err(error), _) => Err(failed(error)),
+            }
         })
     }
 
@@ -404,16 +412,33 @@ mod tests {
         assert_eq!(asked.get(), 1);
     }
 
-    #[test]
-    fn docker_that_ends_before_it_has_read_all_is_an_error() {
+    /// A docker that does this instead.
+    fn script(script: &str) -> Docker {
         let flags = endpoint::Flags { host: Some("unix:///nowhere".into()), ..Default::default() };
-        let docker = Docker {
-            program: which::which("false").unwrap(),
-            globals: Vec::new(),
+        Docker {
+            program: which::which("sh").unwrap(),
+            globals: vec!["-c".into(), script.into()],
             endpoint: endpoint::Endpoint::resolve(&flags, &endpoint::Settings::default()),
             limit: ASK_LIMIT,
             survives_cancel: false,
+        }
+    }
+
+    #[test]
+    fn the_side_that_failed_first_says_why() {
+        let told = |docker: Docker, send: fn(PipeWriter) -> std::io::Result<()>| {
+            let run = |call: Call<'_>, input| call.run_with(Input::Pipe(input)).map(drop);
+            docker.call(["cp"]).fed(send, run).unwrap_err().to_string()
         };
+        let waiting = script("cat >/dev/null; echo unexpected EOF >&2; exit 1");
+        assert_eq!(told(waiting, |_| Err(std::io::Error::other("bad disk"))), "`docker cp` failed: bad disk");
+        let full = script("echo disk full >&2; exit 1");
+        assert_eq!(told(full, |mut pipe| pipe.write_all(&[0; 200_000])), "`docker cp` failed: disk full");
+    }
+
+    #[test]
+    fn docker_that_ends_before_it_has_read_all_is_an_error() {
+        let docker = script("exit 1");
         let (sender, receiver) = std::sync::mpsc::channel();
         thread::spawn(move || {
             // More than a pipe holds.
