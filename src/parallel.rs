@@ -10,12 +10,29 @@ pub fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Runs `work` on every item, each in a thread of its own, and returns the values in order.
+/// Items that wait for docker, a network or a disk at the same time.
+const AT_ONCE: usize = 16;
+
+/// Runs `work` on every item, up to 16 at the same time, and returns the values in order.
 pub fn each<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let one = || {
+        let at = next.fetch_add(1, Relaxed);
+        Some((at, work(items.get(at)?)))
+    };
+    let done = in_threads(AT_ONCE.min(items.len()), || std::iter::from_fn(one).collect::<Vec<_>>());
+    let mut done: Vec<(usize, R)> = done.into_iter().flatten().collect();
+    done.sort_unstable_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, value)| value).collect()
+}
+
+/// Runs `worker` in so many threads, of which this is one; in fewer if the system has no more.
+fn in_threads<R: Send>(threads: usize, worker: impl Fn() -> R + Sync) -> Vec<R> {
     thread::scope(|scope| {
-        let work = &work;
-        let threads: Vec<_> = items.iter().map(|item| scope.spawn(move || work(item))).collect();
-        threads.into_iter().map(join).collect()
+        let others = (1..threads).map_while(|_| thread::Builder::new().spawn_scoped(scope, &worker).ok());
+        let others: Vec<_> = others.collect();
+        let own = worker();
+        others.into_iter().map(join).chain([own]).collect()
     })
 }
 
@@ -35,10 +52,7 @@ pub fn try_each<T: Sync>(threads: usize, items: &[T], work: impl Fn(&T) -> Resul
         }
         Ok(())
     };
-    thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads.min(items.len())).map(|_| scope.spawn(worker)).collect();
-        workers.into_iter().map(join).fold(Ok(()), Result::and)
-    })
+    in_threads(threads.min(items.len()), worker).into_iter().fold(Ok(()), Result::and)
 }
 
 /// Returns how many threads may compress or decompress side by side: each holds some MiB.
@@ -48,9 +62,26 @@ pub fn workers() -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use anyhow::ensure;
 
     use super::*;
+
+    #[test]
+    fn of_many_items_some_run_at_the_same_time_and_their_values_are_in_order() {
+        let (running, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let numbers: Vec<u64> = (0..100).collect();
+        let values = each(&numbers, |number| {
+            most.fetch_max(running.fetch_add(1, Relaxed) + 1, Relaxed);
+            thread::sleep(Duration::from_millis(1 + number % 3));
+            running.fetch_sub(1, Relaxed);
+            *number
+        });
+        assert_eq!(values, numbers);
+        assert!((2..=AT_ONCE).contains(&most.into_inner()));
+        assert_eq!(each(&[(); 0], |()| 1), [0; 0]);
+    }
 
     #[test]
     fn nothing_is_begun_after_one_has_failed() {

@@ -492,7 +492,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Moves what was kept to its place. What is to last is synced first, all at once: the file system writes its journal
+    /// Moves what was kept to its place. What is to last is synced first, many at once: the file system writes its journal
     /// for many files as fast as for one.
     ///
     /// # Errors
@@ -504,8 +504,8 @@ impl Writer {
             pending.iter().map(|blob| format!("{}\n", blob.file())).collect::<String>(),
         )?;
         let kept = self.ingest.join(KEPT);
-        for blobs in pending.chunks(16).filter(|_| synced) {
-            let synced = parallel::each(blobs, |blob| File::open(kept.join(blob.file()))?.sync_all());
+        if synced {
+            let synced = parallel::each(&pending, |blob| File::open(kept.join(blob.file()))?.sync_all());
             synced.into_iter().collect::<std::io::Result<()>>()?;
         }
         pending.iter().try_for_each(|blob| {
