@@ -96,6 +96,32 @@ fn a_mount_that_is_added_is_not_defeated() {
 }
 
 #[test]
+fn later_steps_get_a_mount_without_what_empties_it() {
+    let mounted = |text: &str| {
+        let missing = found(text).into_iter().find(|found| found.finding.check == "missing-cache-mount").unwrap();
+        edits::apply(text, &[missing.edits])
+    };
+    let end = "\nFROM scratch\nCOPY --from=b /x /x\n";
+    for (first, then, cleaning) in [
+        ("FROM rust:1.80 AS b\nRUN cargo fetch\n", "cargo build", "rm -rf /usr/local/cargo/registry/*"),
+        ("FROM golang:1.22 AS b\nRUN go mod download\n", "go test ./...", "go clean -modcache"),
+    ] {
+        let after = mounted(&format!("{first}RUN {then} && {cleaning}{end}"));
+        assert!(after.ends_with(&format!("    {then}{end}")), "{after}");
+        let text = format!("{first}RUN {then} && ({cleaning}){end}");
+        assert_eq!(mounted(&text), text);
+    }
+}
+
+#[test]
+fn a_directory_is_mounted_once_in_a_step() {
+    let dead = "RUN --mount=type=cache,target=/root/.cargo/registry cargo build";
+    let after = fixed(&format!("FROM rust:1.80 AS b\nRUN cargo fetch\n{dead}\nFROM scratch\nCOPY --from=b /x /x\n"));
+    assert!(!after.contains("/root/.cargo"), "{after}");
+    assert_eq!(after.matches("target=/usr/local/cargo/registry").count(), 2, "{after}");
+}
+
+#[test]
 fn a_fix_keeps_line_ends_comments_and_the_order() {
     for (name, text) in corpus() {
         let after = fixed(&text);

@@ -86,19 +86,20 @@ fn covered(run: &Run, uses: &[&Use<'_>]) -> bool {
     run.mounts.iter().any(|mount| uses.iter().any(|used| used.meets(mount)))
 }
 
+/// Tells whether a step has a cache mount that is meant for a tool, wherever it is, or one whose target is not known.
+fn may_have_mount(run: &Run, row: &Row) -> bool {
+    run.mounts.iter().filter(|mount| mount.is_cache()).any(|mount| {
+        let Some(target) = &mount.target else { return true };
+        let by_name = || catalogue::for_mount(mount.option(&["id"]), target).map(|(row, _)| row);
+        mount.tool.or_else(by_name).is_some_and(|other| family(other.tool) == family(row.tool))
+    })
+}
+
 fn missing_cache_mount(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
-    if run.mounts.iter().any(|mount| mount.is_cache() && mount.target.is_none()) {
-        return Vec::new();
-    }
     let uses = facts.uses(run);
     let mut found = Vec::new();
     for (row, uses) in by_tool(&uses) {
-        let other = |mount: &Mounted| {
-            let by_name = || catalogue::for_mount(mount.option(&["id"]), mount.target.as_deref().unwrap_or_default());
-            let row_of = mount.tool.or_else(|| by_name().map(|(row, _)| row));
-            row_of.is_some_and(|other| family(other.tool) == family(row.tool))
-        };
-        if covered(run, &uses) || run.mounts.iter().any(|mount| mount.is_cache() && other(mount)) {
+        if covered(run, &uses) || may_have_mount(run, row) {
             continue;
         }
         if !is_missed(facts, run, row) {
@@ -392,9 +393,11 @@ fn is_opaque(command: &Command) -> bool {
     !known && (runner || program.starts_with("./") || program.ends_with(".sh") || program.starts_with('$'))
 }
 
-/// Returns the edits that mount the places of a tool: on this run, and on later ones that read what it downloaded.
+/// Returns the edits that mount the places of a tool: on this run, and on later ones that read what it downloaded, without
+/// what empties the mounts there.
 fn add(facts: &Facts<'_>, run: &Run, row: &'static Row, places: &[String]) -> Option<Vec<Edit>> {
     let mut runs = vec![run];
+    let mut removals = Vec::new();
     if row.build.read_later {
         for later in facts.after(run) {
             let commands = facts.commands(later);
@@ -406,10 +409,13 @@ fn add(facts: &Facts<'_>, run: &Run, row: &'static Row, places: &[String]) -> Op
                 return None;
             }
             if reads && !places.iter().any(|place| later.mounts.iter().any(|mount| mount.meets(place))) {
-                let mounts: Vec<&str> = places.iter().map(String::as_str).collect();
-                let stays = emptying(facts, later, row, &mounts).iter().any(|emptying| emptying.edits.is_none());
-                if stays || facts.scope(later).uid() != facts.scope(run).uid() {
+                // A mount of it that is elsewhere has to be put right before.
+                if may_have_mount(later, row) || facts.scope(later).uid() != facts.scope(run).uid() {
                     return None;
+                }
+                let mounts: Vec<&str> = places.iter().map(String::as_str).collect();
+                for emptying in emptying(facts, later, row, &mounts) {
+                    removals.extend(emptying.edits?);
                 }
                 runs.push(later);
             }
@@ -420,7 +426,8 @@ fn add(facts: &Facts<'_>, run: &Run, row: &'static Row, places: &[String]) -> Op
         uid => format!(",uid={uid}"),
     };
     let ids = needs_id(facts, row);
-    runs.into_iter()
+    let mounts: Option<Vec<Edit>> = runs
+        .into_iter()
         .map(|run| {
             let wanted = places.iter().filter(|place| !run.mounts.iter().any(|mount| mount.meets(place)));
             let mounts: Vec<String> = wanted
@@ -437,7 +444,8 @@ fn add(facts: &Facts<'_>, run: &Run, row: &'static Row, places: &[String]) -> Op
                 .collect::<Option<_>>()?;
             (!mounts.is_empty()).then(|| edits::add_mounts(facts.file, facts.instruction(run), &mounts))
         })
-        .collect()
+        .collect();
+    Some([mounts?, removals].concat())
 }
 
 /// Tells whether a command may be a program of a tool's language, which then reads what the tool downloaded.
