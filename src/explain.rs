@@ -11,6 +11,12 @@ use crate::dockerfile::stage::{Base, Stage, stages};
 use crate::dockerfile::{Dockerfile, Instruction, skip_blank, word_end};
 use crate::model::{BuildStep, Moment};
 
+/// Flags of a build that its `RUN` steps are made with.
+pub const FLAGS_OF_RUN: &[&str] = &["--network", "--add-host", "--ulimit", "--shm-size", "--cgroup-parent"];
+
+/// Flags of a build that decide for any step whether its cache is used.
+pub const FLAGS_OF_ALL: &[&str] = &["--cache-from", "--no-cache-filter"];
+
 /// What a build was made of. Texts and values are kept as digests only: they may hold secrets.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -26,6 +32,8 @@ pub struct Fingerprint {
     pub bases: BTreeMap<String, String>,
     /// Digests of the values of build arguments, by name.
     pub arguments: BTreeMap<String, String>,
+    /// Digests of the values of flags that are not compared otherwise, by name.
+    pub flags: BTreeMap<String, String>,
     /// None if they could not be read.
     pub files: Option<Files>,
     /// Directories that the build names, by `--build-context`.
@@ -156,27 +164,40 @@ impl Source<'_> {
 
     /// Returns what changed for a step whose inputs are the same.
     fn reason(&self, step: &BuildStep, now: &Fingerprint, before: &Fingerprint) -> String {
+        let is_run = step.text.starts_with("RUN ");
+        let seen = FLAGS_OF_RUN.iter().filter(|_| is_run).chain(FLAGS_OF_ALL);
+        let changed: Vec<&str> = seen.copied().filter(|name| now.flags.get(*name) != before.flags.get(*name)).collect();
+        let flags = format!("{} of the build changed", changed.join(" and "));
+        match (changed.is_empty(), self.other_reason(step, now, before)) {
+            (true, why) => why.unwrap_or_else(|| gone(before)),
+            (false, None) => flags,
+            (false, Some(why)) => format!("{flags}, and {why}"),
+        }
+    }
+
+    /// Returns what changed for a step apart from the flags of the build.
+    fn other_reason(&self, step: &BuildStep, now: &Fingerprint, before: &Fingerprint) -> Option<String> {
         if now.builder != before.builder {
-            return format!("the last run was on builder {}, and each has a cache of its own", before.builder);
+            return Some(format!("the last run was on builder {}, and each has a cache of its own", before.builder));
         }
         let from = copies_from(&step.text).next();
         if let Some(image) = self.changed_image(step, from, now, before) {
-            return format!("the image {image} is another one");
+            return Some(format!("the image {image} is another one"));
         }
         if let Some(why) = self.changed_setting(step, now, before) {
-            return why;
+            return Some(why);
         }
         let own = self.instruction(step).map(|at| self.digest(&self.file.instructions[at]));
         let stage = self.at(step).map(|at| self.name(at)).unwrap_or_default();
         let is_known = own.is_none_or(|own| before.instructions.contains(&(stage, own)));
         if !is_known || !before.steps.contains(&(step.stage.clone(), (self.digest)(&step.text))) {
-            return "the instruction is new, or not what it was".into();
+            return Some("the instruction is new, or not what it was".into());
         }
         let sources = sources(&step.text);
         if let Some((_, address)) = sources.iter().find(|(_, source)| is_address(source)) {
-            return format!(
+            return Some(format!(
                 "{address} leads to something else now, or the builder has dropped the step from its cache"
-            );
+            ));
         }
         let mut changed = Vec::new();
         for (from, source) in sources {
@@ -192,7 +213,7 @@ impl Source<'_> {
                     let removed = known.keys().filter(|path| !files.contains_key(*path));
                     changed.extend(touched.chain(removed).filter(|path| takes(source, path)));
                 }
-                _ if from.is_none() => return "the files of the build context could not be compared".into(),
+                _ if from.is_none() => return Some("the files of the build context could not be compared".into()),
                 // A stage or an image.
                 _ => {}
             }
@@ -200,10 +221,10 @@ impl Source<'_> {
         changed.sort();
         changed.dedup();
         match changed.as_slice() {
-            [] => gone(before),
-            [path] => format!("{path} changed"),
-            [first, second] => format!("{first} and {second} changed"),
-            [first, second, rest @ ..] => format!("{first}, {second} and {} more changed", rest.len()),
+            [] => None,
+            [path] => Some(format!("{path} changed")),
+            [first, second] => Some(format!("{first} and {second} changed")),
+            [first, second, rest @ ..] => Some(format!("{first}, {second} and {} more changed", rest.len())),
         }
     }
 
@@ -457,6 +478,19 @@ mod tests {
             reasons(&[0, 1, 2, 3], image("1"), image("2"))[0].as_deref(),
             Some("the image debian is another one")
         );
+    }
+
+    #[test]
+    fn a_flag_that_changed_is_named_and_no_argument_is_blamed_alone() {
+        let nothing = |_: &mut Fingerprint| ();
+        let flag = |name: &'static str| move |of: &mut Fingerprint| drop(of.flags.insert(name.into(), "1".into()));
+        let network = reasons(&[0], flag("--network"), nothing);
+        assert_eq!(network[0].as_deref(), Some("--network of the build changed"));
+        let both = reasons(&[0], flag("--network"), |was| drop(was.arguments.insert("V".into(), "2".into())));
+        assert_eq!(both[0].as_deref(), Some("--network of the build changed, and the build argument V changed"));
+        let copy = |name: &'static str| reasons(&[1], flag(name), nothing).remove(1).unwrap();
+        assert!(copy("--network").contains("dropped"), "only a RUN has a network");
+        assert_eq!(copy("--cache-from"), "--cache-from of the build changed");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::cli::{Doctor, DoctorFormat};
 use crate::docker::endpoint::variable;
 use crate::docker::{BuilderRef, parse};
 use crate::dockerfile::Dockerfile;
-use crate::explain::{Explained, Fingerprint, explain, instructions};
+use crate::explain::{Explained, FLAGS_OF_ALL, FLAGS_OF_RUN, Fingerprint, explain, instructions};
 use crate::inside::pack::digest;
 use crate::model::{BuildStep, Moment};
 use crate::{buildcontext, model, project, report, state};
@@ -71,6 +71,7 @@ pub fn run(context: Context, options: &Doctor) -> Result<u8> {
         instructions: instructions(&file, &hash),
         bases: steps.iter().filter_map(|step| base(step, &builder)).collect(),
         arguments: build.build_arguments(),
+        flags: build.flags(),
         files,
         contexts: build.contexts(before.as_ref()),
     };
@@ -137,6 +138,13 @@ impl Build<'_> {
             None => (given.clone(), hash(&std::env::var(&given).unwrap_or_default())),
         });
         values.collect()
+    }
+
+    /// Returns the flags that are not compared otherwise, with digests of their values.
+    fn flags(&self) -> BTreeMap<String, String> {
+        let given = FLAGS_OF_RUN.iter().chain(FLAGS_OF_ALL).map(|name| (*name, self.values(&[name])));
+        let given = given.filter(|(_, values)| !values.is_empty());
+        given.map(|(name, values)| (name.to_owned(), hash(&format!("{values:?}")))).collect()
     }
 
     /// Returns the files of the directories that the build names; what else a name may stand for is left out.
@@ -255,5 +263,16 @@ mod tests {
             ["-fone", "-f=two", "-f", "three", "--file=four", "--file", "five", "--filed=six"].map(OsString::from);
         let build = Build { directory: ".".into(), dockerfile: "Dockerfile".into(), arguments: &words };
         assert_eq!(build.values(&["--file", "-f"]), ["one", "two", "three", "four", "five"]);
+    }
+
+    #[test]
+    fn flags_that_steps_are_made_with_are_remembered_by_their_values() {
+        let flags = |words: &[&str]| {
+            let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+            Build { directory: ".".into(), dockerfile: "Dockerfile".into(), arguments: &words }.flags()
+        };
+        assert_eq!(flags(&["--network", "none"]), flags(&["--network=none", "--progress=plain", "--build-arg", "V=2"]));
+        assert_ne!(flags(&["--network=none"]), flags(&["--network=host"]));
+        assert!(flags(&["--tag", "x", "--build-arg=V=2"]).is_empty());
     }
 }
