@@ -9,6 +9,7 @@ use base64::Engine;
 use serde::Deserialize;
 
 use super::ASK_LIMIT;
+use crate::model::null_is_default;
 
 /// Credentials of one registry; empty ones are nobody's.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -27,23 +28,26 @@ impl fmt::Debug for Credentials {
     }
 }
 
+/// What docker keeps in config.json, in which null is as good as nothing.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Config {
-    auths: BTreeMap<String, Auth>,
-    creds_store: String,
-    cred_helpers: BTreeMap<String, String>,
+    #[serde(deserialize_with = "null_is_default")]
+    auths: BTreeMap<String, Option<Auth>>,
+    creds_store: Option<String>,
+    #[serde(deserialize_with = "null_is_default")]
+    cred_helpers: BTreeMap<String, Option<String>>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Auth {
     /// `USER:PASSWORD`, in Base64.
-    auth: String,
-    username: String,
-    password: String,
-    identitytoken: String,
-    registrytoken: String,
+    auth: Option<String>,
+    username: Option<String>,
+    password: Option<String>,
+    identitytoken: Option<String>,
+    registrytoken: Option<String>,
 }
 
 /// What a helper answers.
@@ -64,8 +68,8 @@ impl Credentials {
         let key = if host == "docker.io" { "https://index.docker.io/v1/" } else { host };
         let text = std::fs::read(config_dir.join("config.json")).unwrap_or_default();
         let config: Config = serde_json::from_slice(&text).unwrap_or_default();
-        let helper = config.cred_helpers.get(key).or(Some(&config.creds_store)).filter(|name| !name.is_empty());
-        if let Some(helper) = helper {
+        let helper = config.cred_helpers.get(key).unwrap_or(&config.creds_store);
+        if let Some(helper) = helper.as_ref().filter(|name| !name.is_empty()) {
             return ask(helper, key);
         }
         let plain = |stored: &str| {
@@ -76,21 +80,22 @@ impl Credentials {
             config.auths.iter().find(|(stored, _)| host != "docker.io" && plain(stored) == host).map(|(_, auth)| auth)
         });
         match found {
-            Some(auth) => stored(auth).with_context(|| format!("the credentials of {host} in config.json")),
-            None => Ok(Credentials::default()),
+            Some(Some(auth)) => stored(auth).with_context(|| format!("the credentials of {host} in config.json")),
+            _ => Ok(Credentials::default()),
         }
     }
 }
 
 fn stored(auth: &Auth) -> Result<Credentials> {
+    let text = |of: &Option<String>| of.clone().unwrap_or_default();
     let mut found = Credentials {
-        user: auth.username.clone(),
-        password: auth.password.clone(),
-        identity: auth.identitytoken.clone(),
-        token: auth.registrytoken.clone(),
+        user: text(&auth.username),
+        password: text(&auth.password),
+        identity: text(&auth.identitytoken),
+        token: text(&auth.registrytoken),
     };
-    if !auth.auth.is_empty() {
-        let bytes = base64::engine::general_purpose::STANDARD.decode(&auth.auth).context("they are not Base64")?;
+    if let Some(auth) = auth.auth.as_ref().filter(|auth| !auth.is_empty()) {
+        let bytes = base64::engine::general_purpose::STANDARD.decode(auth).context("they are not Base64")?;
         let text = String::from_utf8(bytes).context("they are not UTF-8")?;
         let (user, password) = text.split_once(':').context("they are not USER:PASSWORD")?;
         (found.user, found.password) = (user.into(), password.trim_end_matches('\0').into());
@@ -153,6 +158,17 @@ mod tests {
             assert_eq!(found(host, config), Credentials::default(), "{host}");
         }
         assert!(!format!("{:?}", found("old.io", config)).contains("secret"));
+    }
+
+    #[test]
+    fn null_in_the_configuration_is_as_good_as_nothing() {
+        let auth = r#"{"auth":"bWU6c2VjcmV0","identitytoken":null}"#;
+        for rest in [r#""credsStore":null,"credHelpers":null"#, r#""credsStore":"x","credHelpers":{"h.io":null}"#] {
+            let config = format!(r#"{{"auths":{{"h.io":{auth},"x.io":null}},{rest}}}"#);
+            assert_eq!(found("h.io", &config).user, "me", "{rest}");
+        }
+        assert_eq!(found("x.io", r#"{"auths":{"x.io":null}}"#), Credentials::default());
+        assert_eq!(found("x.io", r#"{"auths":null}"#), Credentials::default());
     }
 
     #[test]

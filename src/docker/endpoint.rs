@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use crate::model::DEFAULT_SOCKET;
+use crate::model::{DEFAULT_SOCKET, null_is_default};
 
 /// Docker's global flags that say where to look, as far as this program needs them.
 #[derive(Clone, Debug, Default)]
@@ -42,14 +42,16 @@ pub enum Source {
     Default,
 }
 
-/// What this program needs of docker's config.json.
+/// What this program needs of docker's config.json, in which null is as good as nothing.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Settings {
-    #[serde(rename = "currentContext")]
+    #[serde(rename = "currentContext", deserialize_with = "null_is_default")]
     current_context: String,
-    aliases: BTreeMap<String, String>,
-    plugins: BTreeMap<String, BTreeMap<String, String>>,
+    #[serde(deserialize_with = "null_is_default")]
+    aliases: BTreeMap<String, Option<String>>,
+    #[serde(deserialize_with = "null_is_default")]
+    plugins: BTreeMap<String, Option<BTreeMap<String, Option<String>>>>,
     /// `aliases.builder`: the plugin that takes over `docker build`.
     #[serde(skip)]
     pub builder_alias: Option<String>,
@@ -64,14 +66,14 @@ impl Settings {
         let dir = config_dir(flags);
         let text = std::fs::read(dir.join("config.json")).unwrap_or_default();
         let mut settings: Settings = serde_json::from_slice(&text).unwrap_or_default();
-        settings.builder_alias = settings.aliases.remove("builder");
+        settings.builder_alias = settings.aliases.remove("builder").flatten();
         settings.dir = dir;
         settings
     }
 
     /// Returns the plugin's own setting of this name: `DOCKER_CACHE_NAME`, else `plugins.cache.NAME` of config.json.
     pub fn own(&self, name: &str) -> Option<String> {
-        let kept = || self.plugins.get("cache")?.get(name).cloned();
+        let kept = || self.plugins.get("cache")?.as_ref()?.get(name)?.clone();
         variable(&format!("DOCKER_CACHE_{}", name.to_uppercase())).or_else(kept)
     }
 
@@ -142,4 +144,30 @@ pub fn config_dir(flags: &Flags) -> PathBuf {
         .or_else(|| directory("DOCKER_CONFIG"))
         .or_else(|| dirs::home_dir().map(|home| home.join(".docker")))
         .unwrap_or_else(|| PathBuf::from(".docker"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn null_in_the_configuration_is_as_good_as_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let flags = Flags { config: Some(dir.path().into()), ..Flags::default() };
+        let settings = |rest: &str| {
+            std::fs::write(dir.path().join("config.json"), format!(r#"{{"currentContext":"far",{rest}}}"#)).unwrap();
+            Settings::read(&flags)
+        };
+        for rest in [
+            r#""aliases":null,"plugins":null"#,
+            r#""aliases":{"builder":null},"plugins":{"x":null}"#,
+            r#""plugins":{"x":{"y":null}}"#,
+        ] {
+            assert_eq!(settings(rest).current_context, "far", "{rest}");
+        }
+        assert_eq!(
+            settings(r#""plugins":{"x":null,"cache":{"of-a-test":"1"}}"#).own("of-a-test").as_deref(),
+            Some("1")
+        );
+    }
 }
