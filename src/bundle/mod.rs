@@ -298,6 +298,28 @@ impl Layout {
         bail!("{} is no bundle: {why}\nhint: {next}", dir.display())
     }
 
+    /// Makes sure that a directory is a bundle, or can become one.
+    ///
+    /// # Errors
+    /// When it holds something else.
+    pub fn ensure_fit(dir: &Path) -> Result<()> {
+        if !dir.exists() || dir.join("oci-layout").exists() {
+            return Ok(());
+        }
+        if dir.join("index.json").exists() {
+            // It may be a bundle that lost its mark, and says what to do.
+            Layout::open(dir)?;
+        }
+        match foreign(dir)? {
+            Some(entry) => bail!(
+                "{} holds something that is no bundle: {:?}\nhint: name an empty or new directory",
+                dir.display(),
+                entry.file_name()
+            ),
+            None => Ok(()),
+        }
+    }
+
     /// Keeps exports from collecting what is about to be read, until the value is dropped.
     ///
     /// # Errors
@@ -402,23 +424,10 @@ impl Writer {
     /// # Errors
     /// When the directory is something else, cannot be written, or the user cancels.
     pub fn open(dir: &Path, waiting: impl FnOnce()) -> Result<Writer> {
-        let is_new = !dir.join("oci-layout").exists();
         let failed = || format!("cannot write {}", dir.display());
         fs::create_dir_all(dir).with_context(failed)?;
         let lock = lock(dir, FlockOperation::NonBlockingLockExclusive, waiting)?;
-        if is_new && !dir.join("oci-layout").exists() {
-            if dir.join("index.json").exists() {
-                // It may be a bundle that lost its mark, and says what to do.
-                Layout::open(dir)?;
-            }
-            if let Some(entry) = foreign(dir)? {
-                bail!(
-                    "{} holds something that is no bundle: {:?}\nhint: name an empty or new directory",
-                    dir.display(),
-                    entry.file_name()
-                );
-            }
-        }
+        Layout::ensure_fit(dir)?;
         let dir = dir.canonicalize()?;
         fs::create_dir_all(dir.join("blobs/sha256")).with_context(failed)?;
         fs::create_dir_all(dir.join("ingest")).with_context(failed)?;

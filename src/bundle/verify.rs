@@ -124,7 +124,7 @@ fn foreign(layout: &Layout, descriptor: &Descriptor, depth: u32, known: &mut Kno
         return found.clone().map_err(Error::msg);
     }
     let mut prove = || {
-        whole(layout, &blob)?;
+        whole(layout, &blob).with_context(|| blob.digest.clone())?;
         layout.listed(&blob, content)?.iter().try_fold(blob.size, |bytes, inner| {
             Ok(bytes.saturating_add(foreign(layout, inner, depth + 1, known, count)?))
         })
@@ -134,16 +134,13 @@ fn foreign(layout: &Layout, descriptor: &Descriptor, depth: u32, known: &mut Kno
     found
 }
 
-/// Checks the size and the digest of a blob.
+/// Checks the size and the digest of a blob, which the caller names.
 pub(super) fn whole(layout: &Layout, blob: &Blob) -> Result<()> {
-    let file = File::open(layout.path(blob)).with_context(|| format!("{} is missing", blob.digest))?;
+    let file = File::open(layout.path(blob)).context("it is missing")?;
     let size = file.metadata()?.len();
-    ensure!(size == blob.size, "{} has {size} bytes instead of {}", blob.digest, blob.size);
-    ensure!(
-        digest(&mut cancel::Reader(file))?.digest == blob.digest,
-        "{} is damaged: its content is not what its name says",
-        blob.digest
-    );
+    ensure!(size == blob.size, "it has {size} bytes instead of {}", blob.size);
+    let found = digest(&mut cancel::Reader(file))?.digest;
+    ensure!(found == blob.digest, "it is damaged: its content is not what its name says");
     Ok(())
 }
 
@@ -155,7 +152,7 @@ fn tree(layout: &Layout, descriptor: &Descriptor, deep: bool, verified: &mut Ver
     verified.language = config.language.clone();
     verified.files = Some(config.files);
     verified.bytes = config.bytes;
-    whole(layout, &config.table)?;
+    whole(layout, &config.table).with_context(|| config.table.digest.clone())?;
     if deep {
         for part in table::parts(&config.layers) {
             let rows = rows(layout, config, &part)?;

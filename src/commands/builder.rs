@@ -126,7 +126,8 @@ fn table(rows: &[Row]) -> String {
     let cells = rows.iter().map(|row| {
         vec![
             if row.current { format!("{}*", row.name) } else { row.name.clone() },
-            row.driver.clone(),
+            // Of a context whose engine does not answer, buildx tells none.
+            if row.driver.is_empty() { "-".into() } else { row.driver.clone() },
             row.status.clone(),
             row.buildkit.clone().unwrap_or("N/A".into()),
             row.cache_bytes.map_or("N/A".into(), |bytes| Bytes(bytes).to_string()),

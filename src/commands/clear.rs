@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::Context;
 use crate::answers::Answers;
 use crate::catalogue::{self, Known};
+use crate::checks::engine;
 use crate::cli::{CacheKind, Clear, Format};
 use crate::docker::{BuilderRef, Docker, Overview, Volume, quote};
 use crate::exit::USAGE;
@@ -591,7 +592,10 @@ fn cut_volumes(
     let held = inventory::Held::of(&containers, &volumes);
     cuts.retain(|(FoundVolume { cache, volume, .. }, _)| {
         let name = &volume.name;
-        if !volumes.contains(volume) {
+        // Engine 20.10 tells when something in it changed instead of when it was made.
+        let is_told = engine::major(&info.server_version) >= 24;
+        let made = |now: &Volume| if is_told { now.created_at.clone() } else { volume.created_at.clone() };
+        if !volumes.iter().any(|now| Volume { created_at: made(now), ..now.clone() } == *volume) {
             let what =
                 if volumes.iter().any(|now| now.name == *name) { "another one now" } else { "not there any more" };
             outcome.failed.push(format!("volume {name} is {what}"));

@@ -39,6 +39,9 @@ pub struct Answer {
     pub bytes_reused: u64,
     /// What was left out, each with the reason.
     pub left_out: Vec<String>,
+    /// Something of it was asked for by name.
+    #[serde(skip)]
+    pub failed: bool,
     /// The steps of an import of layers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<Steps>,
@@ -122,8 +125,23 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
         plan.left_out.push(why.clone());
     }
     // What was asked for by name and cannot be had is a failure, after all the rest is saved.
-    let mut failed = matches!(&layers, Layers::Without(_)) && options.build.directory.is_some();
+    let failed = matches!(&layers, Layers::Without(_)) && options.build.directory.is_some();
     let nothing = plan.items.is_empty() && !matches!(&layers, Layers::Of(_));
+    if let Location::Directory(dir) = dest
+        && !nothing
+    {
+        ensure!(
+            dir.is_dir() || !dir.exists(),
+            "{} is no directory\nhint: name a bundle, or a directory that is empty or not there",
+            dir.display()
+        );
+        for item in &plan.items {
+            if let From::Volume(at) = item.from {
+                place::ensure_apart(dir, &plan.volumes[at].volume)?;
+            }
+        }
+        Layout::ensure_fit(dir)?;
+    }
     if options.dry_run || nothing {
         let layer = match &layers {
             Layers::Of(export) => Some(export.planned()),
@@ -138,24 +156,13 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
             files: item.estimate.1,
         });
         let entries = layer.into_iter().chain(entries);
-        let answer = Answer { version: 1, entries: entries.collect(), left_out: plan.left_out, ..Answer::default() };
-        show(&answer, &options.output, NOTHING)?;
-        return Ok(if failed { exit::FAILED } else { 0 });
+        let (entries, left_out) = (entries.collect(), plan.left_out);
+        return show(&Answer { version: 1, entries, left_out, failed, ..Answer::default() }, &options.output, NOTHING);
     }
     let wait = || report::note("another export writes this bundle; waiting for it");
     let stage;
     let (dir, mut remote) = match dest {
-        Location::Directory(dir) if dir.exists() && !dir.is_dir() => {
-            bail!("{} is no directory\nhint: name a bundle, or a directory that is empty or not there", dir.display())
-        }
-        Location::Directory(dir) => {
-            for item in &plan.items {
-                if let From::Volume(at) = item.from {
-                    place::ensure_apart(dir, &plan.volumes[at].volume)?;
-                }
-            }
-            (dir.as_path(), None)
-        }
+        Location::Directory(dir) => (dir.as_path(), None),
         Location::Registry(reference) => {
             stage = super::bundles::stage()?;
             (stage.path(), Some(super::bundles::remote(&settings, reference, true)?))
@@ -165,7 +172,8 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
     if let Some(remote) = &mut remote {
         remote.prepare(&mut writer, &plan.items.iter().map(|item| item.config.ref_name()).collect::<Vec<_>>())?;
     }
-    let mut answer = Answer { version: 1, left_out: std::mem::take(&mut plan.left_out), ..Answer::default() };
+    let left_out = std::mem::take(&mut plan.left_out);
+    let mut answer = Answer { version: 1, left_out, failed, ..Answer::default() };
     if let Layers::Of(export) = &layers {
         let _building = Progress::new("Building", options.output.telling());
         let exported = match &mut remote {
@@ -177,7 +185,7 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
             Err(error) if cancel::requested() => return Err(error),
             Err(error) => {
                 answer.left_out.push(format!("layers: {error:#}"));
-                failed = true;
+                answer.failed = true;
             }
         }
     }
@@ -193,6 +201,12 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
             scope.spawn(|| place::sweep(&docker));
         }
         act(place, plan, &mut writer, &mut answer, &mut progress)
+    })
+    .map_err(|error| match format!("{error:#}").contains(FULL) {
+        true => {
+            error.context(format!("the disk of {} has no room for the bundle; what was there is whole", dir.display()))
+        }
+        false => error,
     })?;
     drop(progress);
     (answer.bytes_written, answer.bytes_reused) = (writer.bytes_written, writer.bytes_reused);
@@ -205,9 +219,11 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
         }
         None => writer.commit()?,
     }
-    show(&answer, &options.output, NOTHING)?;
-    Ok(if failed { exit::FAILED } else { 0 })
+    show(&answer, &options.output, NOTHING)
 }
+
+/// How a system says that a disk is full, this one's or that of a helper.
+const FULL: &str = "No space left on device";
 
 /// Bytes and files that a former export has of its entries, by their names.
 type Former = HashMap<String, (u64, u64)>;
@@ -626,8 +642,8 @@ fn left_out_of(config: &TreeConfig, packed: &Packed) -> Vec<String> {
 /// What is said of an export of nothing.
 const NOTHING: &str = "Nothing to export";
 
-/// Prints what was done, or would be; `nothing` if that is nothing.
-pub fn show(answer: &Answer, output: &Output, nothing: &str) -> Result<()> {
+/// Prints what was done, or would be; `nothing` if that is nothing. Returns the exit status.
+pub fn show(answer: &Answer, output: &Output, nothing: &str) -> Result<u8> {
     let quiet = output.quiet;
     match output.format {
         Format::Json => report::json(answer)?,
@@ -647,7 +663,8 @@ pub fn show(answer: &Answer, output: &Output, nothing: &str) -> Result<()> {
                     entry.files.map_or("-".into(), |files| files.to_string()),
                 ]
             });
-            let table = report::table(&["KIND", "NAME", "LANGUAGE", "SIZE", "FILES"], &rows.collect::<Vec<_>>());
+            let header = ["KIND", "NAME", "LANGUAGE", "SIZE", "FILES"];
+            let table = report::table_within(report::room(), &header, rows.collect(), &["FILES", "LANGUAGE", "KIND"]);
             let (written, reused) = (Bytes(answer.bytes_written), Bytes(answer.bytes_reused));
             let steps = answer.steps.as_ref().map(|Steps { cached, ran }| {
                 format!("Layers:   {cached} of {} steps CACHED\n", *cached as usize + ran.len())
@@ -656,13 +673,13 @@ pub fn show(answer: &Answer, output: &Output, nothing: &str) -> Result<()> {
             report::data(&format!("{table}\nWritten:  {written}\nReused:   {reused}\n{steps}"))?;
         }
     }
-    if !quiet {
+    if !quiet || answer.failed {
         for (at, line) in answer.left_out.iter().flat_map(|what| what.lines().enumerate()) {
             let line = report::plain(line);
             report::note(&if at == 0 { format!("left out: {line}") } else { line });
         }
     }
-    Ok(())
+    Ok(if answer.failed { exit::FAILED } else { 0 })
 }
 
 #[cfg(test)]

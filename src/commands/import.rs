@@ -16,6 +16,7 @@ use crate::builders::Builders;
 use crate::bundle::location::Location;
 use crate::bundle::verify::{self, Verified};
 use crate::bundle::{Descriptor, Entry, Layout, TreeConfig};
+use crate::catalogue;
 use crate::cli::{Import, Selection};
 use crate::docker::{BuilderRef, ContainerMount, Docker, Overview, Volume, endpoint};
 use crate::inside::archive::{self, unsafe_path};
@@ -27,7 +28,6 @@ use crate::model::{self, CacheVolume};
 use crate::place::carry::{self, Mount};
 use crate::place::{self, Access, MountPlace, Place};
 use crate::report::{self, Progress};
-use crate::{catalogue, exit};
 
 /// What goes where.
 struct Plan {
@@ -121,8 +121,7 @@ pub fn run(context: Context, options: &Import) -> Result<u8> {
         if imports_layers {
             answer.entries.extend(layers::listed(&layout.index()?.manifests));
         }
-        show(&answer, &options.output, NOTHING)?;
-        return Ok(0);
+        return show(&answer, &options.output, NOTHING);
     }
     let any_mount = plan.steps.iter().any(|step| matches!(step.to, To::Mount(_)));
     let any_layer = imports_layers && layout.index()?.manifests.iter().any(|descriptor| !descriptor.is_tree());
@@ -138,10 +137,9 @@ pub fn run(context: Context, options: &Import) -> Result<u8> {
     })?;
     drop(progress);
     let building = Progress::new("Building", options.output.telling());
-    let whole = !with_layers || layers::import(builder.as_ref(), layout, options, &mut answer)?;
+    answer.failed = with_layers && !layers::import(builder.as_ref(), layout, options, &mut answer)?;
     drop(building);
-    show(&answer, &options.output, NOTHING)?;
-    Ok(if whole { 0 } else { exit::FAILED })
+    show(&answer, &options.output, NOTHING)
 }
 
 /// Returns the builder that mounts and layers are imported into.

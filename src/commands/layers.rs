@@ -215,8 +215,11 @@ impl LayersExport {
         let digests: Vec<String> = layers.iter().map(|layer| layer.digest.clone()).collect();
         let blobs = std::fs::read_dir(stage.blobs())?.flatten().filter_map(|blob| blob.metadata().ok());
         let bytes = blobs.map(|blob| blob.len()).sum();
-        answer.entries.extend(layers.into_iter().map(|layer| self.entry(layer, bytes)));
-        bring(to, &stage.dir, &digests, &self.args, answer)
+        let brought = bring(to, &stage.dir, &digests, &self.args, answer)?;
+        if brought {
+            answer.entries.extend(layers.into_iter().map(|layer| self.entry(layer, bytes)));
+        }
+        Ok(brought)
     }
 
     /// Turns what the BuildKit inside an engine says of an exporter that it does not have into why, and what can be done.

@@ -87,5 +87,6 @@ fn table(entries: &[Verified]) -> String {
             if entry.broken.is_some() { "broken" } else { "ok" }.into(),
         ]
     });
-    report::table(&["KIND", "NAME", "LANGUAGE", "SIZE", "FILES", "STATE"], &rows.collect::<Vec<_>>())
+    let header = ["KIND", "NAME", "LANGUAGE", "SIZE", "FILES", "STATE"];
+    report::table_within(report::room(), &header, rows.collect(), &["FILES", "LANGUAGE", "KIND"])
 }

@@ -236,8 +236,13 @@ impl Screen {
         let mut out = String::from("\x1b[H");
         // The last line ends with a line feed, which must not scroll.
         for line in fitting(text, end, rows.saturating_sub(1)) {
-            out.push_str(&plain(&line).chars().take(columns).collect::<String>());
-            out.push_str("\x1b[K\r\n");
+            let line: String = plain(&line).chars().take(columns).collect();
+            out.push_str(&line);
+            // Behind the last column, it would take the last character away.
+            if line.chars().count() < columns {
+                out.push_str("\x1b[K");
+            }
+            out.push_str("\r\n");
         }
         out.push_str("\x1b[J");
         let mut stdout = io::stdout().lock();

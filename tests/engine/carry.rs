@@ -98,6 +98,8 @@ for_each_engine!(dry_runs_change_nothing, [v20, v28], |engine| {
     let bundle = engine.folder().join("bundle");
     engine.cache(&["export", "--dest", &text(&bundle), "--dry-run"]).ok();
     assert!(!bundle.exists());
+    let refused = engine.cache(&["export", "--dest", "/etc", "--dry-run"]);
+    assert!(refused.code == 1 && refused.stderr.contains("is no bundle"), "{refused}");
     engine.cache(&["export", "--dest", &text(&bundle)]).ok();
     fs::remove_file(root.join("pip/a")).unwrap();
     let (volume, disk) = (Tree::read(&root), Tree::read(&bundle));
@@ -487,6 +489,8 @@ fn cannot_export_layers(engine: &Engine, able: usize) {
             "{run}"
         );
         assert!(run.stderr.contains("hint: `") && run.stderr.contains("containerd-snapshotter"), "{run}");
+        let quiet = engine.cache(&[&export[..], &["--builder", builder, "--quiet"]].concat());
+        assert!(quiet.code == 1 && quiet.stderr.contains("cannot export them"), "{quiet}");
         let entries = json(engine, &["verify", &text(&bundle)]);
         assert!(entries["entries"].to_string().contains("project-cache"), "{entries}");
     }
@@ -710,6 +714,7 @@ fn a_full_disk_leaves_the_last_bundle() {
     let verified = engine.cache(&["verify", &text(&bundle)]);
     Run::of(std::process::Command::new("umount").arg(&bundle)).ok();
     assert!(run.code == 1 && run.stderr.contains("No space left on device"), "{run}");
+    assert!(run.stderr.contains("has no room for the bundle"), "{run}");
     assert_eq!(verified.code, 0, "{verified}");
     let files = |tree: Tree| tree.only(|path| path.starts_with("blobs/sha256/") || path.ends_with("index.json"));
     assert_same(&files(before), &files(after));

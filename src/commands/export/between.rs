@@ -8,7 +8,6 @@ use super::{Answer, AnswerEntry, From, Item, NOTHING, Plan, left_out_of, plan_mo
 use crate::builders::Builders;
 use crate::bundle::TreeConfig;
 use crate::cli::Export;
-use crate::exit;
 use crate::inside::pack::Packed;
 use crate::inventory::Kind;
 use crate::place::between;
@@ -28,13 +27,14 @@ pub fn to_builder(builders: &Builders, options: &Export) -> Result<u8> {
         true => layers::plan_export(builders, options)?,
         false => Layers::None,
     };
-    let mut whole = true;
+    let mut failed = false;
     if let Layers::Without(why) = &layers {
         plan.left_out.push(why.clone());
         // Who names a directory means layers.
-        whole = options.build.directory.is_none();
+        failed = options.build.directory.is_some();
     }
-    let mut answer = Answer { version: 1, left_out: std::mem::take(&mut plan.left_out), ..Answer::default() };
+    let left_out = std::mem::take(&mut plan.left_out);
+    let mut answer = Answer { version: 1, left_out, failed, ..Answer::default() };
     // Packed here and unpacked there.
     let bytes = 2 * plan.items.iter().map(|item| item.estimate.0).sum::<u64>();
     let mut progress = Carrying::new("Copying", (0, bytes), "Sending", options.output.telling());
@@ -69,9 +69,8 @@ pub fn to_builder(builders: &Builders, options: &Export) -> Result<u8> {
             answer.left_out.push(format!("layers: {} is the builder that they would come from", to.name));
         }
         Layers::Of(export) if options.dry_run => answer.entries.push(export.planned()),
-        Layers::Of(export) => whole = export.hand_over(&to, &mut answer)?,
+        Layers::Of(export) => answer.failed = !export.hand_over(&to, &mut answer)?,
         Layers::None | Layers::Without(_) => {}
     }
-    show(&answer, &options.output, NOTHING)?;
-    Ok(if whole { 0 } else { exit::FAILED })
+    show(&answer, &options.output, NOTHING)
 }
