@@ -1,6 +1,5 @@
 //! Carries a cache mount from one builder to another through pipes: nothing of it touches this machine's disk.
 
-use std::collections::HashSet;
 use std::io::{self, BufReader, BufWriter, PipeReader, PipeWriter};
 use std::path::Path;
 use std::slice;
@@ -16,6 +15,7 @@ use crate::docker::{BuilderRef, unique_name};
 use crate::inside::pack::{self, Pack, Packed};
 use crate::inside::unpack::{Target, Unpack, Unpacked};
 use crate::inside::{Job, Line};
+use crate::parallel;
 
 /// The build that unpacks.
 struct Unpacking<'a> {
@@ -46,13 +46,12 @@ pub fn carry(
     let source = Mount { target: String::new(), ..mount.clone() };
     let (packer, unpacker) = (unique_name(), unique_name());
     let binaries = (helper::binary(&from.architecture)?, helper::binary(&to.architecture)?);
-    let ids = |builder: &BuilderRef| -> Result<HashSet<String>> {
-        Ok(builder.records()?.into_iter().map(|record| record.id).collect())
-    };
-    let _cleaners = (
-        Cleaner { builder: from, name: &packer, before: ids(from)?, imports: false, leaves: false },
-        Cleaner { builder: to, name: &unpacker, before: ids(to)?, imports: true, leaves: false },
-    );
+    let ends = [(from, &packer, false), (to, &unpacker, true)];
+    let cleaners = parallel::each(&ends, |&(builder, name, imports)| {
+        let before = builder.records()?.into_iter().map(|record| record.id).collect();
+        Ok(Cleaner { builder, name, before, imports, leaves: false })
+    });
+    let _cleaners = cleaners.into_iter().collect::<Result<Vec<_>>>()?;
     let trees = vec![pack::Tree { root: source.root(0), ..tree }];
     let job = Job::Pack(Pack { out: format!("/{packer}/out").into(), trees });
     let send = |pipe: PipeWriter| -> io::Result<()> {
