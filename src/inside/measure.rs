@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::CStr;
 use std::iter;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dirs::DIRECTORY;
 use super::scan::changed;
-use super::walk::{self, Counters, Folder, Names, Troubles, Visit, blocks, last_used};
+use super::walk::{self, Counters, Folder, Troubles, Visit, blocks, last_used};
 
 /// A tree to measure.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -128,15 +128,9 @@ impl Sum {
 /// Measures all trees side by side; calls `progress` with files and bytes so far, five times a second.
 pub fn all(trees: &[Tree], progress: &mut (dyn FnMut(u64, u64) + Send)) -> Vec<Measured> {
     let counters = Counters::default();
-    let names: Vec<Names> = trees.iter().map(|tree| Names::new(&tree.known)).collect();
     let measures: Vec<Measure> = trees.iter().map(|tree| Measure::new(tree, &counters)).collect();
-    let walks: Vec<(&Path, &Names, &Measure)> = trees
-        .iter()
-        .zip(&names)
-        .zip(&measures)
-        .map(|((tree, names), measure)| (tree.root.as_path(), names, measure))
-        .collect();
-    walk::all(&walks, &counters, progress);
+    let walks = trees.iter().zip(&measures).map(|(tree, measure)| (&tree.root, &tree.known, measure));
+    walk::all(walks, &counters, progress);
     measures.into_iter().map(Measure::finish).collect()
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::measure::Tree;
-use super::walk::{self, Counters, Folder, Names, Troubles, Visit};
+use super::walk::{self, Counters, Folder, Troubles, Visit};
 
 /// Who owns what in a tree.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -58,7 +58,6 @@ pub struct Given {
 /// Returns who owns what in each tree.
 pub fn owners(trees: &[Tree], progress: &mut (dyn FnMut(u64, u64) + Send)) -> Vec<Owned> {
     let counters = Counters::default();
-    let names: Vec<Names> = trees.iter().map(|tree| Names::new(&tree.known)).collect();
     let counts: Vec<Count> = trees
         .iter()
         .map(|tree| Count {
@@ -67,13 +66,8 @@ pub fn owners(trees: &[Tree], progress: &mut (dyn FnMut(u64, u64) + Send)) -> Ve
             unreadable: Troubles::default(),
         })
         .collect();
-    let walks: Vec<(&Path, &Names, &Count)> = trees
-        .iter()
-        .zip(&names)
-        .zip(&counts)
-        .map(|((tree, names), count)| (tree.root.as_path(), names, count))
-        .collect();
-    walk::all(&walks, &counters, progress);
+    let walks = trees.iter().zip(&counts).map(|(tree, count)| (&tree.root, &tree.known, count));
+    walk::all(walks, &counters, progress);
     let finish = |count: Count| {
         let parts = count.parts.into_iter().map(|part| part.into_inner().unwrap_or_else(PoisonError::into_inner));
         let parts = parts.map(|owners| owners.into_iter().collect()).collect();
@@ -130,7 +124,6 @@ impl Visit for Count<'_> {
 /// ends it early, which does no harm: the same gift goes on with what still differs.
 pub fn give(gifts: &[Gift], progress: &mut (dyn FnMut(u64, u64) + Send)) -> Vec<Given> {
     let counters = Counters::default();
-    let names: Vec<Names> = gifts.iter().map(|gift| Names::new(&gift.known)).collect();
     let givings: Vec<Giving> = gifts
         .iter()
         .map(|gift| Giving {
@@ -140,13 +133,8 @@ pub fn give(gifts: &[Gift], progress: &mut (dyn FnMut(u64, u64) + Send)) -> Vec<
             failed: Troubles::default(),
         })
         .collect();
-    let walks: Vec<(&Path, &Names, &Giving)> = gifts
-        .iter()
-        .zip(&names)
-        .zip(&givings)
-        .map(|((gift, names), giving)| (gift.root.as_path(), names, giving))
-        .collect();
-    walk::all(&walks, &counters, progress);
+    let walks = gifts.iter().zip(&givings).map(|(gift, giving)| (&gift.root, &gift.known, giving));
+    walk::all(walks, &counters, progress);
     let finish = |giving: Giving| {
         let (failed, failed_count) = giving.failed.finish();
         Given { changed: giving.changed.into_inner(), failed, failed_count }
@@ -230,6 +218,7 @@ impl Visit for Giving<'_> {
 mod tests {
     use std::fs;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::path::Path;
 
     use super::*;
 

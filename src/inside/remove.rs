@@ -2,7 +2,7 @@
 //! their owners and modes, for a tool that is not root could not make them again.
 
 use std::ffi::CStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::measure::{self, Measured, Tree};
 use super::unpack;
-use super::walk::{self, Counters, Folder, Names, Troubles, Visit, blocks, last_used};
+use super::walk::{self, Counters, Folder, Troubles, Visit, blocks, last_used};
 
 /// A tree to remove parts of.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -60,20 +60,14 @@ pub fn all(cuts: &[Cut], progress: &mut (dyn FnMut(u64, u64) + Send)) -> Vec<Rem
     let mut cuts = cuts.to_vec();
     let used = keep_used(&mut cuts);
     let counters = Counters::default();
-    let names: Vec<Names> = cuts.iter().map(|cut| Names::new(&cut.known)).collect();
     let removals: Vec<Removal> = cuts.iter().map(|cut| Removal::new(&cut.take, &counters)).collect();
     for (cut, removal) in cuts.iter().zip(&removals) {
         if let Err(error) = unpack::sweep(&cut.root) {
             removal.failed.tell(format!("{error:#}"));
         }
     }
-    let walks: Vec<(&Path, &Names, &Removal)> = cuts
-        .iter()
-        .zip(&names)
-        .zip(&removals)
-        .map(|((cut, names), removal)| (cut.root.as_path(), names, removal))
-        .collect();
-    walk::all(&walks, &counters, progress);
+    let walks = cuts.iter().zip(&removals).map(|(cut, removal)| (&cut.root, &cut.known, removal));
+    walk::all(walks, &counters, progress);
     removals.into_iter().zip(used).map(|(removal, used)| Removed { used, ..removal.finish() }).collect()
 }
 
@@ -230,6 +224,7 @@ mod tests {
     use std::fs;
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::path::Path;
     use std::sync::atomic::AtomicBool;
 
     use proptest::prelude::*;

@@ -6,7 +6,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -188,16 +188,22 @@ impl Counters {
     }
 }
 
-/// Walks all roots side by side; calls `progress` as [`Counters::telling`] does. A cancel ends it early.
-pub fn all<V: Visit>(walks: &[(&Path, &Names, &V)], counters: &Counters, progress: &mut (dyn FnMut(u64, u64) + Send)) {
+/// Walks trees side by side, each told as its root, the paths that [`Names`] numbers, and what visits it; calls `progress`
+/// as [`Counters::telling`] does. A cancel ends it early.
+pub fn all<'a, V: Visit + 'a>(
+    trees: impl Iterator<Item = (&'a PathBuf, &'a Vec<String>, &'a V)>,
+    counters: &Counters,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) {
+    let walks: Vec<_> = trees.map(|(root, known, visit)| (root.as_path(), Names::new(known), visit)).collect();
     counters.telling(progress, || match ThreadPoolBuilder::new().num_threads(threads()).build() {
-        Ok(pool) => pool.scope(|scope| begin(scope, walks)),
+        Ok(pool) => pool.scope(|scope| begin(scope, &walks)),
         // As many as there are cores, if this user may have no more.
-        Err(_) => rayon::scope(|scope| begin(scope, walks)),
+        Err(_) => rayon::scope(|scope| begin(scope, &walks)),
     });
 }
 
-fn begin<'s, V: Visit>(scope: &rayon::Scope<'s>, walks: &'s [(&'s Path, &'s Names, &'s V)]) {
+fn begin<'s, V: Visit>(scope: &rayon::Scope<'s>, walks: &'s [(&'s Path, Names, &'s V)]) {
     for (root, names, visit) in walks {
         scope.spawn(move |scope| Walk { names, visit: *visit }.root(scope, root));
     }
