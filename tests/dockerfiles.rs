@@ -365,6 +365,31 @@ fn a_mount_where_only_old_versions_write_is_dead_unless_a_setting_leads_there() 
 }
 
 #[test]
+fn a_mount_is_dead_where_an_option_has_the_tool_write_elsewhere() {
+    let step =
+        |target: &str, run: &str| format!("FROM node\nRUN --mount=type=cache,target={target},sharing=locked {run}\n");
+    let (npm, pip, yarn) = ("/root/.npm", "/root/.cache/pip", "/usr/local/share/.cache/yarn");
+    told_and_left(
+        "dead-cache-mount",
+        &[
+            &step(npm, "npm ci --cache /tmp/c"),
+            &step(npm, "npm ci --cache=/tmp/c && rm -rf /tmp/c"),
+            &step(pip, "pip install --cache-dir /tmp/c x"),
+            &step(yarn, "yarn install --frozen-lockfile --cache-folder ./c"),
+        ],
+    );
+    for (target, run) in [
+        (npm, "npm ci --cache ~/.npm"),
+        (npm, "npm ci --cache $C"),
+        (npm, "npm ci --cache /tmp/c && npm i -g x"),
+        (npm, "npm ci --cache /tmp/c && ./build.sh"),
+        ("/tmp/c", "npm ci --cache /tmp/c"),
+    ] {
+        assert!(!found(&step(target, run)).iter().any(|found| found.finding.check == "dead-cache-mount"), "{run}");
+    }
+}
+
+#[test]
 fn packages_that_the_image_may_need_are_told_and_left_there() {
     for text in [
         "FROM golang:1.22\nCOPY go.mod go.sum ./\nRUN go mod download\nCOPY . .\nRUN go build -o /app .\n",

@@ -2,7 +2,7 @@
 
 use super::deletions::{self, Reach};
 use super::edits::{self, Edit};
-use super::steps::{Facts, Mounted, Run, Use, calls, runs_tool};
+use super::steps::{Facts, Mounted, Run, Use, calls, moving_option, runs_tool};
 use super::{Finding, Severity};
 use crate::catalogue::{self, Class, Row, Sharing};
 use crate::dockerfile::Instruction;
@@ -509,6 +509,14 @@ fn dead_cache_mount(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
     let mut found = Vec::new();
     for (mount, target) in caches(run) {
         let Some(row) = mount.tool else { continue };
+        if let Some((sign, place)) = moved_away(facts, run, row, mount) {
+            let message =
+                format!("the cache mount on `{target}` stays empty: `{sign}` has {} write to `{place}`", row.tool);
+            let mut dead = warning(facts, "dead-cache-mount", mount.line, message);
+            dead.finding.subject = Some(target.to_owned());
+            found.push(dead);
+            continue;
+        }
         let mine: Vec<&Use<'_>> = uses.iter().filter(|used| family(used.row.tool) == family(row.tool)).collect();
         let known = mine.iter().all(|used| used.places.is_some()) && scope.known;
         if mine.is_empty() || !known {
@@ -551,6 +559,19 @@ fn dead_cache_mount(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
         found.push(dead);
     }
     found
+}
+
+/// Returns the option, and its directory, by which all that may fill a mount in a step writes elsewhere.
+fn moved_away(facts: &Facts<'_>, run: &Run, row: &'static Row, mount: &Mount) -> Option<(&'static str, String)> {
+    let commands = facts.commands(run).iter().filter(|command| !deletions::is_plain(command));
+    let moves = commands.map(|command| {
+        let (sign, word) = moving_option(command, row).filter(|_| runs_tool(command, row))?;
+        let place =
+            deletions::path(facts, run, word).filter(|place| !place.contains(['$', '`', '*', '?', '[', '{']))?;
+        let place = clean(&place);
+        (!mount.meets(&place)).then_some((sign, place))
+    });
+    moves.collect::<Option<Vec<_>>>()?.pop()
 }
 
 /// Returns the edit that gives an option of a mount another value.

@@ -454,6 +454,17 @@ fn moved(row: &Row, command: &Command, scope: &Scope) -> bool {
     })
 }
 
+/// Returns the option by which a command has its tool keep the cache in another directory, and that directory.
+pub fn moving_option<'a>(command: &'a Command, row: &'static Row) -> Option<(&'static str, &'a str)> {
+    let mut signs = row.build.moved_by.iter().filter(|sign| sign.starts_with("--cache") || **sign == "--store-dir");
+    signs.find_map(|sign| {
+        let mut args = command.args();
+        let value =
+            args.find_map(|arg| arg.strip_prefix(sign).filter(|rest| rest.is_empty() || rest.starts_with('=')))?;
+        Some((*sign, value.strip_prefix('=').or_else(|| args.next())?))
+    })
+}
+
 fn places(row: &Row, command: &Command, commands: &[Command], scope: &Scope) -> Option<Vec<String>> {
     if row.tool == "dnf" {
         return dnf(command, scope).map(|place| vec![place.to_owned()]);
