@@ -416,6 +416,8 @@ fn a_variable_that_turns_a_cache_off_goes_only_if_every_step_has_the_mount() {
         "RUN echo $PIP_NO_CACHE_DIR",
     ] {
         told_and_left("missing-cache-mount", &[&format!("{text}{step}\n")]);
+        let said = found(&format!("{text}{step}\n")).remove(0).finding.message;
+        assert!(said.contains("`PIP_NO_CACHE_DIR` would keep a mount empty"), "{said}");
         let mounted = text.replace("RUN", "RUN --mount=type=cache,target=/root/.cache/pip");
         told_and_left("defeated-cache-mount", &[&format!("{mounted}{step}\n")]);
     }

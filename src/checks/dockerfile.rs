@@ -139,12 +139,16 @@ fn missing_cache_mount(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
             let value = facts.scope(run).env.get(**sign).and_then(Option::as_deref);
             value.is_some_and(|value| is_on(sign, value))
         };
-        let set = row.build.defeated_by.iter().filter(is_set);
-        let unset: Option<Vec<Edit>> =
-            set.map(|sign| unset(facts, run, row, sign, &|run| gets_mount(facts, run, row))).collect();
-        if let Some((unset, mounts)) = unset.zip(mount_edits(facts, run, row, &uses)) {
-            missing.edits = [mounts, unset].concat();
+        let mut edits = mount_edits(facts, run, row, &uses);
+        for sign in row.build.defeated_by.iter().filter(is_set) {
+            let unset = unset(facts, run, row, sign, &|run| gets_mount(facts, run, row));
+            if unset.is_none() {
+                let told = format!("; `{sign}` would keep a mount empty, so it has to be taken out too");
+                missing.finding.message.push_str(&told);
+            }
+            edits = edits.zip(unset).map(|(edits, unset)| [edits, vec![unset]].concat());
         }
+        missing.edits = edits.unwrap_or_default();
         found.push(missing);
     }
     found
