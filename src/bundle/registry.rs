@@ -182,7 +182,8 @@ impl Registry {
     /// When the registry does not answer or refuses.
     pub fn digest(&self, tag: &str) -> Result<Option<String>> {
         const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
-        let answer = self.call("HEAD", &self.url("manifests", tag), &[("accept", MANIFESTS)], &Sent::Nothing)?;
+        let answer = self.call("HEAD", &self.url("manifests", tag), &[("accept", MANIFESTS)], &Sent::Nothing);
+        let answer = answer.map_err(|error| self.of_one(tag, error))?;
         match (answer.status(), header_of(&answer, DIGEST)) {
             (StatusCode::NOT_FOUND, _) => Ok(None),
             (StatusCode::OK, Some(digest)) => Ok(Some(digest.to_owned())),
@@ -283,10 +284,11 @@ impl Registry {
     }
 
     /// Tells what the registry cannot answer for alone from an outage, in which it does not answer for the tag either.
-    fn of_one(&self, digest: &str, error: anyhow::Error) -> anyhow::Error {
+    fn of_one(&self, tag: &str, error: anyhow::Error) -> anyhow::Error {
         let failed = error.downcast_ref::<Passing>().is_some_and(|passing| passing.failed);
-        match failed && digest.starts_with("sha256:") && self.digest(&self.reference.tag).is_ok() {
-            true => anyhow!(Broken::Unreadable(format!("{digest} cannot be read: {error:#}"))),
+        let is_one = *tag != self.reference.tag;
+        match failed && is_one && self.digest(&self.reference.tag).is_ok() {
+            true => anyhow!(Broken::Unreadable(format!("{tag} cannot be read: {error:#}"))),
             false => error,
         }
     }

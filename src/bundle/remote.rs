@@ -1,15 +1,18 @@
 //! A bundle in a registry: the tag is an index, as that of a directory is; mounts and volumes are artifacts beside the
 //! layers, which buildx itself pushes. Blobs go first, then manifests, then the tag: what it named stays whole until then.
+//!
+//! Registries that remove what has no tag do not all look into an index, so each entry has two tags beside the bundle's: one
+//! names what the index does, and at the other, which ends in `.next`, a new one waits until the index names it.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::{Map, Value, json};
 
 use super::location::{Location, Reference};
@@ -22,6 +25,11 @@ use crate::parallel;
 
 /// What a tag is that holds a bundle.
 const BUNDLE: &str = "application/vnd.docker-cache.bundle.v1";
+
+/// What buildx says of layers that it has pushed.
+const LAYERS: &str = "application/vnd.buildkit.cacheconfig.v0";
+/// Ends the tag at which an entry waits.
+const NEXT: &str = ".next";
 
 /// Blobs that go over the line at the same time.
 const LINES: usize = 4;
@@ -111,10 +119,68 @@ impl Remote {
         })
     }
 
-    /// Returns the tag of one entry beside the bundle's: `main-layers-web-1b2c3d4e`. Registries that remove what has no tag
-    /// do not all look into an index.
-    pub fn beside(&self, name: &str) -> Reference {
-        beside(&self.registry.reference, name)
+    /// Returns true for an entry of this bundle, for layers that buildx has pushed to become one, and for what cannot be read:
+    /// that is lost already.
+    fn is_own(&self, name: &str, digest: &str) -> Result<bool> {
+        if self.index.manifests.iter().any(|entry| entry.digest == digest) {
+            return Ok(true);
+        }
+        let Some((_, bytes)) = undamaged(self.registry.manifest(digest))?.flatten() else { return Ok(true) };
+        let Ok(manifest) = serde_json::from_slice::<Manifest>(&bytes) else { return Ok(false) };
+        let is_pushed = !name.starts_with(NAMES) && manifest.config.media_type == LAYERS;
+        Ok(is_pushed || manifest.annotations.get(TAG) == Some(&self.registry.reference.tag))
+    }
+
+    fn beside(&self, name: &str, end: &str) -> Reference {
+        beside(&self.registry.reference, name, end)
+    }
+
+    /// Returns the tag at which a new entry waits, once what the index names now has its own.
+    ///
+    /// # Errors
+    /// When the registry does not answer or refuses.
+    pub fn waiting(&self, writer: &Writer, name: &str) -> Result<Reference> {
+        self.hold(writer, &[name])?;
+        Ok(self.beside(name, NEXT))
+    }
+
+    /// Makes the tags of these entries name what the index does now, and still does when that is done.
+    fn hold(&self, writer: &Writer, names: &[&str]) -> Result<()> {
+        for _ in 0..ROUNDS {
+            let mut entries = read(&self.registry)?.0.manifests;
+            entries.retain(|entry| names.contains(&entry.ref_name()));
+            if !self.settle(writer, &entries)? {
+                return Ok(());
+            }
+        }
+        Err(self.restless())
+    }
+
+    /// Makes the tags of these entries name them, but for what is of others. Returns true if some did not. Of entries that
+    /// share a tag, the first has it.
+    fn settle(&self, writer: &Writer, entries: &[Descriptor]) -> Result<bool> {
+        let (changed, mut seen) = (AtomicBool::new(false), HashSet::new());
+        let tagged = entries.iter().map(|entry| (self.beside(entry.ref_name(), "").tag, entry));
+        let tagged: Vec<_> = tagged.filter(|(tag, _)| seen.insert(tag.clone())).collect();
+        parallel::try_each(LINES, &tagged, |(tag, entry)| {
+            let Some(there) = undamaged(self.registry.digest(tag))? else { return Ok(()) };
+            if let Some(there) = there
+                && (there == entry.digest || !self.is_own(entry.ref_name(), &there)?)
+            {
+                return Ok(());
+            }
+            let (kind, bytes) = match writer.used.contains(&entry.digest) {
+                true => (entry.media_type.clone(), writer.layout.json(&entry.blob()?)?),
+                false => match undamaged(self.registry.manifest(&entry.digest))?.flatten() {
+                    Some((descriptor, bytes)) => (descriptor.media_type, bytes),
+                    None => return Ok(()),
+                },
+            };
+            self.registry.put_manifest(tag, &kind, &bytes)?;
+            changed.store(true, Relaxed);
+            Ok(())
+        })?;
+        Ok(changed.into_inner())
     }
 
     /// Puts layers that buildx has pushed into the index, under this name, with a manifest of the bundle's own. Returns their
@@ -122,7 +188,7 @@ impl Remote {
     ///
     /// # Errors
     /// When they did not arrive.
-    pub fn take_layers(&mut self, writer: &mut Writer, name: &str, pushed: &str) -> Result<(Descriptor, u64)> {
+    pub fn take_layers(&self, writer: &mut Writer, name: &str, pushed: &str) -> Result<(Descriptor, u64)> {
         let (mut descriptor, bytes) =
             self.registry.manifest(pushed)?.with_context(|| format!("{pushed} did not arrive in the registry"))?;
         let no_manifest = "what buildx pushed is no manifest";
@@ -131,13 +197,11 @@ impl Remote {
         manifest.annotations.insert(TAG.into(), self.registry.reference.tag.clone());
         fields.insert("annotations".into(), json!(manifest.annotations));
         let bytes = serde_json::to_vec(&fields)?;
-        let Blob { digest, size } = digest(&mut &bytes[..])?;
-        // Where tags cannot be changed, buildx has just used this one up.
-        let put = |tag: &str| self.registry.put_manifest(tag, &descriptor.media_type, &bytes);
-        put(&self.beside(name).tag).or_else(|refused| put(&digest).map_err(|_| refused))?;
-        (descriptor.digest, descriptor.size) = (digest, size);
+        let blob = digest(&mut &bytes[..])?;
+        fs::write(writer.layout.path(&blob), bytes)?;
+        writer.used.insert(blob.digest.clone());
+        (descriptor.digest, descriptor.size) = (blob.digest, blob.size);
         descriptor.annotations.insert(REF_NAME.into(), name.into());
-        self.gone.remove(&descriptor.digest);
         writer.index.put(descriptor.clone());
         Ok((descriptor, manifest.layers.iter().map(|layer| layer.size).sum()))
     }
@@ -145,22 +209,19 @@ impl Remote {
     /// Sends what the registry does not have, the tag last. Returns the bytes of the entries that went over the line.
     ///
     /// # Errors
-    /// When the registry does not answer or refuses; the tag is then what it was.
+    /// When the registry does not answer or refuses; the tag then names all of what it did, or all of what is new.
     pub fn push(&self, mut writer: Writer, progress: Progress<'_>) -> Result<u64> {
         writer.settle(false)?;
         let trees =
             writer.index.manifests.iter().filter(|entry| entry.is_tree() && writer.used.contains(&entry.digest));
-        let (mut blobs, mut manifests, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
+        let (mut blobs, mut seen) = (Vec::new(), HashSet::new());
         for entry in trees {
-            let blob = entry.blob()?;
-            let bytes = writer.layout.json(&blob)?;
-            let manifest: Manifest = serde_json::from_slice(&bytes)?;
+            let manifest: Manifest = serde_json::from_slice(&writer.layout.json(&entry.blob()?)?)?;
             for inner in std::iter::once(&manifest.config).chain(&manifest.layers) {
                 if !writer.elsewhere.contains(&inner.digest) && seen.insert(inner.digest.clone()) {
                     blobs.push(inner.blob()?);
                 }
             }
-            manifests.push((blob, self.beside(entry.ref_name()).tag, bytes));
         }
         let sent = AtomicU64::new(0);
         let told = Telling::new(progress);
@@ -170,14 +231,24 @@ impl Remote {
             told.more(u64::from(bytes > 0), 0);
             Ok(())
         })?;
-        for (blob, tag, bytes) in manifests {
-            // Of what the registry lost, a tag may be left.
-            if self.gone.contains(&blob.digest) || self.registry.digest(&tag)?.is_none_or(|there| there != blob.digest)
-            {
-                self.registry.put_manifest(&tag, super::MANIFEST, &bytes)?;
-                sent.fetch_add(blob.size, Relaxed);
-            }
+        let is_there = |entry: &Descriptor| self.index.manifests.iter().any(|former| former.digest == entry.digest);
+        let new = writer.index.manifests.iter().filter(|entry| {
+            writer.used.contains(&entry.digest) && (self.gone.contains(&entry.digest) || !is_there(entry))
+        });
+        let new: Vec<&Descriptor> = new.collect();
+        if !new.is_empty() {
+            self.hold(&writer, &new.iter().map(|entry| entry.ref_name()).collect::<Vec<_>>())?;
         }
+        parallel::try_each(LINES, &new, |entry| {
+            let bytes = writer.layout.json(&entry.blob()?)?;
+            let put = |tag: &str| self.registry.put_manifest(tag, &entry.media_type, &bytes);
+            // Where tags cannot be changed, buildx has just used this one up.
+            put(&self.beside(entry.ref_name(), NEXT).tag).or_else(|why| put(&entry.digest).map_err(|_| why))?;
+            if entry.is_tree() {
+                sent.fetch_add(entry.size, Relaxed);
+            }
+            Ok(())
+        })?;
         self.tag(&writer)?;
         Ok(sent.into_inner())
     }
@@ -191,14 +262,21 @@ impl Remote {
             merged.others.insert("annotations".into(), json!({TAG: self.registry.reference.tag}));
             // The registry refuses an index that refers to what is not there.
             merged.manifests.retain(|entry| !self.gone.contains(&entry.digest) || writer.used.contains(&entry.digest));
-            if exists && merged.manifests == latest.manifests {
+            let is_done = exists && merged.manifests == latest.manifests;
+            if !is_done {
+                ensure_few(&merged, &self.registry.reference)?;
+                self.registry.put_manifest(&self.registry.reference.tag, INDEX, &serde_json::to_vec(&merged)?)?;
+            }
+            if !self.settle(writer, &merged.manifests)? && is_done {
                 return Ok(());
             }
-            ensure_few(&merged, &self.registry.reference)?;
-            self.registry.put_manifest(&self.registry.reference.tag, INDEX, &serde_json::to_vec(&merged)?)?;
             thread::sleep(SETTLING);
         }
-        bail!("{} is written by others all the time\nhint: export again", self.registry.reference)
+        Err(self.restless())
+    }
+
+    fn restless(&self) -> anyhow::Error {
+        anyhow!("{} is written by others all the time\nhint: export again", self.registry.reference)
     }
 
     /// Copies the entries that are wanted, told by what the bundle knows of a mount or volume, or by nothing for layers, to
@@ -329,11 +407,11 @@ const ROUNDS: usize = 8;
 /// In this time others see what was written, who read the tag before.
 const SETTLING: Duration = Duration::from_millis(300);
 
-/// Returns the tag of one entry beside the bundle's.
-fn beside(reference: &Reference, name: &str) -> Reference {
+/// Returns a tag of one entry beside the bundle's: `main-layers-web-1b2c3d4e`, and one with an end.
+fn beside(reference: &Reference, name: &str, end: &str) -> Reference {
     let in_tag = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
     let name: String = name.strip_prefix(NAMES).unwrap_or(name).chars().map(in_tag).collect();
-    let mut tag = format!("{}-{name}", reference.tag);
+    let mut tag = format!("{}-{name}{end}", reference.tag);
     if tag.len() > MAX_TAG {
         let hash = digest(&mut tag.as_bytes()).unwrap_or_default();
         tag.replace_range(MAX_TAG - 8.., &hash.file()[..8]);
@@ -349,7 +427,7 @@ pub fn remedy(reference: &Reference, name: &str, broken: Option<&Broken>) -> Str
         Some(Broken::Gone(_)) => "export again".into(),
         Some(Broken::Damaged(_)) | None => format!(
             "`skopeo delete {lenient}docker://{}`, let the registry collect its garbage, and export again",
-            beside(reference, name)
+            beside(reference, name, "")
         ),
     }
 }
@@ -454,6 +532,16 @@ mod tests {
         assert_eq!(result(&theirs, false), index(&theirs).manifests);
         // Another run did not know of this one.
         assert_eq!(result(&[("a", "1"), ("b", "1")], false), new.manifests);
+    }
+
+    #[test]
+    fn each_entry_has_two_tags_and_a_long_name_is_cut() {
+        let reference: Reference = "x.test/a:main".parse().unwrap();
+        let tag = |name: &str, end| beside(&reference, name, end).tag;
+        assert_eq!(tag("docker-cache/volume/npm/npm", ""), "main-volume-npm-npm");
+        assert_eq!(tag("layers-web-1b2c3d4e", NEXT), "main-layers-web-1b2c3d4e.next");
+        let long = "x".repeat(200);
+        assert!(tag(&long, "") != tag(&long, NEXT) && tag(&long, NEXT).len() == MAX_TAG);
     }
 
     /// A registry whose tag `c` is a bundle of these entries. What else is asked of it by digest it has from `find`.

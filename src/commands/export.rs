@@ -176,7 +176,7 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
     let mut answer = Answer { version: 1, left_out, failed, ..Answer::default() };
     if let Layers::Of(export) = &layers {
         let _building = Progress::new("Building", options.output.telling());
-        let exported = match &mut remote {
+        let exported = match &remote {
             Some(remote) => export.push(remote, &mut writer),
             None => export.run(&mut writer),
         };

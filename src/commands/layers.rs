@@ -193,8 +193,8 @@ impl LayersExport {
     ///
     /// # Errors
     /// When the build fails, or its cache does not arrive.
-    pub fn push(&self, remote: &mut Remote, writer: &mut Writer) -> Result<AnswerEntry> {
-        let reference = remote.beside(&self.name);
+    pub fn push(&self, remote: &Remote, writer: &mut Writer) -> Result<AnswerEntry> {
+        let reference = remote.waiting(writer, &self.name)?;
         let pushed = self.builder.push_layers(&reference.to_string(), reference.insecure, &self.args);
         let pushed = pushed.map_err(|error| self.explained(error))?;
         let (descriptor, bytes) =

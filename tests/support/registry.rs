@@ -179,6 +179,18 @@ impl Registry {
         self.skopeo(&["delete", "--tls-verify=false", &format!("docker://{}/{image}", self.address)]).ok();
     }
 
+    /// Runs something while the registry fails to change a tag.
+    pub fn with_stuck(&self, repository: &str, tag: &str, run: impl FnOnce()) {
+        let index =
+            self.folder.join("data/docker/registry/v2/repositories").join(repository).join("_manifests/tags").join(tag);
+        let (index, aside) = (index.join("index"), index.join("aside"));
+        fs::rename(&index, &aside).unwrap();
+        fs::write(&index, "").unwrap();
+        run();
+        fs::remove_file(&index).unwrap();
+        fs::rename(&aside, &index).unwrap();
+    }
+
     /// Flips a bit of a blob on the registry's disk.
     pub fn damage(&self, digest: &str) {
         let hex = digest.trim_start_matches("sha256:");
