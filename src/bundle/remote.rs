@@ -119,6 +119,26 @@ impl Remote {
         })
     }
 
+    /// Checks that nothing of others is at the tags that an export of these entries writes.
+    ///
+    /// # Errors
+    /// When there is, or the registry does not answer or refuses.
+    pub fn ensure_apart(&self, names: &[String]) -> Result<()> {
+        let tags: Vec<(&String, &str)> = names.iter().flat_map(|name| [(name, ""), (name, NEXT)]).collect();
+        parallel::try_each(LINES, &tags, |(name, end)| {
+            let reference = self.beside(name, end);
+            let there = undamaged(self.registry.digest(&reference.tag))?.flatten();
+            if let Some(there) = there {
+                ensure!(
+                    self.is_own(name, &there)?,
+                    "{reference} is something else than an entry of this bundle\nhint: name another tag, such as {}-cache",
+                    self.registry.reference.tag
+                );
+            }
+            Ok(())
+        })
+    }
+
     /// Returns true for an entry of this bundle, for layers that buildx has pushed to become one, and for what cannot be read:
     /// that is lost already.
     fn is_own(&self, name: &str, digest: &str) -> Result<bool> {

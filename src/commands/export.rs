@@ -170,7 +170,13 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
     };
     let mut writer = Writer::open(dir, wait)?;
     if let Some(remote) = &mut remote {
-        remote.prepare(&mut writer, &plan.items.iter().map(|item| item.config.ref_name()).collect::<Vec<_>>())?;
+        let trees: Vec<String> = plan.items.iter().map(|item| item.config.ref_name()).collect();
+        let layers = match &layers {
+            Layers::Of(export) => Some(export.name.clone()),
+            _ => None,
+        };
+        remote.ensure_apart(&trees.iter().cloned().chain(layers).collect::<Vec<_>>())?;
+        remote.prepare(&mut writer, &trees)?;
     }
     let left_out = std::mem::take(&mut plan.left_out);
     let mut answer = Answer { version: 1, left_out, failed, ..Answer::default() };

@@ -451,6 +451,32 @@ fn of_two_that_push_one_entry_the_last_stays_when_the_registry_collects() {
 }
 
 #[test]
+fn tags_of_others_are_not_written_over() {
+    let engine = Engine::start(Generation::V26);
+    let registry = Registry::on_this_machine(&engine.folder().join("registry"));
+    for volume in ["pip-cache", "npm-cache"] {
+        engine.volume(volume, &[("a", "a")]);
+    }
+    let place = |tag: &str| format!("type=registry,ref={}/team/cache:{tag}", registry.address);
+    let bundle = "z-volume-npm-cache-npm";
+    engine.cache(&["export", "--dest", &place(bundle), "--volume", "pip-cache"]).ok();
+    let entry = format!("docker://{}/team/cache:{bundle}-volume-pip-cache-pip", registry.address);
+    for image in ["main-volume-npm-cache-npm", "old-volume-npm-cache-npm.next"] {
+        let image = format!("docker://{}/team/cache:{image}", registry.address);
+        registry.skopeo(&["copy", "--src-tls-verify=false", "--dest-tls-verify=false", &entry, &image]).ok();
+    }
+    let tags = registry.tags("team/cache");
+    for tag in ["z", "main", "old"] {
+        let run = engine.cache(&["export", "--dest", &place(tag)]);
+        let hint = format!("something else than an entry of this bundle\nhint: name another tag, such as {tag}-cache");
+        assert!(run.code == 1 && run.stderr.contains(&hint), "{run}");
+    }
+    assert_eq!(registry.tags("team/cache"), tags);
+    engine.cache(&["verify", &place(bundle)]).ok();
+    engine.cache(&["export", "--dest", &place("z-cache")]).ok();
+}
+
+#[test]
 fn certificates_of_docker_are_used_and_the_registry_is_not_trusted_without() {
     let engine = Engine::start(Generation::V28);
     let registry = Registry::with_tls(&engine);
