@@ -14,7 +14,7 @@ use crate::model::Bytes;
 pub struct Budget(pub Bytes);
 
 /// The names of budgets, and the gigabytes that each stands for: what the recommendations for cache volumes allow at most.
-const NAMES: [(&str, u64); 3] = [("small", 2), ("medium", 5), ("large", 10)];
+pub const NAMES: [(&str, u64); 3] = [("small", 2), ("medium", 5), ("large", 10)];
 
 /// Lock files of tools that the catalogue cannot warm.
 const OTHER_LOCKS: &[&str] =

@@ -11,6 +11,7 @@ use clap::builder::ValueHint;
 use clap::{Arg, ArgAction, Command, FromArgMatches};
 
 use super::Context;
+use crate::budget::NAMES;
 use crate::builders::Builders;
 use crate::cli::{self, DockerFlags};
 use crate::docker::Docker;
@@ -40,6 +41,9 @@ enum Source {
     Volumes,
     Mounts,
     Builders,
+    Containers,
+    Images,
+    Budgets,
     /// Whatever `docker cache size` takes as a name.
     Caches,
     Paths(Directive),
@@ -54,6 +58,9 @@ fn source(arg: &Arg) -> Option<Source> {
         "mount" | "to_mount" => Some(Source::Mounts),
         "builder" | "name" => Some(Source::Builders),
         "names" => Some(Source::Caches),
+        "container" => Some(Source::Containers),
+        "image" => Some(Source::Images),
+        "budget" | "keep" => Some(Source::Budgets),
         _ => None,
     };
     let value = arg.get_value_names().and_then(|names| names.first()).map(|name| name.as_str());
@@ -190,7 +197,9 @@ impl<'a> Position<'a> {
     fn flag(&self, name: &str) -> Option<&'a Arg> {
         let mut args = self.command.get_arguments();
         match name.strip_prefix("--") {
-            Some(long) => args.find(|arg| arg.get_long() == Some(long)),
+            Some(long) => args.find(|arg| {
+                arg.get_long() == Some(long) || arg.get_all_aliases().is_some_and(|aliases| aliases.contains(&long))
+            }),
             None => args.find(|arg| arg.get_short().map(|letter| format!("-{letter}")).as_deref() == Some(name)),
         }
     }
@@ -287,6 +296,11 @@ fn ask(source: Source, words: &[String]) -> Vec<Candidate> {
     match source {
         Source::Languages => languages().collect(),
         Source::Tools => tools().collect(),
+        Source::Budgets => {
+            NAMES.iter().map(|(name, gigabytes)| ((*name).into(), format!("budget, {gigabytes} GB"))).collect()
+        }
+        Source::Containers => Asked::of(words).map(|asked| asked.containers()).unwrap_or_default(),
+        Source::Images => Asked::of(words).map(|asked| asked.images()).unwrap_or_default(),
         Source::Paths(_) => Vec::new(),
         Source::Volumes => Asked::of(words).map(|asked| asked.volumes()).unwrap_or_default(),
         Source::Mounts => Asked::of(words).and_then(|asked| Some(asked.mounts(&asked.builders()?))).unwrap_or_default(),
@@ -327,6 +341,16 @@ impl Asked {
     fn volumes(&self) -> Vec<Candidate> {
         let volumes = self.docker.overview_of_local().map(|overview| overview.volumes).unwrap_or_default();
         volumes.into_iter().map(|volume| (volume.name, "volume".into())).collect()
+    }
+
+    fn containers(&self) -> Vec<Candidate> {
+        let containers = self.docker.overview_of_local().map(|overview| overview.containers).unwrap_or_default();
+        containers.iter().map(|container| (container.name().into(), "container".into())).collect()
+    }
+
+    fn images(&self) -> Vec<Candidate> {
+        let names = self.docker.image_names().unwrap_or_default();
+        names.into_iter().map(|name| (name, "image".into())).collect()
     }
 
     fn cache_volumes(&self) -> Vec<Candidate> {
@@ -372,7 +396,7 @@ mod tests {
         grammar.build();
         let words: Vec<String> = line.split(' ').map(String::from).collect();
         let (found, directive) = answer(&grammar, own_words(&grammar, &words), &mut |source| match source {
-            Source::Languages | Source::Tools => ask(source, &[]),
+            Source::Languages | Source::Tools | Source::Budgets => ask(source, &[]),
             _ => vec![("own".into(), "of the test".into()), ("--own".into(), String::new())],
         });
         (found.into_iter().map(|(word, _)| word).collect(), directive)
@@ -415,6 +439,10 @@ mod tests {
         assert_eq!(words("doctor --check buildx-missing,builder-s"), ["buildx-missing,builder-split"]);
         assert_eq!(words("size --volume "), ["own"]);
         assert_eq!(words("size own "), ["own"]);
+        assert_eq!(words("doctor --container "), ["own"]);
+        assert_eq!(words("warm --image "), ["own"]);
+        assert_eq!(words("clear --to-budget "), ["small", "medium", "large"]);
+        assert_eq!(words("size --budget l"), ["large"]);
         assert_eq!(words("builder use "), ["own"]);
         assert_eq!(words("builder use own "), [""; 0]);
         assert_eq!(words("size --all-builders=x"), [""; 0]);

@@ -177,18 +177,29 @@ impl From<ApiRecord> for CacheRecord {
 /// How many questions go over one connection, before any answer is read.
 const IN_CALL: usize = 100;
 
+#[derive(Deserialize)]
+struct Image {
+    #[serde(rename = "RepoTags", default)]
+    tags: Option<Vec<String>>,
+}
+
 impl Docker {
+    /// `GET /images/json`: the names of all images.
+    ///
+    /// # Errors
+    /// See [`Docker::overview`].
+    pub fn image_names(&self) -> Result<Vec<String>> {
+        let images: Vec<Image> = self.get("/images/json")?;
+        let names = images.into_iter().flat_map(|image| image.tags.unwrap_or_default());
+        Ok(names.filter(|name| name != "<none>:<none>").collect())
+    }
+
     /// `GET /containers/json?all=1` and `GET /images/json`: the names of helpers that a killed run of this program left.
     /// One that still runs is left alone: it ends by itself.
     ///
     /// # Errors
     /// See [`Docker::overview`].
     pub fn abandoned_helpers(&self) -> Result<Vec<String>> {
-        #[derive(Deserialize)]
-        struct Image {
-            #[serde(rename = "RepoTags", default)]
-            tags: Option<Vec<String>>,
-        }
         let paths = [
             "/containers/json?all=1",
             "/images/json?filters=%7B%22reference%22%3A%5B%22docker-cache-helper-*%22%5D%7D",
