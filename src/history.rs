@@ -122,6 +122,7 @@ fn kept(mut lines: Vec<Line>) -> Vec<Line> {
         }
     }
     kept.append(&mut ours);
+    kept.sort_by_key(|line| line.sample.at);
     kept.drain(..kept.len().saturating_sub(LINES));
     kept
 }
@@ -157,12 +158,14 @@ mod tests {
 
     #[test]
     fn the_file_stays_small_however_many_engines_there_are() {
-        let mut lines = Vec::new();
-        for at in 0..LINES as u64 + 10 {
+        // The newest is not of the engine that was measured last.
+        let newest = line("newest", 5000);
+        let mut lines = vec![newest.clone()];
+        for at in 0..LINES as u64 + 9 {
             lines.push(line(&at.to_string(), at));
         }
         let kept = kept(lines);
-        assert_eq!((kept.len(), kept[0].sample.at), (LINES, 10));
+        assert_eq!((kept.len(), kept[0].sample.at, kept.last()), (LINES, 10, Some(&newest)));
     }
 
     #[test]
