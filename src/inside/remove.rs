@@ -73,16 +73,18 @@ pub fn all(cuts: &[Cut], progress: &mut (dyn FnMut(u64, u64) + Send)) -> Vec<Rem
 
 /// Decides about each [`Take::Unused`] by what is there now. Returns the paths of the parts that stay, for each tree.
 fn keep_used(cuts: &mut [Cut]) -> Vec<Vec<String>> {
-    let by_use = |cut: &&mut Cut| cut.take.iter().any(|take| matches!(take, Take::Unused(_)));
+    let by_use = |cut: &Cut| cut.take.iter().any(|take| matches!(take, Take::Unused(_)));
+    let tree = |cut: &Cut| Tree { root: cut.root.clone(), known: cut.known.clone(), ..Tree::default() };
+    let at_issue = cuts.iter().enumerate().filter(|(_, cut)| by_use(cut)).map(|(at, cut)| (at, tree(cut)));
+    let (places, trees): (Vec<usize>, Vec<Tree>) = at_issue.unzip();
     let mut used = vec![Vec::new(); cuts.len()];
-    for (cut, used) in cuts.iter_mut().zip(&mut used).filter(|(cut, _)| by_use(cut)) {
-        let tree = Tree { root: cut.root.clone(), known: cut.known.clone(), ..Tree::default() };
-        let Measured { known, rest, .. } = measure::all(&[tree], &mut |_, _| ()).remove(0);
-        for (part, (take, now)) in cut.take.iter_mut().zip(known.into_iter().chain([rest])).enumerate() {
+    for (at, Measured { known, rest, .. }) in places.into_iter().zip(measure::all(&trees, &mut |_, _| ())) {
+        let Cut { take, known: paths, .. } = &mut cuts[at];
+        for (part, (take, now)) in take.iter_mut().zip(known.into_iter().chain([rest])).enumerate() {
             let Take::Unused(touched) = *take else { continue };
             *take = if now.touched == touched { Take::Everything } else { Take::Nothing };
             if *take == Take::Nothing {
-                used.push(cut.known.get(part).cloned().unwrap_or_default());
+                used[at].push(paths.get(part).cloned().unwrap_or_default());
             }
         }
     }
@@ -365,6 +367,25 @@ mod tests {
         assert_eq!((removed.files, removed.used), (1, known[1..].iter().map(ToString::to_string).collect()));
         assert_eq!(fs::read_dir(dir.path().join("pip")).unwrap().count(), 0);
         assert!(known[1..].iter().all(|part| fs::read_dir(dir.path().join(part)).unwrap().count() > 0));
+    }
+
+    #[test]
+    fn each_tree_is_judged_by_its_own_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let cut_of = |name: &str, changed: u64| {
+            let root = dir.path().join(name);
+            fs::create_dir_all(root.join("pip")).unwrap();
+            fs::write(root.join("pip/a"), "").unwrap();
+            let known = vec!["pip".to_string()];
+            let tree = Tree { root: root.clone(), known: known.clone(), ..Tree::default() };
+            let touched = measure::all(&[tree], &mut |_, _| ())[0].known[0].touched;
+            Cut { root, known, take: vec![Take::Unused(touched + changed), Take::Nothing] }
+        };
+        let cuts = [Cut { take: vec![Take::Everything; 2], ..cut_of("a", 0) }, cut_of("b", 1), cut_of("c", 0)];
+        let used: Vec<Vec<String>> = all(&cuts, &mut |_, _| ()).into_iter().map(|removed| removed.used).collect();
+        assert_eq!(used, [vec![], vec!["pip".to_string()], vec![]]);
+        let left = ["a", "b", "c"].map(|name| dir.path().join(name).join("pip/a").exists());
+        assert_eq!(left, [false, true, false]);
     }
 
     #[test]
