@@ -147,6 +147,10 @@ fn not_found(program: &str) -> String {
 fn reason(told: &str) -> String {
     let repeated = told.rsplit_once("\n > [").and_then(|(_, step)| step.split_once('\n'));
     let own = repeated.and_then(|(_, lines)| lines.split_once("\n------")).map(|(lines, _)| lines);
+    let own = own.filter(|lines| !lines.starts_with("------"));
+    if let (None, Some((_, why))) = (own, told.rsplit_once("ERROR: failed to solve: ")) {
+        return why.trim().into();
+    }
     let is_seconds = |word: &str| own.is_some() && word.parse::<f64>().is_ok();
     let lines = own.unwrap_or(told).lines().map(str::trim).map(|line| match line.split_once(' ') {
         Some((first, rest)) if is_seconds(first) => rest.trim_start(),
@@ -231,6 +235,10 @@ mod tests {
             reason("Error response from daemon: no such container\n"),
             "Error response from daemon: no such container"
         );
+        let no_image = "#2 ERROR: docker.io/library/nosuch:1: not found\n------\n > [internal] load metadata for \
+                        docker.io/library/nosuch:1:\n------\nDockerfile:1\n--------------------\n   1 | >>> FROM nosuch:1\n\
+                        --------------------\nERROR: failed to solve: nosuch:1: not found\n";
+        assert_eq!(reason(no_image), "nosuch:1: not found");
         assert_eq!(reason(""), "it did not say why");
     }
 }
