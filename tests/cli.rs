@@ -436,7 +436,7 @@ fn what_cannot_be_known_of_a_builder_that_fails_is_not_told() {
     let world = World::new(script);
     let run = world.run("cache builder ls");
     let far = run.stdout.lines().find(|line| line.starts_with("far")).unwrap_or_default();
-    assert_eq!(far.split_whitespace().collect::<Vec<_>>(), ["far", "error", "N/A", "N/A", "-", "-"], "{run}");
+    assert_eq!(far.split_whitespace().collect::<Vec<_>>(), ["far", "-", "error", "N/A", "N/A", "-", "-"], "{run}");
     assert!(run.stderr.contains("builder far: Cannot connect to the Docker daemon at tcp://far"), "{run}");
     let run = world.run("cache builder ls --format json");
     let answer: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
