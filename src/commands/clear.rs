@@ -632,16 +632,15 @@ fn cut_volumes(
     let names: Vec<String> = raw.iter().map(|volume| format!("volume {}", volume.name)).collect();
     let (cleared, done) = cut(&place, cuts.iter().map(|(_, takes)| *takes).collect(), &names, progress);
     outcome.add(cleared);
-    let done: Vec<&str> = done.into_iter().map(|at| raw[at].name.as_str()).collect();
-    let to_make = plan.steps.iter().filter_map(|step| match step.act {
-        Act::Recreate { volume, emptied: false } => Some(&found.volumes[volume]),
-        _ => None,
-    });
-    for emptied in to_make.filter(|emptied| raw.iter().any(|volume| volume.name == emptied.volume.name)) {
+    let is_made_anew = |name: &str| {
+        let is_of = |step: &Step| matches!(step.act, Act::Recreate { emptied: false, .. }) && step.cache.name == name;
+        plan.steps.iter().any(is_of)
+    };
+    for (at, (emptied, _)) in cuts.iter().enumerate().filter(|(_, (found, _))| is_made_anew(&found.volume.name)) {
         let volume = &emptied.volume;
         let stays = |why: &str| Err(Error::msg(format!("volume {} is not made anew: {why}", volume.name)));
         // Docker would delete what is mounted in a volume along with it: only what is empty is left to it.
-        let made = match done.contains(&volume.name.as_str()) {
+        let made = match done.contains(&at) {
             false => stays("not all that is in it could be removed"),
             true => match inventory::left_in(docker, info, emptied) {
                 Ok(None) => {

@@ -144,6 +144,7 @@ fn not_found(program: &str) -> String {
 
 /// Returns the line that says why: the first that speaks of an error, else the last. Of a build, only the program's own
 /// lines count, which buildx repeats at the end with their seconds: ` > [2/2] RUN …:`, `0.412 npm ERR! code E404`, `------`.
+/// Where it never came to run, buildx says why in its last error.
 fn reason(told: &str) -> String {
     let repeated = told.rsplit_once("\n > [").and_then(|(_, step)| step.split_once('\n'));
     let own = repeated.and_then(|(_, lines)| lines.split_once("\n------")).map(|(lines, _)| lines);
