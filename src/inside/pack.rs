@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
@@ -129,6 +129,8 @@ const MAX_BYTES: u64 = 32 << 20;
 const MAX_FILES: usize = 4096;
 /// How many archives that are far from full are left alone.
 const MAX_PARTIAL: usize = 8;
+/// How many archives may be empty.
+const MAX_EMPTY: usize = 8;
 /// Files up to this size are read before they are written, and read again if they change meanwhile.
 const IN_MEMORY: u64 = 1 << 20;
 /// How hard to compress: most of what caches hold is compressed already, and this is three times as fast on it as
@@ -209,17 +211,16 @@ impl Packing<'_> {
         }
     }
 
-    /// Packs what the former archives that are `kept` do not have. Returns also how much of each of them is in use; those
-    /// of which nothing is, are not among the new ones.
+    /// Packs what the former archives that are `kept` do not have. Returns also how much of each of them is in use. Where
+    /// nothing is, an empty one takes the place, so that the rows of the others can stay as they were; many go altogether.
     fn new_of_tree(&self, tree: &Tree, number: usize, kept: &[bool]) -> Result<(Packed, Vec<u64>)> {
         let (rules, read, out) = (Rules::new(&tree.rules), self.read, &self.job.out);
         let mut layers: Vec<Layer> = tree.previous.iter().flat_map(|previous| previous.layers.clone()).collect();
         let mut used = vec![0; layers.len()];
         let old = layers.len();
         let mut packed = Packed::default();
-        // Not compressed yet: which archives stay, and what changed meanwhile, is known at the end.
-        let rows = out.join(format!("rows-{number}"));
-        let mut table = BufWriter::with_capacity(BUFFER, File::create(&rows)?);
+        let mut path = out.join(format!("table-{number}"));
+        let mut table = encoder(&path)?;
         let mut chunks = Chunks::new(number, self.sender.clone());
         let mut previous = tree.previous.as_ref().and_then(Former::open);
         let mut count = 0;
@@ -244,30 +245,37 @@ impl Packing<'_> {
                 read.bytes.fetch_add(size, Relaxed);
                 return Ok(table.write_all(line)?);
             }
-            let row = Row { layer: (old + chunks.sent) as u32, kind, size, print, path: path.into() };
-            table::write(&mut table, &row)?;
-            chunks.add(row.path, found.clone())
+            let layer = (old + chunks.add(path.into(), found.clone())?) as u32;
+            Ok(table::write(&mut table, &Row { layer, kind, size, print, path: path.into() })?)
         })?;
         let (made, amended) = chunks.finish()?;
         layers.extend(made);
-        table.flush()?;
         packed.skipped_count = notes.skipped_count;
         packed.skipped = notes.skipped;
-        // Those that nothing refers to go, and the others get their numbers.
-        let stays = |at: usize| at >= old || used[at] > 0;
-        let mut next = 0..;
-        let numbers: Vec<u32> =
-            (0..layers.len()).map(|at| if stays(at) { next.next().unwrap_or_default() } else { 0 }).collect();
-        let path = out.join(format!("table-{number}"));
-        let mut table = encoder(&path)?;
-        match amended.is_empty() && (0..old).all(stays) {
-            true => _ = io::copy(&mut BufReader::with_capacity(BUFFER, File::open(&rows)?), &mut table)?,
-            false => amend(&rows, &mut table, &numbers, links, amended, &mut packed)?,
-        }
-        fs::remove_file(&rows)?;
         (packed.secrets, packed.unwanted) = (notes.secrets, notes.unwanted);
-        packed.table = store(table.finish()?, &path, out)?;
-        packed.layers = layers.into_iter().enumerate().filter(|(at, _)| stays(*at)).map(|(_, layer)| layer).collect();
+        let mut table = table.finish()?;
+        let stays = |at: usize| at >= old || used[at] > 0;
+        let gone: Vec<usize> = (0..old).filter(|at| !stays(*at)).collect();
+        if amended.is_empty() && gone.len() <= MAX_EMPTY {
+            if !gone.is_empty() {
+                let empty = empty(&layers, out)?;
+                gone.into_iter().for_each(|at| layers[at] = empty.clone());
+            }
+            packed.layers = layers;
+        } else {
+            table.flush()?;
+            let mut next = 0..;
+            let numbers: Vec<u32> =
+                (0..layers.len()).map(|at| if stays(at) { next.next().unwrap_or_default() } else { 0 }).collect();
+            let written = std::mem::replace(&mut path, out.join(format!("amended-{number}")));
+            let mut amending = encoder(&path)?;
+            amend(Table::open(&written)?, &mut amending, &numbers, links, amended, &mut packed)?;
+            table = amending.finish()?;
+            fs::remove_file(written)?;
+            packed.layers =
+                layers.into_iter().enumerate().filter(|(at, _)| stays(*at)).map(|(_, layer)| layer).collect();
+        }
+        packed.table = store(table, &path, out)?;
         Ok((packed, used))
     }
 }
@@ -319,16 +327,14 @@ impl Former {
     }
 }
 
-/// What makes one archive, by path.
-type Chunk = Vec<(Vec<u8>, Found)>;
-
-/// A chunk for a worker.
+/// An archive for a worker.
 struct Task {
     /// Of the tree.
     number: usize,
     /// Number of the archive, from 0.
     at: usize,
-    chunk: Chunk,
+    /// What goes into it, as the walk finds it: path by path, until it is full.
+    members: Receiver<(Vec<u8>, Found)>,
     answer: Sender<Result<Made>>,
 }
 
@@ -339,13 +345,16 @@ struct Made {
     amended: Vec<Amended>,
 }
 
-/// Gathers what is to be packed of a tree into archives.
+/// Divides what is to be packed of a tree into archives, which workers pack as it comes.
 struct Chunks {
     number: usize,
     workers: SyncSender<Task>,
-    next: Chunk,
+    /// To the archive that is not full yet.
+    next: Option<Sender<(Vec<u8>, Found)>>,
     bytes: u64,
-    sent: usize,
+    files: usize,
+    /// How many archives are full.
+    full: usize,
     answer: Sender<Result<Made>>,
     answers: Receiver<Result<Made>>,
     made: Vec<Made>,
@@ -354,38 +363,47 @@ struct Chunks {
 impl Chunks {
     fn new(number: usize, workers: SyncSender<Task>) -> Chunks {
         let (answer, answers) = channel();
-        Chunks { number, workers, next: Vec::new(), bytes: 0, sent: 0, answer, answers, made: Vec::new() }
+        Chunks { number, workers, next: None, bytes: 0, files: 0, full: 0, answer, answers, made: Vec::new() }
     }
 
-    fn add(&mut self, path: Vec<u8>, found: Found) -> Result<()> {
+    /// Returns the number of the archive that it goes to, from 0.
+    fn add(&mut self, path: Vec<u8>, found: Found) -> Result<usize> {
+        let next = match self.next.take() {
+            Some(next) => next,
+            None => self.begin()?,
+        };
         self.bytes += table::cost(found.size());
-        self.next.push((path, found));
-        if self.bytes >= MAX_BYTES || self.next.len() >= MAX_FILES { self.flush() } else { Ok(()) }
+        self.files += 1;
+        // A worker that has failed takes no more, and its answer says why.
+        let _ = next.send((path, found));
+        let number = self.full;
+        match self.bytes >= MAX_BYTES || self.files >= MAX_FILES {
+            true => self.full += 1,
+            false => self.next = Some(next),
+        }
+        Ok(number)
     }
 
-    fn flush(&mut self) -> Result<()> {
-        if !self.next.is_empty() {
-            let chunk = std::mem::take(&mut self.next);
-            ensure!(
-                self.sent < MAX_LAYERS,
-                "it makes more than {MAX_LAYERS} archives, the most that a bundle can have of one"
-            );
-            // One that failed ends the walk.
-            while let Ok(made) = self.answers.try_recv() {
-                self.made.push(made?);
-            }
-            let task = Task { number: self.number, at: self.sent, chunk, answer: self.answer.clone() };
-            self.workers.send(task).ok().context("packing stopped")?;
-            self.sent += 1;
-            self.bytes = 0;
+    /// Begins an archive, as soon as a worker is to be had.
+    fn begin(&mut self) -> Result<Sender<(Vec<u8>, Found)>> {
+        ensure!(
+            self.full < MAX_LAYERS,
+            "it makes more than {MAX_LAYERS} archives, the most that a bundle can have of one"
+        );
+        // One that failed ends the walk.
+        while let Ok(made) = self.answers.try_recv() {
+            self.made.push(made?);
         }
-        Ok(())
+        let (next, members) = channel();
+        let task = Task { number: self.number, at: self.full, members, answer: self.answer.clone() };
+        self.workers.send(task).ok().context("packing stopped")?;
+        (self.bytes, self.files) = (0, 0);
+        Ok(next)
     }
 
     /// Waits for all archives, and returns them in order, and what became of files meanwhile.
     fn finish(mut self) -> Result<(Vec<Layer>, Vec<Amended>)> {
-        self.flush()?;
-        drop(self.answer);
+        drop((self.next, self.answer));
         for made in self.answers {
             self.made.push(made?);
         }
@@ -438,21 +456,28 @@ fn work(job: &Pack, tasks: &Mutex<Receiver<Task>>, read: &Counters) {
     let mut buffer = Vec::new();
     loop {
         let next = tasks.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Task { number, at, chunk, answer }) = next else { return };
+        let Ok(Task { number, at, members, answer }) = next else { return };
         // Nobody waits any more when the walk has failed.
-        let _ = answer.send(make(job, number, at, chunk, &mut buffer, read));
+        let _ = answer.send(make(job, number, at, members, &mut buffer, read));
     }
 }
 
 /// Packs an archive.
-fn make(job: &Pack, number: usize, at: usize, chunk: Chunk, buffer: &mut Vec<u8>, read: &Counters) -> Result<Made> {
+fn make(
+    job: &Pack,
+    number: usize,
+    at: usize,
+    members: Receiver<(Vec<u8>, Found)>,
+    buffer: &mut Vec<u8>,
+    read: &Counters,
+) -> Result<Made> {
     let root = &job.trees[number].root;
     let mut dirs = Dirs::open(root, false).with_context(|| format!("cannot open {}", root.display()))?;
     let path = job.out.join(format!("layer-{number}-{at}"));
     let mut out = encoder(&path)?;
     let mut layer = Layer { usable: true, ..Layer::default() };
     let mut amended = Vec::new();
-    for (path, found) in chunk {
+    for (path, found) in members {
         crate::cancel::check()?;
         let change = member(&mut dirs, &path, &found, &mut out, buffer, read)
             .with_context(|| format!("packing {}", String::from_utf8_lossy(&path)))?;
@@ -712,14 +737,13 @@ pub fn attributes(fd: BorrowedFd<'_>) -> Result<Vec<Attribute>> {
 /// Copies rows with other numbers of archives, without the files that vanished or may no longer be the one that they
 /// are a link to, and with the sizes of those that changed.
 fn amend(
-    rows: &Path,
+    mut rows: Rows<impl Read>,
     table: &mut impl Write,
     numbers: &[u32],
     links: Vec<u64>,
     amended: Vec<Amended>,
     packed: &mut Packed,
 ) -> Result<()> {
-    let mut old = Rows::new(File::open(rows)?);
     let mut gone: BTreeMap<&[u8], &str> = BTreeMap::new();
     let mut sizes: HashMap<&[u8], u64> = HashMap::new();
     let mut changed: HashSet<u64> = HashSet::new();
@@ -733,7 +757,7 @@ fn amend(
     gone.iter().for_each(|(path, why)| packed.skip(path, why));
     (packed.files, packed.bytes) = (0, 0);
     let mut links = links.into_iter();
-    while let Some(mut row) = old.next_row()? {
+    while let Some(mut row) = rows.next_row()? {
         let is_lost = row.kind == Kind::Hardlink && links.next().is_some_and(|state| changed.contains(&state));
         let mut above = row.path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &row.path[..at]);
         let below_gone = !gone.is_empty() && above.any(|path| gone.contains_key(path));
@@ -752,7 +776,7 @@ fn amend(
         packed.files += u64::from(row.kind != Kind::Dir);
         packed.bytes += row.size;
         match size.is_none() && row.layer == layer {
-            true => table.write_all(old.line())?,
+            true => table.write_all(rows.line())?,
             false => table::write(table, &row)?,
         }
     }
@@ -760,6 +784,18 @@ fn amend(
 }
 
 /// A file that is compressed and hashed as it is written.
+/// Returns an archive without members: the one among `layers`, if there is one.
+fn empty(layers: &[Layer], out: &Path) -> Result<Layer> {
+    if let Some(layer) = layers.iter().find(|layer| layer.usable && layer.entries == 0) {
+        return Ok(layer.clone());
+    }
+    let path = out.join("empty");
+    let mut file = encoder(&path)?;
+    archive::finish(&mut file)?;
+    let raw = file.bytes;
+    Ok(Layer { blob: store(file.finish()?, &path, out)?, raw, usable: true, ..Layer::default() })
+}
+
 type Compressed = Frames<Hashed<BufWriter<File>>>;
 
 /// Begins to compress into a file.
@@ -912,11 +948,11 @@ mod tests {
     fn a_tree_with_more_archives_than_a_bundle_may_have_is_refused() {
         let found = Found { kind: Kind::File, stat: fstat(File::open(".").unwrap()).unwrap(), link: vec![], print: 0 };
         let (sender, receiver) = sync_channel(2);
-        let mut chunks = Chunks { sent: MAX_LAYERS - 1, ..Chunks::new(0, sender) };
-        for is_sent in [true, false] {
+        let mut chunks = Chunks { full: MAX_LAYERS - 1, ..Chunks::new(0, sender) };
+        for _ in 0..MAX_FILES {
             chunks.add(b"a".to_vec(), found.clone()).unwrap();
-            assert_eq!(chunks.flush().is_ok(), is_sent);
         }
+        assert!(chunks.add(b"a".to_vec(), found).is_err());
         assert_eq!(receiver.try_iter().count(), 1);
     }
 
@@ -1037,7 +1073,8 @@ mod tests {
             assert_eq!(members.first().map(|(_, content)| &content[..]), new);
             let (mut table, mut packed) = (Vec::new(), Packed::default());
             let amended = vec![(b"a".to_vec(), change.unwrap())];
-            amend(&at("rows"), &mut table, &[0], links.clone(), amended, &mut packed).unwrap();
+            amend(Rows::new(File::open(at("rows")).unwrap()), &mut table, &[0], links.clone(), amended, &mut packed)
+                .unwrap();
             let (mut rows, mut left) = (Rows::new(&table[..]), Vec::new());
             while let Some(row) = rows.next_row().unwrap() {
                 left.push((String::from_utf8(row.path).unwrap(), row.size, row.print));
