@@ -935,12 +935,20 @@ mod tests {
         assert!(third.layers[1].entries <= 2);
         unpack(target(&third, &back), &out).unwrap();
         assert_eq!(listing(&tree), listing(&back));
-        let mut last = third;
+        let (mut last, mut empty) = (third, 0);
         for _ in 0..20 {
             fs::write(tree.join("8/8"), vec![1; 20_000]).unwrap();
             settle();
             last = pack(&tree, &out, ALL, Some(&last));
+            let now = last.layers.iter().filter(|layer| layer.entries == 0).count();
+            assert!(now == empty + 1 || now == 0, "{last:?}");
+            empty = now;
         }
+        assert!(empty > 0 && last.layers.len() < 15, "{last:?}");
+        fs::remove_dir_all(&back).unwrap();
+        fs::create_dir(&back).unwrap();
+        unpack(target(&last, &back), &out).unwrap();
+        assert_eq!(listing(&tree), listing(&back));
         let cost = |packed: &Packed| packed.layers.iter().map(|layer| layer.cost).sum::<u64>();
         assert!(cost(&last) < cost(&first) * 12 / 10, "{last:?}");
     }
