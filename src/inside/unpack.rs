@@ -200,7 +200,7 @@ impl<'a> Unpacking<'a> {
     /// Restores the directories above what was moved in, times and all, and tells what became of the tree.
     fn told(mut self, place: &Place<'_>) -> Unpacked {
         if (self.target.replace || place.was_empty)
-            && let Err(error) = self.shared_directories(&place.root)
+            && let Err(error) = self.shared_directories(place)
         {
             self.unpacked.notes.push(format!("directories have other owners, modes or times: {error:#}"));
         }
@@ -375,17 +375,19 @@ impl<'a> Unpacking<'a> {
         Ok(())
     }
 
-    /// Gives those directories what they are to have that were not moved in as a whole: those that several trees have in
-    /// common, if nothing else was in the root, and those of which deeper rules leave something out.
-    fn shared_directories(&self, root: &OwnedFd) -> Result<()> {
-        let mut dirs = Dirs::at(root.try_clone()?, false);
+    /// Gives those directories what they are to have that were not moved in as a whole: the root, if it is the tree's own,
+    /// those that several trees have in common, if nothing else was in the root, and those of which deeper rules leave
+    /// something out.
+    fn shared_directories(&self, place: &Place<'_>) -> Result<()> {
+        let mut dirs = Dirs::at(place.root.try_clone()?, false);
         let placed = placed_rules(self.target);
         let rules = Rules::new(&placed);
+        let was_empty = place.was_empty && self.is_whole();
         self.later().each(Kind::Dir, |member| {
             let at = rules.at(&member.path);
             let taken = at.rule.is_some_and(|rule| placed[rule].take);
-            let shared = self.is_whole() && (member.path.is_empty() || !taken);
-            match if shared || (taken && !at.is_whole()) { self.directory(&mut dirs, member) } else { Ok(()) } {
+            let is_shared = if taken { member.path.is_empty() || !at.is_whole() } else { was_empty };
+            match if is_shared { self.directory(&mut dirs, member) } else { Ok(()) } {
                 // What is in its place was told of.
                 Err(error) if error.downcast_ref().is_some_and(moves::is_gone) => {}
                 Err(error) => self.note(member, &format!("its owner, mode or time cannot be set: {error:#}")),
@@ -1129,6 +1131,37 @@ mod tests {
         let whole = Target { from: "pip".into(), to: "state".into(), replace: true, ..target(&packed, &back) };
         let whole = Target { rules: rules(&taken), ..whole };
         assert!(unpack(whole, &out).unwrap_err().to_string().contains("/state is a git work tree"));
+    }
+
+    #[test]
+    fn directories_of_others_keep_their_mode_and_the_top_gets_that_of_what_becomes_it() {
+        let (_dir, tree, out, back) = dirs();
+        let taken = [("pip", true), ("cargo/registry", true)];
+        for path in ["pip/http", "cargo/registry/cache"] {
+            fs::create_dir_all(tree.join(path)).unwrap();
+        }
+        let set = |path: PathBuf, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        set(tree.join("pip"), 0o711);
+        let packed = pack(&tree, &out, &taken, None);
+        for path in ["pip/old", "cargo/registry/old", "cargo/bin", "mine"] {
+            fs::create_dir_all(back.join(path)).unwrap();
+        }
+        ["", "cargo"].into_iter().for_each(|path| set(back.join(path), 0o770));
+        unpack(Target { replace: true, rules: rules(&taken), ..target(&packed, &back) }, &out).unwrap();
+        let mode = |path: &str| fs::metadata(back.join(path)).unwrap().mode() & 0o777;
+        assert_eq!(["", "cargo", "pip"].map(mode), [0o770, 0o770, 0o711]);
+        assert!(back.join("cargo/bin").is_dir() && !back.join("cargo/registry/old").exists());
+
+        let top = Target { from: "pip".into(), rules: rules(&taken[..1]), ..target(&packed, &back) };
+        for replace in [true, false] {
+            if !replace {
+                fs::remove_dir_all(&back).unwrap();
+                fs::create_dir(&back).unwrap();
+            }
+            set(back.clone(), 0o700);
+            unpack(Target { replace, ..top.clone() }, &out).unwrap();
+            assert_eq!((mode(""), back.join("http").is_dir()), (0o711, true), "{replace}");
+        }
     }
 
     #[test]
