@@ -472,13 +472,16 @@ mod tests {
             let annotations = [(crate::bundle::REF_NAME.into(), number.to_string())].into();
             Descriptor { annotations, ..Descriptor::default() }
         };
-        for (count, is_written) in [(MAX_MANIFESTS, true), (MAX_MANIFESTS + 1, false)] {
+        for (former, is_written) in [(MAX_MANIFESTS - 1, true), (MAX_MANIFESTS, false)] {
             let dir = tempfile::tempdir().unwrap();
             let mut writer = Writer::open(dir.path(), || ()).unwrap();
-            writer.index.manifests = (0..count).map(named).collect();
+            writer.index.manifests = vec![named(former)];
             writer.used.insert(String::new());
+            let others = Index { manifests: (0..former).map(named).collect(), ..writer.index.clone() };
+            let (path, before) = (dir.path().join("index.json"), serde_json::to_vec(&others).unwrap());
+            fs::write(&path, &before).unwrap();
             let _ = writer.commit();
-            assert_eq!(dir.path().join("index.json").exists(), is_written);
+            assert_eq!(fs::read(&path).unwrap() != before, is_written);
         }
     }
 
