@@ -430,8 +430,6 @@ fn act(
         progress.next();
         note(done.with_context(|| format!("mount {}", mount.id))?, answer);
     }
-    let bytes: u64 = answer.entries.iter().map(|entry| entry.bytes).sum();
-    answer.bytes_written = bytes.saturating_sub(answer.bytes_reused);
     Ok(())
 }
 
@@ -529,7 +527,8 @@ fn target(step: &Step, options: &Import) -> Target {
 fn note(unpacked: Vec<Unpacked>, answer: &mut Answer) {
     for unpacked in unpacked {
         answer.left_out.extend(unpacked.notes);
-        answer.bytes_reused += unpacked.kept_bytes;
+        answer.bytes_written += unpacked.bytes.saturating_sub(unpacked.kept_bytes);
+        answer.bytes_reused += unpacked.reused_bytes;
     }
 }
 

@@ -1,6 +1,7 @@
 //! Unpacks archives of a bundle into trees: all of it beside the tree first, checked as it is read, then moved in by
 //! renames. Until then the tree is as it was; no link is ever followed.
 
+use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
@@ -66,8 +67,10 @@ pub struct Target {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unpacked {
     pub bytes: u64,
-    /// Bytes of the bundle's files that did not come: what is there is as new, or of another kind.
+    /// Bytes of the bundle's files that did not come: what is there is as new, newer, or of another kind.
     pub kept_bytes: u64,
+    /// Those of them whose files are there already.
+    pub reused_bytes: u64,
     /// What could not be restored, such as attributes that the file system does not have.
     pub notes: Vec<String>,
 }
@@ -184,13 +187,24 @@ impl<'a> Unpacking<'a> {
             tree: self.staging.number,
             moves: &mut place.moves,
             path: Vec::new(),
+            newer: Vec::new(),
+            newer_count: 0,
             unpacked: &mut self.unpacked,
         };
         let moved = merge.directory(Some(self.staging.new.as_fd()), place.root.as_fd(), rules.root());
         moved.with_context(|| match merge.path.is_empty() {
             true => place.path.display().to_string(),
             false => format!("{}/{}", place.path.display(), String::from_utf8_lossy(&merge.path)),
-        })
+        })?;
+        let newer = String::from_utf8_lossy(&merge.newer);
+        match merge.newer_count {
+            0 => {}
+            1 => merge.unpacked.notes.push(format!("{newer}: what is there is newer, and stays")),
+            count => {
+                merge.unpacked.notes.push(format!("{newer} and {} more: what is there is newer, and stays", count - 1))
+            }
+        }
+        Ok(())
     }
 
     fn is_whole(&self) -> bool {
@@ -658,6 +672,9 @@ struct Merge<'a> {
     moves: &'a mut Moves,
     /// Where it is; where it failed after an error.
     path: Vec<u8>,
+    /// The first file that stays because it is newer, and how many there are.
+    newer: Vec<u8>,
+    newer_count: u64,
     unpacked: &'a mut Unpacked,
 }
 
@@ -707,8 +724,20 @@ impl Merge<'_> {
                 let old = openat(old, name, DIRECTORY, Mode::empty())?;
                 self.directory(Some(new.as_fd()), old.as_fd(), at)
             }
-            (false, false) if modified(&arriving) > modified(&there) => self.bring(new, &arriving, old, name, true),
-            (false, false) => self.keep(new, name),
+            (false, false) => match modified(&arriving).cmp(&modified(&there)) {
+                Ordering::Greater => self.bring(new, &arriving, old, name, true),
+                Ordering::Equal => {
+                    self.unpacked.reused_bytes += size(&arriving);
+                    self.keep(new, name)
+                }
+                Ordering::Less => {
+                    if self.newer_count == 0 {
+                        self.newer.clone_from(&self.path);
+                    }
+                    self.newer_count += 1;
+                    self.keep(new, name)
+                }
+            },
             _ => {
                 if self.unpacked.notes.len() < NAMED {
                     let path = String::from_utf8_lossy(&self.path);
@@ -726,9 +755,7 @@ impl Merge<'_> {
             let below = openat(new, name, DIRECTORY, Mode::empty())?;
             return names(below.as_fd())?.iter().try_for_each(|name| self.keep(below.as_fd(), name));
         }
-        if FileType::from_raw_mode(arriving.st_mode) == FileType::RegularFile {
-            self.unpacked.kept_bytes += arriving.st_size as u64;
-        }
+        self.unpacked.kept_bytes += size(&arriving);
         Ok(())
     }
 
@@ -763,6 +790,11 @@ impl Merge<'_> {
 
 fn is_dir(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+}
+
+/// Returns the bytes of a file; what is no file has none.
+fn size(stat: &Stat) -> u64 {
+    if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile { stat.st_size as u64 } else { 0 }
 }
 
 fn modified(stat: &Stat) -> (i64, i64) {
@@ -1087,10 +1119,13 @@ mod tests {
             fs::write(back.join(path), "new").unwrap();
         }
         let added = unpack(target(&packed, &back), &out).unwrap();
-        assert_eq!((added.kept_bytes, fs::read_to_string(back.join("pip/a")).unwrap().as_str()), (3, "new"));
+        assert_eq!((added.kept_bytes, added.reused_bytes, added.notes.len()), (3, 0, 1), "{added:?}");
+        assert_eq!(fs::read_to_string(back.join("pip/a")).unwrap(), "new");
         let rules = rules(&[("", false), ("pip", true)]);
         unpack(Target { replace: true, rules, ..target(&packed, &back) }, &out).unwrap();
         assert_eq!(fs::read_to_string(back.join("pip/a")).unwrap(), "old");
+        let again = unpack(target(&packed, &back), &out).unwrap();
+        assert_eq!((again.kept_bytes, again.reused_bytes, again.notes.len()), (3, 3, 0), "{again:?}");
         assert!(
             !back.join("pip/b").exists()
                 && back.join("state/c").exists()

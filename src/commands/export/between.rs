@@ -58,7 +58,7 @@ pub fn to_builder(builders: &Builders, options: &Export) -> Result<u8> {
             answer.left_out.extend(unpacked.notes);
             (bytes, files) = (packed.bytes, Some(packed.files));
             answer.bytes_written += unpacked.bytes.saturating_sub(unpacked.kept_bytes);
-            answer.bytes_reused += unpacked.kept_bytes;
+            answer.bytes_reused += unpacked.reused_bytes;
         }
         let (name, language) = (config.name, config.language);
         answer.entries.push(AnswerEntry { kind: Kind::Mount, name, language, digest: None, bytes, files });
