@@ -414,7 +414,29 @@ pub struct Writer {
     used: HashSet<String>,
     /// Blobs that are yet to be synced and moved to their place.
     pending: Vec<Blob>,
+    made: Made,
     _lock: File,
+}
+
+/// Directories that were made for a bundle. Those that are empty go with the value, for nothing came of them.
+#[derive(Debug, Default)]
+struct Made(Vec<PathBuf>);
+
+impl Made {
+    fn make(&mut self, dir: &Path) -> std::io::Result<()> {
+        let missing = dir.ancestors().take_while(|above| !above.as_os_str().is_empty() && !above.exists());
+        let missing: Vec<PathBuf> = missing.map(Into::into).collect();
+        self.0.extend(missing.into_iter().rev());
+        fs::create_dir_all(dir)
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for dir in self.0.iter().rev() {
+            let _ = fs::remove_dir(dir);
+        }
+    }
 }
 
 impl Writer {
@@ -425,12 +447,18 @@ impl Writer {
     /// When the directory is something else, cannot be written, or the user cancels.
     pub fn open(dir: &Path, waiting: impl FnOnce()) -> Result<Writer> {
         let failed = || format!("cannot write {}", dir.display());
-        fs::create_dir_all(dir).with_context(failed)?;
+        let mut made = Made::default();
+        made.make(dir).with_context(failed)?;
         let lock = lock(dir, FlockOperation::NonBlockingLockExclusive, waiting)?;
+        if !dir.metadata().is_ok_and(|there| lock.metadata().is_ok_and(|locked| locked.ino() == there.ino())) {
+            // What held the lock came to nothing, and took the directory that it had made away.
+            let silent: fn() = || ();
+            return Writer::open(dir, silent);
+        }
         Layout::ensure_fit(dir)?;
         let dir = dir.canonicalize()?;
-        fs::create_dir_all(dir.join("blobs/sha256")).with_context(failed)?;
-        fs::create_dir_all(dir.join("ingest")).with_context(failed)?;
+        made.make(&dir.join("blobs/sha256")).with_context(failed)?;
+        made.make(&dir.join("ingest")).with_context(failed)?;
         let layout = Layout { dir };
         let index = layout.index()?;
         for left in fs::read_dir(layout.dir.join("ingest"))?.flatten() {
@@ -444,9 +472,9 @@ impl Writer {
         let ingest =
             tempfile::Builder::new().prefix(INGEST).tempdir_in(layout.dir.join("ingest")).with_context(failed)?;
         let started = ingest.path().metadata()?.modified()?;
+        fs::create_dir(ingest.path().join(KEPT)).with_context(failed)?;
         let used = HashSet::new();
         let (bytes_written, bytes_reused, ingest) = (0, 0, ingest.keep());
-        fs::create_dir(ingest.join(KEPT))?;
         let (elsewhere, pending) = (HashSet::new(), Vec::new());
         Ok(Writer {
             layout,
@@ -459,6 +487,7 @@ impl Writer {
             started,
             used,
             pending,
+            made,
             _lock: lock,
         })
     }
@@ -637,6 +666,7 @@ impl Writer {
         let mut list = File::options().append(true).create(true).open(self.ingest.join(SETTLED))?;
         list.write_all(replaced.iter().map(|name| format!("{name}\n")).collect::<String>().as_bytes())?;
         self.replace("index.json", &serde_json::to_vec(&index)?)?;
+        self.made.0.clear();
         File::open(dir)?.sync_all()?;
         // What is young may be of a buildx or skopeo that has not written its entry yet.
         let young_since = self.started.checked_sub(GRACE).unwrap_or(self.started);
@@ -657,10 +687,6 @@ impl Drop for Writer {
     fn drop(&mut self) {
         // What cannot be removed now the next run removes.
         let _ = fs::remove_dir_all(&self.ingest);
-        if !self.layout.dir.join("oci-layout").exists() {
-            // Nothing came of it: these remove only what is empty.
-            let _ = fs::remove_dir(self.layout.dir.join("ingest"));
-        }
     }
 }
 
@@ -828,6 +854,20 @@ mod tests {
         assert!(young.exists() && !old.exists() && photo.exists());
         assert_eq!(blobs(dir.path()).len(), one.len() + 2);
         assert!(blobs(dir.path()).is_disjoint(&one));
+    }
+
+    #[test]
+    fn an_export_that_comes_to_nothing_takes_away_the_directories_that_it_made_and_no_others() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Writer::open(&dir.path().join("a/b"), || ()).unwrap());
+        assert!(!dir.path().join("a").exists());
+        fs::create_dir_all(dir.path().join("mine/blobs")).unwrap();
+        drop(Writer::open(&dir.path().join("mine"), || ()).unwrap());
+        let left: Vec<_> = fs::read_dir(dir.path().join("mine")).unwrap().flatten().map(|e| e.file_name()).collect();
+        assert_eq!(left, ["blobs"]);
+        export(&dir.path().join("c"), "x");
+        drop(Writer::open(&dir.path().join("c"), || ()).unwrap());
+        assert!(dir.path().join("c/ingest").exists());
     }
 
     #[test]
