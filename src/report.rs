@@ -173,8 +173,11 @@ fn padded(width: usize) -> usize {
 const SHORTENED: &[&str] = &["NAME", "DIRECTORY", "STEP"];
 const SHORTEST: usize = 24;
 
-/// Returns a table that is no wider than this, if that can be: long names are shortened, and the expendable columns go, in
-/// their order.
+/// The last columns whose cells may go on in further lines.
+const WRAPPED: &[&str] = &["WHY", "CACHE"];
+
+/// Returns a table that is no wider than this, if that can be: reasons go on in further lines, long names are shortened, and
+/// the expendable columns go, in their order.
 pub fn table_within(room: usize, header: &[&str], mut rows: Vec<Vec<String>>, expendable: &[&str]) -> String {
     let mut header = header.to_vec();
     let mut expendable = expendable.iter();
@@ -182,9 +185,12 @@ pub fn table_within(room: usize, header: &[&str], mut rows: Vec<Vec<String>>, ex
         let widths = widths(&header, &rows);
         let shortens = |at: usize| SHORTENED.contains(&header[at]);
         let capped = |at: usize, most: usize| if shortens(at) { widths[at].min(most) } else { widths[at] };
+        let last = header.len() - 1;
+        let wraps = WRAPPED.contains(&header[last]);
+        let before_last = |most: usize| (0..last).map(|at| padded(capped(at, most))).sum::<usize>();
         let fits = |most: &usize| {
-            let last = header.len() - 1;
-            (0..last).map(|at| padded(capped(at, *most))).sum::<usize>() + capped(last, *most) <= room
+            let least = if wraps { widths[last].min(SHORTEST) } else { capped(last, *most) };
+            before_last(*most) + least <= room
         };
         let longest = (0..header.len()).filter(|at| shortens(*at)).map(|at| widths[at]).fold(SHORTEST, usize::max);
         let most = (SHORTEST..=longest).rev().find(fits);
@@ -200,9 +206,41 @@ pub fn table_within(room: usize, header: &[&str], mut rows: Vec<Vec<String>>, ex
                     .filter(|(at, _)| shortens(*at))
                     .for_each(|(_, cell)| *cell = shortened(cell, most));
             }
+            if wraps {
+                let left = room.saturating_sub(before_last(most)).max(SHORTEST);
+                rows = rows.into_iter().flat_map(|row| continued(row, left)).collect();
+            }
             return table(&header, &rows);
         }
     }
+}
+
+/// Returns a row as several, whose last cells are no wider than this.
+fn continued(mut row: Vec<String>, room: usize) -> Vec<Vec<String>> {
+    let Some(last) = row.pop() else { return Vec::new() };
+    let lines = wrapped(&last, room);
+    let empty = vec![String::new(); row.len()];
+    let cells = std::iter::once(row).chain(std::iter::repeat(empty));
+    cells.zip(lines).map(|(cells, line)| [cells, vec![line]].concat()).collect()
+}
+
+/// Returns text in lines no wider than this, broken between words; what stands in backticks can be pasted, and is not
+/// broken.
+pub fn wrapped(text: &str, room: usize) -> Vec<String> {
+    let mut quoted = false;
+    let words = text.split(|c| {
+        quoted ^= c == '`';
+        c == ' ' && !quoted
+    });
+    let mut lines = vec![String::new()];
+    for (at, word) in words.enumerate() {
+        match lines.last_mut() {
+            Some(line) if at == 0 => line.push_str(word),
+            Some(line) if width(line) + 1 + width(word) <= room => *line += &format!(" {word}"),
+            _ => lines.push(word.into()),
+        }
+    }
+    lines
 }
 
 /// Returns a name of no more characters than this: the end of a path tells more than its beginning.
@@ -484,6 +522,23 @@ mod tests {
         assert!(within(42).ends_with("short     /home/s…share/pnpm/store   cache\n"));
         assert!(within(41).ends_with("short     /home/some…cal/share/pnpm/store\n"));
         assert!(within(10).ends_with("short     /home/s…share/pnpm/store\n"));
+    }
+
+    #[test]
+    fn words_stay_whole_where_lines_end() {
+        assert_eq!(wrapped("one two  three", 7), ["one two", " three"]);
+        assert_eq!(wrapped("a longerword b", 4), ["a", "longerword", "b"]);
+        assert_eq!(wrapped("run `docker cache size` or not", 10), ["run", "`docker cache size`", "or not"]);
+        assert_eq!(wrapped("", 10), [""]);
+        let why = "used by container one and by container two";
+        let rows = vec![vec!["pip".into(), "1.5GB".into(), why.into()]];
+        let within = |room| table_within(room, &["NAME", "SIZE", "WHY"], rows.clone(), &["SIZE"]);
+        assert_eq!(within(62), format!("NAME      SIZE      WHY\npip       1.5GB     {why}\n"));
+        assert_eq!(
+            within(50),
+            "NAME      SIZE      WHY\npip       1.5GB     used by container one and by\n                    container two\n"
+        );
+        assert!(within(43).contains("NAME      WHY\n"));
     }
 
     #[test]

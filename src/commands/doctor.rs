@@ -86,7 +86,7 @@ pub fn run(context: Context, options: &Doctor) -> Result<u8> {
     match options.format {
         DoctorFormat::Json => report::json(&answer(&results))?,
         DoctorFormat::Table => {
-            report::data(&text(&results, options.quiet, report::stdout_colour()))?;
+            report::data(&text(&results, options.quiet, report::stdout_colour(), report::room()))?;
             if !options.quiet {
                 let mended = facts.project.as_ref().map_or(0, |project| fix::mended(&project.files, &checks));
                 report::data(&format!("{}{}\n", verdict(&results), by_fix(mended, options)))?;
@@ -173,7 +173,7 @@ fn answer(results: &Results) -> Answer<'_> {
 }
 
 /// Returns a line for each check, with findings and their remedies; if quiet, findings only.
-fn text(results: &Results, quiet: bool, colour: bool) -> String {
+fn text(results: &Results, quiet: bool, colour: bool, room: usize) -> String {
     let mut text = String::new();
     // Many checks are skipped for one reason, such as that there is no project: that is one line.
     let mut skipped: Vec<(&str, Vec<&str>)> = Vec::new();
@@ -181,9 +181,9 @@ fn text(results: &Results, quiet: bool, colour: bool) -> String {
         let name = check.name;
         match outcome {
             Outcome::Ran(findings) => {
-                findings.iter().for_each(|finding| text.push_str(&shown(finding, colour)));
+                findings.iter().for_each(|finding| text.push_str(&shown(finding, colour, room)));
                 if findings.is_empty() && !quiet {
-                    text.push_str(&format!("{} {}\n", paint(Paint::Green, "✓", colour), check.promise));
+                    text.push_str(&marked(&paint(Paint::Green, "✓", colour), check.promise, room));
                 }
             }
             Outcome::Skipped(why) => match skipped.iter_mut().find(|(known, _)| known == why) {
@@ -192,21 +192,26 @@ fn text(results: &Results, quiet: bool, colour: bool) -> String {
             },
             Outcome::Failed(why) => {
                 let mark = paint(Paint::Red, "✗", colour);
-                text.push_str(&format!("{mark} {name}: could not be checked, {}\n", plain(why)));
+                text.push_str(&marked(&mark, &format!("{name}: could not be checked, {why}"), room));
             }
         }
     }
     if !quiet {
         for (why, names) in skipped {
-            text.push_str(&format!("- skipped, {}: {}\n", plain(why), names.join(", ")));
+            text.push_str(&marked("-", &format!("skipped, {why}: {}", names.join(", ")), room));
         }
         text.push('\n');
     }
     text
 }
 
+/// Returns text behind a mark of one cell, in lines no wider than the room.
+fn marked(mark: &str, text: &str, room: usize) -> String {
+    format!("{mark} {}\n", report::wrapped(&plain(text), room.saturating_sub(2)).join("\n  "))
+}
+
 /// Returns the finding, and below it what puts it right, on lines of its own.
-fn shown(finding: &Finding, colour: bool) -> String {
+fn shown(finding: &Finding, colour: bool, room: usize) -> String {
     let mark = match finding.severity {
         Severity::Error => paint(Paint::Red, "✗", colour),
         Severity::Warning => paint(Paint::Yellow, "!", colour),
@@ -217,7 +222,7 @@ fn shown(finding: &Finding, colour: bool) -> String {
         (Some(file), None) => format!("{file}: "),
         (None, _) => String::new(),
     };
-    let mut text = format!("{mark} {}: {}{}\n", finding.check, plain(&place), plain(&finding.message));
+    let mut text = marked(&mark, &format!("{}: {place}{}", finding.check, finding.message), room);
     match &finding.fix {
         Some(Fix::Command { command }) => {
             text.push_str(&format!("    {}\n", paint(Paint::Bold, &plain(command), colour)))
