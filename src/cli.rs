@@ -255,10 +255,10 @@ pub struct Doctor {
     #[arg(long, value_enum, value_name = "SEVERITY", default_value = "warning")]
     pub fail_on: FailOn,
     /// Look only into these volumes
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = name)]
     pub volume: Vec<String>,
     /// Look only at these containers, whatever project they belong to
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = name)]
     pub container: Vec<String>,
     /// Do not prompt for confirmation before --fix changes volumes
     #[arg(long, short, requires = "fix")]
@@ -427,7 +427,7 @@ pub struct Export {
     pub dest: Option<Location>,
     /// Copy to this builder instead, without a bundle: cache mounts straight from the other one, layers through a temporary
     /// directory
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["dest", "volume", "all_builders"])]
+    #[arg(long, value_name = "NAME", value_parser = name, conflicts_with_all = ["dest", "volume", "all_builders"])]
     pub to_builder: Option<String>,
     /// Also take programs and libraries that lie in cache volumes
     #[arg(long)]
@@ -476,10 +476,10 @@ pub struct Import {
     #[arg(long, value_name = "UID[:GID]", value_parser = owner)]
     pub owner: Option<(u32, u32)>,
     /// Import into this volume, whatever it was exported from
-    #[arg(long, value_name = "NAME", conflicts_with = "to_mount")]
+    #[arg(long, value_name = "NAME", value_parser = name, conflicts_with = "to_mount")]
     pub to_volume: Option<String>,
     /// Import into the cache mount of this id, whatever it was exported from
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = name)]
     pub to_mount: Option<String>,
     /// Show what would be imported
     #[arg(long)]
@@ -520,6 +520,15 @@ pub struct Build {
     /// Further flags of 'docker buildx build'
     #[arg(last = true, value_name = "BUILD ARGS", help_heading = None)]
     pub further: Vec<OsString>,
+}
+
+/// Reads a name. Not for `--builder`: the default has the empty one, for buildx too.
+fn name(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("a name is needed".into()) } else { Ok(text.into()) }
+}
+
+fn variable(text: &str) -> Result<String, String> {
+    if text.starts_with('=') { Err("a name is needed before the `=`".into()) } else { name(text) }
 }
 
 fn seconds(text: &str) -> Result<u64, String> {
@@ -572,10 +581,10 @@ pub struct Warm {
     #[arg(long, value_name = "IMAGE")]
     pub image: Option<String>,
     /// User to write as [default: of that container, Dockerfile or image]
-    #[arg(long, value_name = "USER")]
+    #[arg(long, value_name = "USER", value_parser = name)]
     pub user: Option<String>,
     /// Fill these volumes, not cache mounts
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = name)]
     pub volume: Vec<String>,
     /// Fill the cache mounts of this builder [default: $BUILDX_BUILDER, else those in use]
     #[arg(long, value_name = "NAME", env = "BUILDX_BUILDER", hide_env = true, hide_default_value = true)]
@@ -588,7 +597,7 @@ pub struct Warm {
     pub tool: Vec<String>,
     /// Set a variable for the tools; NAME alone takes its value from here. For cache mounts it is a build argument, which
     /// BuildKit's history keeps: give credentials to volumes only
-    #[arg(long, value_name = "NAME[=VALUE]", action = ArgAction::Append)]
+    #[arg(long, value_name = "NAME[=VALUE]", value_parser = variable, action = ArgAction::Append)]
     pub env: Vec<String>,
     /// Network of the containers and builds, as docker has it
     #[arg(long, value_name = "NETWORK")]
@@ -697,10 +706,10 @@ pub struct Selection {
     #[arg(long, value_name = "TOOL", value_delimiter = ',')]
     pub tool: Vec<String>,
     /// Only these volumes; also takes one that is not known to be a cache
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = name)]
     pub volume: Vec<String>,
     /// Only the cache mounts of these ids
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = name)]
     pub mount: Vec<String>,
     /// Only this builder [default: $BUILDX_BUILDER, else those that 'docker build' and 'docker buildx build' use]
     #[arg(long, value_name = "NAME", env = "BUILDX_BUILDER", hide_env = true, hide_default_value = true)]

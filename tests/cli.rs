@@ -249,6 +249,28 @@ fn flags_that_would_be_ignored_are_refused() {
 }
 
 #[test]
+fn empty_names_are_refused() {
+    let world = World::new(REFUSES);
+    for line in [
+        "cache import --src x --to-volume ''",
+        "cache import --src x --to-mount ''",
+        "cache export --to-builder ''",
+        "cache size --volume ''",
+        "cache clear --mount=",
+        "cache doctor --volume ''",
+        "cache doctor --container ''",
+        "cache warm --volume ''",
+        "cache warm --user ''",
+        "cache warm --env ''",
+        "cache warm --env =x",
+    ] {
+        let run = world.run(line);
+        assert_eq!((run.code, run.stdout.as_str()), (125, ""), "{line}: {run}");
+    }
+    assert_eq!(world.log(), "");
+}
+
+#[test]
 fn what_is_named_and_not_there_is_refused_before_docker_is_asked() {
     let world = World::new(REFUSES);
     fs::create_dir(world.at("local.cache")).unwrap();
