@@ -110,7 +110,10 @@ fn named(caches: &mut Vec<Cache>, Size { names, selection, .. }: &Size) -> Resul
             if selection.narrows() {
                 bail!("no cache called {name:?} is among those selected\nhint: `docker cache size` lists all");
             }
-            bail!("no cache called {name:?}\nhint: `docker cache size` lists all; `--volume NAME` takes any volume");
+            bail!(
+                "no cache called {name:?}\nhint: `docker cache size` lists all; `--volume NAME` takes any volume, \
+                 `--builder NAME` any builder"
+            );
         }
     }
     caches.retain(|cache| names.iter().any(|name| cache.is_about(name)));
