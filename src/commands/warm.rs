@@ -13,7 +13,7 @@ use crate::builders::Builders;
 use crate::catalogue::{self, Row};
 use crate::checks::steps::{Facts, Run};
 use crate::cli::{Format, Warm};
-use crate::docker::{BuilderRef, Docker, endpoint};
+use crate::docker::{BuilderRef, Docker, Volume, endpoint};
 use crate::dockerfile::Dockerfile;
 use crate::dockerfile::mount::Mount;
 use crate::dockerfile::stage::{Base, Scope};
@@ -217,6 +217,9 @@ impl Target {
             return Ok(Target::Builders(chosen.into_iter().map(|builder| builders.reference(builder)).collect()));
         }
         let overview = docker.overview()?;
+        if overview.silent.is_empty() {
+            ensure_there(&overview.volumes, &options.volume)?;
+        }
         let found = inventory::cache_volumes(&overview, &options.volume)?;
         let found = found.into_iter().map(|volume| {
             let mounts = |container: &&crate::docker::Container| {
@@ -232,6 +235,14 @@ impl Target {
             Ok((volume, told))
         });
         Ok(Target::Volumes(found.collect::<Result<_>>()?))
+    }
+}
+
+/// Refuses a volume that is not there: docker would make it, and a mistyped name is more likely.
+fn ensure_there(volumes: &[Volume], names: &[String]) -> Result<()> {
+    match names.iter().find(|name| !volumes.iter().any(|volume| volume.name == **name)) {
+        Some(name) => bail!("no volume {name:?}\nhint: `docker volume create {}` makes it", report::quote(name)),
+        None => Ok(()),
     }
 }
 
@@ -443,5 +454,19 @@ fn mount_options(mount: &Mount, scope: &Scope) -> Result<String, String> {
     match words.iter().find(|word| !word.split('=').all(is_plain)) {
         Some(word) => Err(format!("{word:?} cannot be repeated in another Dockerfile")),
         None => Ok(words.join(",")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_that_is_not_there_is_refused_with_the_command_that_makes_it() {
+        let there = [Volume { name: "there".into(), ..Volume::default() }];
+        let names = ["there".into(), "a b".into()];
+        let error = ensure_there(&there, &names).unwrap_err().to_string();
+        assert!(error.ends_with("hint: `docker volume create 'a b'` makes it"), "{error}");
+        assert!(ensure_there(&there, &names[..1]).is_ok());
     }
 }
