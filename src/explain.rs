@@ -38,6 +38,9 @@ pub struct Fingerprint {
     pub files: Option<Files>,
     /// Directories that the build names, by `--build-context`.
     pub contexts: BTreeMap<String, Files>,
+    /// Stages that the build runs again each time, by `--no-cache-filter`.
+    #[serde(skip)]
+    pub uncached: Vec<String>,
 }
 
 /// One step, and why it ran.
@@ -169,10 +172,20 @@ impl Source<'_> {
         let changed: Vec<&str> = seen.copied().filter(|name| now.flags.get(*name) != before.flags.get(*name)).collect();
         let flags = format!("{} of the build changed", changed.join(" and "));
         match (changed.is_empty(), self.other_reason(step, now, before)) {
-            (true, why) => why.unwrap_or_else(|| gone(before)),
+            (true, Some(why)) => why,
+            (true, None) if self.is_filtered(step, now) => {
+                "`--no-cache-filter` of the build makes its stage run again".into()
+            }
+            (true, None) => gone(before),
             (false, None) => flags,
             (false, Some(why)) => format!("{flags}, and {why}"),
         }
+    }
+
+    /// Returns true if the build runs the step's stage again each time.
+    fn is_filtered(&self, step: &BuildStep, now: &Fingerprint) -> bool {
+        let stage = self.at(step).map(|at| self.name(at)).unwrap_or_default();
+        now.uncached.iter().any(|name| name.eq_ignore_ascii_case(&stage))
     }
 
     /// Returns what changed for a step apart from the flags of the build.
@@ -491,6 +504,10 @@ mod tests {
         let copy = |name: &'static str| reasons(&[1], flag(name), nothing).remove(1).unwrap();
         assert!(copy("--network").contains("dropped"), "only a RUN has a network");
         assert_eq!(copy("--cache-from"), "--cache-from of the build changed");
+        let filtered =
+            |stage: &'static str| reasons(&[1], move |now| now.uncached = vec![stage.into()], nothing).remove(1);
+        assert!(filtered("Base").unwrap().starts_with("`--no-cache-filter`"));
+        assert!(filtered("stage-1").unwrap().contains("dropped"), "it is of another stage");
     }
 
     #[test]

@@ -74,6 +74,7 @@ pub fn run(context: Context, options: &Doctor) -> Result<u8> {
         flags: build.flags(),
         files,
         contexts: build.contexts(before.as_ref()),
+        uncached: build.values(&["--no-cache-filter"]).iter().flat_map(|of| of.split(',')).map(Into::into).collect(),
     };
     let explained = explain(&steps, &file, &now, before.as_ref(), mounts.as_ref(), &hash);
     show(&explained, before.as_ref(), options)?;
