@@ -25,6 +25,13 @@ struct Config {
     features: BTreeMap<String, String>,
 }
 
+/// Settings as the file has them; null is as good as nothing.
+type Settings = BTreeMap<String, Option<String>>;
+
+fn given(settings: Settings) -> impl Iterator<Item = (String, String)> {
+    settings.into_iter().filter_map(|(name, value)| Some((name, value?)))
+}
+
 impl<'de> Deserialize<'de> for Config {
     fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Config, D::Error> {
         from.deserialize_map(Config::default())
@@ -43,14 +50,18 @@ impl<'de> Visitor<'de> for Config {
     fn visit_map<A: MapAccess<'de>>(mut self, mut fields: A) -> std::result::Result<Config, A::Error> {
         while let Some(name) = fields.next_key::<String>()? {
             match name.to_ascii_lowercase().as_str() {
-                "plugins" => match fields.next_value::<Option<BTreeMap<String, Option<_>>>>()? {
+                "plugins" => match fields.next_value::<Option<BTreeMap<String, Option<Settings>>>>()? {
                     Some(more) => {
-                        self.plugins.extend(more.into_iter().map(|(name, own)| (name, own.unwrap_or_default())))
+                        let own = more.into_iter().map(|(name, own)| (name, given(own.unwrap_or_default()).collect()));
+                        self.plugins.extend(own);
                     }
                     None => self.plugins.clear(),
                 },
-                "features" => match fields.next_value::<Option<BTreeMap<_, _>>>()? {
-                    Some(more) => self.features.extend(more),
+                "features" => match fields.next_value::<Option<Settings>>()? {
+                    Some(more) => {
+                        self.features.retain(|name, _| !more.contains_key(name));
+                        self.features.extend(given(more));
+                    }
                     None => self.features.clear(),
                 },
                 _ => drop(fields.next_value::<IgnoredAny>()?),
@@ -297,6 +308,19 @@ mod tests {
         }
         let off = edited(&format!(r#"{{"plugins":{{{on},{on}}},"plugins":{{"x":{{"y":"z"}},{on}}}}}"#), false).unwrap();
         assert_eq!(off.replace(' ', ""), r#"{"plugins":{"x":{"y":"z"}}}"#);
+    }
+
+    #[test]
+    fn null_is_as_good_as_nothing() {
+        for file in [
+            r#"{"plugins":null,"features":null}"#,
+            r#"{"plugins":{"cache":null}}"#,
+            r#"{"plugins":{"cache":{"hooks":null,"history":null},"x":{"y":null}},"features":{"hooks":null}}"#,
+        ] {
+            let now = parsed(&edited(file, true).unwrap()).unwrap();
+            assert_eq!((now.plugins["cache"]["hooks"].as_str(), now.features["hooks"].as_str()), (HOOKS, "true"));
+            assert_eq!(edited(file, false).unwrap(), file);
+        }
     }
 
     #[test]
