@@ -5,10 +5,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::checks::engine::build_is_buildx;
 use crate::docker::endpoint::{self, variable};
 use crate::docker::{BuilderRef, Docker, DockerError};
-use crate::model::{Builder, Node};
+use crate::model::{Builder, Node, build_is_buildx};
 
 /// All builders, and who uses them.
 #[derive(Debug)]

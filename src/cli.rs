@@ -12,7 +12,7 @@ use crate::bundle::location::Location;
 use crate::checks;
 use crate::checks::caches::VOLUME_OWNER;
 use crate::checks::project::MOUNT_OWNER;
-use crate::inventory::Kind;
+use crate::model::Kind;
 use crate::report::Telling;
 
 /// Layout of docker's own help pages.

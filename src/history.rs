@@ -10,7 +10,8 @@ use anyhow::{Context, Result};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::inventory::{Cache, Kind};
+use crate::inventory::Cache;
+use crate::model::Kind;
 use crate::state;
 
 /// What the caches of one engine held at one moment.

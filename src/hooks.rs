@@ -7,9 +7,8 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::checks::engine::Disk;
 use crate::docker::endpoint::{Endpoint, Flags, Settings, variable};
-use crate::model::Bytes;
+use crate::model::{Bytes, Disk};
 use crate::place;
 use crate::report::plain;
 

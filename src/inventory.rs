@@ -6,7 +6,7 @@ use std::slice;
 use std::thread;
 
 use anyhow::{Result, bail};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::answers::Answers;
 use crate::cancel;
@@ -15,32 +15,10 @@ use crate::cli::Selection;
 use crate::docker::{BuilderRef, Container, ContainerMount, Docker, Info, Overview, Volume, endpoint, is_helper};
 use crate::inside::measure::{Measured, Sum, Tree};
 use crate::inside::{Job, Line};
-use crate::model::{self, Bytes, CacheRecord, CacheVolume, Moment, MountName, VolumeUser};
+use crate::model::{self, Bytes, CacheRecord, CacheVolume, Kind, Moment, Mount, MountName, VolumeUser};
 use crate::parallel;
-use crate::place::carry::Mount;
 use crate::place::links::Links;
 use crate::place::{Access, MountPlace, Place};
-
-/// What a row is about.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    #[default]
-    Layer,
-    Mount,
-    Volume,
-}
-
-impl Kind {
-    /// Returns the word for people and for JSON.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Kind::Layer => "layer",
-            Kind::Mount => "mount",
-            Kind::Volume => "volume",
-        }
-    }
-}
 
 /// One cache, or a part of one; rows of one place never count a byte twice.
 #[derive(Clone, Debug, Serialize)]

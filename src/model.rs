@@ -162,6 +162,36 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
+/// A file system, in bytes.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    pub path: String,
+    pub total: u64,
+    /// What is free for processes without privileges.
+    pub free: u64,
+}
+
+impl Disk {
+    /// Tells whether builds soon fail on it.
+    pub fn is_low(&self) -> bool {
+        // Below both of these BuildKit and everything else on the disk is soon in trouble.
+        const SHARE: f64 = 0.1;
+        const BYTES: u64 = 10_000_000_000;
+        let share = self.free as f64 / self.total.max(1) as f64;
+        share < SHARE && self.free < BYTES
+    }
+}
+
+/// Returns true if `docker build` is buildx in this version of the docker command. One that tells none is taken for new.
+pub fn build_is_buildx(client_version: &str) -> bool {
+    !(1..23).contains(&major(client_version))
+}
+
+/// Returns the number before the first dot, 0 if there is none.
+pub fn major(version: &str) -> u32 {
+    version.trim_start_matches('v').split('.').next().and_then(|number| number.parse().ok()).unwrap_or_default()
+}
+
 /// Where docker looks for an engine if nothing says where.
 pub const DEFAULT_SOCKET: &str = "unix:///var/run/docker.sock";
 
@@ -268,6 +298,27 @@ pub struct CacheRecord {
     pub uses: u64,
 }
 
+/// What a cache is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    #[default]
+    Layer,
+    Mount,
+    Volume,
+}
+
+impl Kind {
+    /// Returns the word for people and for JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Layer => "layer",
+            Kind::Mount => "mount",
+            Kind::Volume => "volume",
+        }
+    }
+}
+
 /// What the record of a cache mount says about the mount.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MountName {
@@ -283,6 +334,43 @@ impl MountName {
     /// Returns the name by which users and `--mount` know it: the id, else the target.
     pub fn shown(&self) -> &str {
         self.id.as_deref().unwrap_or(&self.target)
+    }
+}
+
+/// A cache mount, by all that makes it another than its neighbours.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mount {
+    pub namespace: String,
+    pub id: String,
+    /// `uid=1000,mode=0700`, or empty.
+    pub options: String,
+    /// Where the helper build has it; BuildKit shows the target of the first build for ever.
+    pub target: String,
+}
+
+impl Mount {
+    /// Returns the mount that a record is of, if it was made without options.
+    pub fn plain(name: &MountName) -> Mount {
+        Mount {
+            namespace: name.namespace.clone(),
+            id: name.id.clone().unwrap_or_else(|| name.target.clone()),
+            options: String::new(),
+            target: name.target.clone(),
+        }
+    }
+
+    /// Returns true if it can be named in a Dockerfile without being taken for anything else. Options are CSV inside
+    /// shell-like words, so quotes, `$` and backslashes are left alone.
+    pub fn is_carriable(&self) -> bool {
+        let plain = |text: &str| text.chars().all(|c| c.is_alphanumeric() || " _./:@=+~-".contains(c));
+        let is_option = |option: &str| {
+            let number = ["uid=", "gid=", "mode="].iter().find_map(|name| option.strip_prefix(name));
+            number.is_some_and(|number| !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit()))
+        };
+        (self.options.is_empty() || self.options.split(',').all(is_option))
+            && !self.id.is_empty()
+            && self.id.trim() == self.id
+            && [&self.namespace, &self.id].into_iter().all(|t| plain(t))
     }
 }
 

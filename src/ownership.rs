@@ -9,8 +9,7 @@ use crate::inside::measure::Tree;
 use crate::inside::own::Owned;
 use crate::inside::{Job, Line};
 use crate::inventory::{self, FoundVolume, paths};
-use crate::model::{self, CacheRecord, MountName};
-use crate::place::carry::Mount;
+use crate::model::{self, CacheRecord, Mount, MountName};
 use crate::place::{Access, MountPlace, Place};
 use crate::{cancel, catalogue, parallel, report};
 

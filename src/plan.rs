@@ -8,8 +8,8 @@ use serde::Serialize;
 use crate::catalogue::{self, Class, Unit};
 use crate::inside::measure::Shared;
 use crate::inside::remove::Take;
-use crate::inventory::{Cache, Holder, Inventory, Kind, Source};
-use crate::model::{Bytes, CacheRecord, Moment, VolumeUser};
+use crate::inventory::{Cache, Holder, Inventory, Source};
+use crate::model::{Bytes, CacheRecord, Kind, Moment, VolumeUser};
 
 /// How the user narrowed or widened a clear.
 #[derive(Clone, Debug, Default)]

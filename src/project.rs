@@ -14,7 +14,6 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::budget;
 use crate::buildcontext::{Rule, fits_all};
-use crate::checks::steps::Around;
 use crate::dockerfile::Dockerfile;
 
 /// Files larger than this are told, not read, in bytes.
@@ -90,6 +89,24 @@ pub enum Kind {
     /// Also a justfile.
     Makefile,
     PackageJson,
+}
+
+/// What lies around a Dockerfile and decides what its steps do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Around {
+    /// `yarn.lock` is of yarn 1; `None` if there is none to look at.
+    pub yarn_classic: Option<bool>,
+    /// Dependencies lie in the project, so that building downloads nothing.
+    pub vendored: bool,
+    /// `go.mod` without `go.sum`: no dependencies.
+    pub go_without_dependencies: bool,
+    /// A settings file of a package manager that may move its cache: `.npmrc`, `poetry.toml`, `.yarnrc.yml`, `.yarnrc`, and
+    /// `pnpm-workspace.yaml` and `package.json` if they say that or name an old pnpm.
+    pub settings: Vec<String>,
+    /// Directories that `COPY . .` takes in for nothing, and that no `.dockerignore` keeps out.
+    pub not_ignored: Vec<String>,
+    /// Name of the `.dockerignore` that counts.
+    pub ignore_file: Option<String>,
 }
 
 /// One file.

@@ -12,8 +12,9 @@ use std::path::PathBuf;
 use docker_cache::checks::Severity;
 use docker_cache::checks::dockerfile::{Found, check, fix};
 use docker_cache::checks::edits;
-use docker_cache::checks::steps::{Around, Facts};
+use docker_cache::checks::steps::Facts;
 use docker_cache::dockerfile::{Dockerfile, Instruction, stage};
+use docker_cache::project::Around;
 use proptest::prelude::*;
 
 fn directory() -> PathBuf {

@@ -16,7 +16,7 @@ use docker_cache::inside::rules::Rule;
 use docker_cache::inside::table::{self, Row};
 use docker_cache::inside::unpack::{Target, Unpack};
 use docker_cache::inside::{Job, Line};
-use docker_cache::inventory::Kind as CacheKind;
+use docker_cache::model::Kind as CacheKind;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_docker-cache");
 

@@ -5,8 +5,7 @@
 
 use docker_cache::checks::containers;
 use docker_cache::checks::project::Project;
-use docker_cache::checks::steps::Around;
-use docker_cache::project::{self, File, Kind};
+use docker_cache::project::{self, Around, File, Kind};
 use proptest::prelude::*;
 
 const YAML: &[&str] = &[

@@ -25,9 +25,8 @@ use crate::inside::dirs;
 use crate::inside::pack::{Blob, Layer, digest};
 use crate::inside::rules::Rule;
 use crate::inside::unpack::Target;
-use crate::inventory::Kind;
+use crate::model::{Kind, Mount};
 use crate::parallel;
-use crate::place::carry::Mount;
 
 pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// What a mount or a volume is, for tools that know artifacts.
@@ -93,7 +92,7 @@ impl Descriptor {
     /// When it is not `sha256:` and 64 hexadecimal digits.
     pub fn blob(&self) -> Result<Blob> {
         let blob = Blob { digest: self.digest.clone(), size: self.size };
-        check(&blob)?;
+        blob.check()?;
         Ok(blob)
     }
 
@@ -261,17 +260,6 @@ pub struct Entry {
 #[derive(Clone, Debug)]
 pub struct Layout {
     pub dir: PathBuf,
-}
-
-/// Checks that a digest is one, so that it can be a file name.
-///
-/// # Errors
-/// When it is not.
-pub fn check(blob: &Blob) -> Result<()> {
-    let hex = blob.digest.strip_prefix("sha256:").unwrap_or_default();
-    let digits = |digit: u8| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit);
-    ensure!(hex.len() == 64 && hex.bytes().all(digits), "{:?} is no SHA-256 digest", blob.digest);
-    Ok(())
 }
 
 impl Layout {
@@ -509,7 +497,7 @@ impl Writer {
     /// # Errors
     /// When it is neither here nor there.
     pub fn keep(&mut self, blob: &Blob) -> Result<()> {
-        check(blob)?;
+        blob.check()?;
         let (new, place) = (self.ingest.join(blob.file()), self.layout.path(blob));
         if !self.used.insert(blob.digest.clone()) {
             return Ok(());
@@ -770,7 +758,7 @@ impl Layout {
             let name = blob.file_name().to_string_lossy().into_owned();
             let Ok(modified) = blob.metadata().and_then(|meta| meta.modified()) else { continue };
             let blob_of = Blob { digest: format!("sha256:{name}"), size: 0 };
-            if chosen(&name, modified) && check(&blob_of).is_ok() && !live.contains(&blob_of.digest) {
+            if chosen(&name, modified) && blob_of.check().is_ok() && !live.contains(&blob_of.digest) {
                 fs::remove_file(blob.path())?;
             }
         }

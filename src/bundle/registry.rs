@@ -17,7 +17,7 @@ use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConf
 use ureq::{Agent, Body, ResponseExt, SendBody};
 
 use super::location::Reference;
-use super::{Descriptor, MAX_JSON, check};
+use super::{Descriptor, MAX_JSON};
 use crate::cancel;
 use crate::docker::{Certificates, Credentials};
 use crate::inside::pack::{Blob, digest};
@@ -253,7 +253,7 @@ impl Registry {
     /// # Errors
     /// When it is [`Broken`], or the file cannot be written.
     pub fn download(&self, blob: &Blob, to: &Path, progress: Progress<'_>) -> Result<()> {
-        check(blob)?;
+        blob.check()?;
         patiently(|| {
             let answer = self.as_user("GET", &self.url("blobs", &blob.digest), &[], &Sent::Nothing)?;
             if answer.status() == StatusCode::NOT_FOUND {

@@ -240,7 +240,7 @@ mod tests {
     use crate::inside::archive::Member;
     use crate::inside::rules::Rule;
     use crate::inside::unpack::{self, Target, Unpack};
-    use crate::inventory::Kind as CacheKind;
+    use crate::model::Kind as CacheKind;
 
     /// A bundle with one tree, put together by hand.
     struct Hostile {

@@ -336,7 +336,8 @@ pub(super) fn confirm_empty(finding: &mut Finding, Records { builder, records }:
 mod tests {
     use super::*;
     use crate::catalogue::Class;
-    use crate::inventory::{Kind, Source};
+    use crate::inventory::Source;
+    use crate::model::Kind;
 
     fn owner(uid: u32, gid: u32) -> Owner {
         Owner { uid, gid, group_writes: false, all_write: false }

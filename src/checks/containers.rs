@@ -516,7 +516,7 @@ fn several_owners(workloads: &[Workload<'_>]) -> Vec<Found> {
 mod tests {
     use super::*;
     use crate::checks::project::with_diff;
-    use crate::checks::steps::Around;
+    use crate::project::Around;
 
     /// Returns the findings of files whose paths tell their kinds: check, line, message.
     fn findings(files: &[(&str, &str)]) -> Vec<Finding> {

@@ -1478,7 +1478,7 @@ fn secret_in_cache(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
 }
 
 /// Returns the text of a Dockerfile with everything put right that can be; the same text if there is nothing.
-pub fn fix(path: &str, source: &str, around: &super::steps::Around, wanted: &dyn Fn(&Finding) -> bool) -> String {
+pub fn fix(path: &str, source: &str, around: &crate::project::Around, wanted: &dyn Fn(&Finding) -> bool) -> String {
     let mut text = source.to_owned();
     // One edit may reveal another: what defeats a mount shows when the mount is there.
     for _ in 0..8 {

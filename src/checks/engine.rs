@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{Check, Fact, Facts as AllFacts, Finding, NotRun, Severity};
-use crate::model::{Builder, Bytes, DEFAULT_SOCKET, GcRule, MAKE_EXPORTER};
+use crate::model::{Builder, Bytes, DEFAULT_SOCKET, Disk, GcRule, MAKE_EXPORTER, build_is_buildx, major};
 use crate::report::quote;
 
 /// What is known of docker, its engine and its builders.
@@ -102,23 +102,6 @@ pub struct Builders {
     pub of_buildx: String,
 }
 
-/// A file system, in bytes.
-#[derive(Clone, Debug)]
-pub struct Disk {
-    pub path: String,
-    pub total: u64,
-    /// What is free for processes without privileges.
-    pub free: u64,
-}
-
-impl Disk {
-    /// Tells whether builds soon fail on it.
-    pub fn is_low(&self) -> bool {
-        let share = self.free as f64 / self.total.max(1) as f64;
-        share < LOW_SHARE && self.free < LOW_BYTES
-    }
-}
-
 /// The check's name: what it finds, others leave out.
 pub const VOLUME_DRIVER_SILENT: &str = "volume-driver-silent";
 
@@ -197,21 +180,11 @@ impl Facts {
     }
 }
 
-/// Returns true if `docker build` is buildx in this version of the docker command. One that tells none is taken for new.
-pub fn build_is_buildx(client_version: &str) -> bool {
-    !(1..23).contains(&major(client_version))
-}
-
 /// Returns the node of a builder whose state is in a volume of this name: its container is `buildx_buildkit_NODE`, and the
 /// volume the same with `_state`.
 pub fn builder_node(volume: &str) -> Option<&str> {
     let node = volume.strip_prefix("buildx_buildkit_")?.strip_suffix("_state")?;
     (!node.is_empty()).then_some(node)
-}
-
-/// Returns the number before the first dot, 0 if there is none.
-pub fn major(version: &str) -> u32 {
-    version.trim_start_matches('v').split('.').next().and_then(|number| number.parse().ok()).unwrap_or_default()
 }
 
 fn engine_unreachable(facts: &AllFacts) -> Findings {
@@ -641,9 +614,6 @@ fn matches_nothing(filter: &str) -> bool {
     types.len() > 1
 }
 
-/// Below both of these BuildKit and everything else on the disk is soon in trouble.
-const LOW_SHARE: f64 = 0.1;
-const LOW_BYTES: u64 = 10_000_000_000;
 /// Below this a single build fails.
 const FULL_BYTES: u64 = 1_000_000_000;
 

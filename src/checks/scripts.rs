@@ -476,7 +476,7 @@ fn export(file: &File, line: &str, number: u32) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::steps::Around;
+    use crate::project::Around;
 
     fn found(kind: Kind, text: &str) -> Vec<(&'static str, u32)> {
         found_in("x", kind, text)

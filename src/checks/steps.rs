@@ -12,24 +12,7 @@ use crate::dockerfile::mount::{Mount, clean, within};
 use crate::dockerfile::shell::Command;
 use crate::dockerfile::stage::{Base, Scope, Stage, Step, stages};
 use crate::dockerfile::{Dockerfile, Instruction};
-
-/// What lies around a Dockerfile and decides what its steps do.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Around {
-    /// `yarn.lock` is of yarn 1; `None` if there is none to look at.
-    pub yarn_classic: Option<bool>,
-    /// Dependencies lie in the project, so that building downloads nothing.
-    pub vendored: bool,
-    /// `go.mod` without `go.sum`: no dependencies.
-    pub go_without_dependencies: bool,
-    /// A settings file of a package manager that may move its cache: `.npmrc`, `poetry.toml`, `.yarnrc.yml`, `.yarnrc`, and
-    /// `pnpm-workspace.yaml` and `package.json` if they say that or name an old pnpm.
-    pub settings: Vec<String>,
-    /// Directories that `COPY . .` takes in for nothing, and that no `.dockerignore` keeps out.
-    pub not_ignored: Vec<String>,
-    /// Name of the `.dockerignore` that counts.
-    pub ignore_file: Option<String>,
-}
+use crate::project::Around;
 
 /// A Dockerfile with everything that the rules look at.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use super::{Check, Facts as AllFacts, Finding, NotRun, Severity};
 use crate::catalogue;
 use crate::dockerfile::stage::{Base, stages};
 use crate::dockerfile::{Dockerfile, bases};
-use crate::inventory::Kind;
+use crate::model::Kind;
 use crate::project::Kind as FileKind;
 use crate::report::quote;
 

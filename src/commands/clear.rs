@@ -10,17 +10,16 @@ use serde::Serialize;
 use super::Context;
 use crate::answers::Answers;
 use crate::catalogue::{self, Known};
-use crate::checks::engine;
 use crate::cli::{CacheKind, Clear, Format};
 use crate::docker::{BuilderRef, Docker, Overview, Volume, quote};
 use crate::exit::USAGE;
 use crate::inside::remove::{Cut, Removed, Take};
 use crate::inside::{Job, Line};
 use crate::inventory::{
-    self, Cache, FoundBuilder, FoundMount, FoundVolume, Holder, Inventory, Kind, Look, Source, Wanted, last_used, paths,
+    self, Cache, FoundBuilder, FoundMount, FoundVolume, Holder, Inventory, Look, Source, Wanted, last_used, paths,
 };
-use crate::model::{Bytes, CacheRecord, Moment, VolumeUser, entries};
-use crate::place::carry::{self, Mount};
+use crate::model::{Bytes, CacheRecord, Kind, Moment, Mount, VolumeUser, entries, major};
+use crate::place::carry;
 use crate::place::{self, Access, MountPlace, Place};
 use crate::plan::{Act, Plan, Rules, Step};
 use crate::report::{self, Progress};
@@ -593,7 +592,7 @@ fn cut_volumes(
     cuts.retain(|(FoundVolume { cache, volume, .. }, _)| {
         let name = &volume.name;
         // Engine 20.10 tells when something in it changed instead of when it was made.
-        let is_told = engine::major(&info.server_version) >= 24;
+        let is_told = major(&info.server_version) >= 24;
         let made = |now: &Volume| if is_told { now.created_at.clone() } else { volume.created_at.clone() };
         if !volumes.iter().any(|now| Volume { created_at: made(now), ..now.clone() } == *volume) {
             let what =

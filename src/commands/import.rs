@@ -23,9 +23,9 @@ use crate::inside::archive::{self, unsafe_path};
 use crate::inside::rules::{Rule, Rules};
 use crate::inside::table::Table;
 use crate::inside::unpack::{Target, Unpacked, placed};
-use crate::inventory::{self, Held, Kind, Names};
-use crate::model::{self, CacheVolume};
-use crate::place::carry::{self, Mount};
+use crate::inventory::{self, Held, Names};
+use crate::model::{self, CacheVolume, Kind, Mount};
+use crate::place::carry;
 use crate::place::{self, Access, MountPlace, Place};
 use crate::report::{self, Progress};
 

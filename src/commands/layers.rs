@@ -15,8 +15,7 @@ use crate::cancel;
 use crate::cli::{Build, Export, Import};
 use crate::docker::{BuilderRef, Cause, DockerError, parse, quote};
 use crate::inside::pack::digest;
-use crate::inventory::Kind;
-use crate::model::{Builder, GRAPH_DRIVER, MAKE_EXPORTER};
+use crate::model::{Builder, GRAPH_DRIVER, Kind, MAKE_EXPORTER};
 use crate::report;
 
 /// What becomes of layers in an export.

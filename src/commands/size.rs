@@ -11,8 +11,8 @@ use crate::cli::{Format, GroupBy, Size};
 use crate::docker::Docker;
 use crate::docker::endpoint::Settings;
 use crate::exit::FAILED;
-use crate::inventory::{self, Cache, Inventory, Kind, Wanted, last_used, total};
-use crate::model::{Bytes, Moment};
+use crate::inventory::{self, Cache, Inventory, Wanted, last_used, total};
+use crate::model::{Bytes, Kind, Moment};
 use crate::report::{self, Progress};
 
 /// The JSON contract.

@@ -64,6 +64,17 @@ impl Blob {
     pub fn file(&self) -> &str {
         self.digest.strip_prefix("sha256:").unwrap_or(&self.digest)
     }
+
+    /// Checks that a digest is one, so that it can be a file name.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn check(&self) -> Result<()> {
+        let hex = self.digest.strip_prefix("sha256:").unwrap_or_default();
+        let digits = |digit: u8| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit);
+        ensure!(hex.len() == 64 && hex.bytes().all(digits), "{:?} is no SHA-256 digest", self.digest);
+        Ok(())
+    }
 }
 
 /// An archive of a tree.

@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use anyhow::{Context, Result};
 
 use super::carry::{
-    Cleaner, Counted, Mount, Progress, Sharing, Telling, Told, add, add_helper, dockerfile, lines, member_name, receive,
+    Cleaner, Counted, Progress, Sharing, Telling, Told, add, add_helper, dockerfile, lines, member_name, receive,
 };
 use super::helper;
 use crate::docker::{BuilderRef, unique_name};
 use crate::inside::pack::{self, Pack, Packed};
 use crate::inside::unpack::{Target, Unpack, Unpacked};
 use crate::inside::{Job, Line};
+use crate::model::Mount;
 use crate::parallel;
 
 /// The build that unpacks.

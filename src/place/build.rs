@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::carry::{self, Mount, Sharing, Telling, Told};
+use super::carry::{self, Sharing, Telling, Told};
 use crate::docker::BuilderRef;
 use crate::inside::{Job, Line};
-use crate::model::CacheRecord;
+use crate::model::{CacheRecord, Mount};
 
 /// Some cache mounts of one builder.
 #[derive(Debug)]

@@ -14,49 +14,13 @@ use rustix::io::Errno;
 
 use super::build::prune_all;
 use super::{MountPlace, Place, container, helper, is_here};
-use crate::bundle::check;
 use crate::docker::{BLOBS, BuilderRef, Docker, Info, abandoned, unique_name};
 use crate::inside::pack::{self, Blob, Pack, Packed};
 use crate::inside::unpack::{Target, Unpack, Unpacked};
 use crate::inside::{self, Job, Line, perform};
-use crate::model::{CacheRecord, MountName};
-
-/// A cache mount, by all that makes it another than its neighbours.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Mount {
-    pub namespace: String,
-    pub id: String,
-    /// `uid=1000,mode=0700`, or empty.
-    pub options: String,
-    /// Where the helper build has it; BuildKit shows the target of the first build for ever.
-    pub target: String,
-}
+use crate::model::{CacheRecord, Mount};
 
 impl Mount {
-    /// Returns the mount that a record is of, if it was made without options.
-    pub fn plain(name: &MountName) -> Mount {
-        Mount {
-            namespace: name.namespace.clone(),
-            id: name.id.clone().unwrap_or_else(|| name.target.clone()),
-            options: String::new(),
-            target: name.target.clone(),
-        }
-    }
-
-    /// Returns true if it can be named in a Dockerfile without being taken for anything else. Options are CSV inside
-    /// shell-like words, so quotes, `$` and backslashes are left alone.
-    pub fn is_carriable(&self) -> bool {
-        let plain = |text: &str| text.chars().all(|c| c.is_alphanumeric() || " _./:@=+~-".contains(c));
-        let is_option = |option: &str| {
-            let number = ["uid=", "gid=", "mode="].iter().find_map(|name| option.strip_prefix(name));
-            number.is_some_and(|number| !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit()))
-        };
-        (self.options.is_empty() || self.options.split(',').all(is_option))
-            && !self.id.is_empty()
-            && self.id.trim() == self.id
-            && [&self.namespace, &self.id].into_iter().all(|t| plain(t))
-    }
-
     /// Returns where a helper build has it: the target, if that is a plain path.
     pub(super) fn root(&self, at: usize) -> PathBuf {
         let names = self.target.split('/').skip(1).collect::<Vec<_>>();
@@ -440,7 +404,7 @@ pub(super) fn receive(stream: impl Read, out: Option<&Path>, tell: &(dyn Fn(u64)
 pub(super) fn member_name(entry: &tar::Entry<'_, impl Read>) -> Result<Option<Blob>> {
     let name = entry.path()?.to_string_lossy().trim_start_matches("./").to_string();
     let blob = Blob { digest: format!("sha256:{name}"), size: entry.size() };
-    (name != "answer").then(|| check(&blob).map(|()| blob)).transpose()
+    (name != "answer").then(|| blob.check().map(|()| blob)).transpose()
 }
 
 /// Adds a file to a build context.

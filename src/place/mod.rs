@@ -16,11 +16,10 @@ use anyhow::{Result, ensure};
 
 pub use self::build::MountPlace;
 pub use self::container::ContainerCleaner;
-use crate::checks::engine::Disk;
 use crate::docker::{BuilderRef, Docker, Info, Volume};
 use crate::inside::find::Search;
 use crate::inside::{self, Job, Line};
-use crate::model::CacheRecord;
+use crate::model::{CacheRecord, Disk};
 
 /// Where the engine of this host has its configuration, and where it keeps everything if that says nothing else.
 pub const DAEMON_JSON: &str = "/etc/docker/daemon.json";

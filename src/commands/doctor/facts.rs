@@ -11,7 +11,7 @@ use crate::answers::Answers;
 use crate::budget::Budget;
 use crate::builders::Builders;
 use crate::checks::caches::{Held, Image, OwnedVolume, Records, Writer};
-use crate::checks::engine::{self, Client, Disk, Engine, NamedBy, NoEngine, System};
+use crate::checks::engine::{self, Client, Engine, NamedBy, NoEngine, System};
 use crate::checks::exports::CACHE_EXPORT_GROWS;
 use crate::checks::project::{CACHE_IN_IMAGE, DEAD_CACHE_MOUNT, MOUNT_OWNER, Project};
 use crate::checks::secrets::SECRET_IN_CACHE;
@@ -20,7 +20,7 @@ use crate::cli::{Doctor, Selection};
 use crate::docker::endpoint::{Source, variable};
 use crate::docker::{BuilderRef, Cause, Container, Docker, DockerError, Info, Overview};
 use crate::inventory::{self, Look, Wanted};
-use crate::model::CacheRecord;
+use crate::model::{CacheRecord, Disk, build_is_buildx, major};
 use crate::report::{self, Progress};
 use crate::{image, ownership, place};
 
@@ -59,7 +59,7 @@ fn ask(context: &Context, checks: &[&Check], options: &Doctor, mut project: Fact
         let client_facts = scope.spawn(|| {
             let version = docker.client_version();
             let advice = match &version {
-                Ok(version) if engine::build_is_buildx(version) => Ok(None),
+                Ok(version) if build_is_buildx(version) => Ok(None),
                 _ => docker.advised_builder(),
             };
             (fact(version), fact(advice))
@@ -78,7 +78,7 @@ fn ask(context: &Context, checks: &[&Check], options: &Doctor, mut project: Fact
             _ if !wants_records => skipped("it was not asked for"),
             Err(_) => skipped("no engine answers"),
             // These measure all volumes to tell records, before 23.
-            Ok(overview) if engine::major(&overview.info.server_version) < 24 => {
+            Ok(overview) if major(&overview.info.server_version) < 24 => {
                 skipped("engines before 24 do not tell the ids of cache mounts")
             }
             Ok(_) => Ok(()),

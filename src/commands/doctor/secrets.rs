@@ -7,8 +7,7 @@ use anyhow::Result;
 use crate::checks::secrets::{Holder, Kind, Secrets, searches};
 use crate::docker::{BuilderRef, Docker, Overview, Volume};
 use crate::inventory;
-use crate::model::{self, CacheRecord, MountName};
-use crate::place::carry::Mount;
+use crate::model::{self, CacheRecord, Mount, MountName};
 use crate::place::{Access, MountPlace, Place};
 
 /// Looks into the cache volumes of an engine, or into the named ones.

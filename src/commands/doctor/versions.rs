@@ -10,10 +10,9 @@ use crate::checks::project::Project;
 use crate::checks::versions::{AtHand, Named, NamedPlace, Used, references, searches, used};
 use crate::cli::Doctor;
 use crate::docker::{BuilderRef, Docker, Overview, Volume};
-use crate::inventory::{self, Kind};
-use crate::model::CacheRecord;
+use crate::inventory;
+use crate::model::{CacheRecord, Kind, Mount};
 use crate::parallel;
-use crate::place::carry::Mount;
 use crate::place::{Access, MountPlace, Place};
 
 /// Returns the versions that the project uses, and what cache volumes have of versions.

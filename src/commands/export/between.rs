@@ -9,7 +9,7 @@ use crate::builders::Builders;
 use crate::bundle::TreeConfig;
 use crate::cli::Export;
 use crate::inside::pack::Packed;
-use crate::inventory::Kind;
+use crate::model::Kind;
 use crate::place::between;
 
 /// Copies cache mounts, and then layers, which a prune of what the mounts needed could make the other builder forget. Volumes
