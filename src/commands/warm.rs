@@ -15,7 +15,7 @@ use crate::checks::steps::{Facts, Run};
 use crate::cli::{Format, Warm};
 use crate::docker::{BuilderRef, Docker, Volume, endpoint};
 use crate::dockerfile::Dockerfile;
-use crate::dockerfile::mount::Mount;
+use crate::dockerfile::mount::{Mount, within};
 use crate::dockerfile::stage::{Base, Scope};
 use crate::inventory::{self, Names};
 use crate::lockfiles::{self, Lock};
@@ -127,7 +127,9 @@ fn plan_table(jobs: &[Job]) -> String {
     let rows = jobs.iter().map(|job| {
         let into = match &job.download.site {
             Site::Volume { name, .. } => format!("volume {name}: {}", job.directory),
-            Site::Mounts { builder, .. } => format!("builder {}: {}", builder.name, job.directory),
+            Site::Mounts { builder, mounts } => {
+                format!("builder {}: {}", builder.name, filled(&job.directory, mounts))
+            }
         };
         let Download { image, user, command, .. } = &job.download;
         let image = user.as_ref().map_or(image.clone(), |user| format!("{image} as {user}"));
@@ -135,6 +137,15 @@ fn plan_table(jobs: &[Job]) -> String {
     });
     let header = ["TOOL", "LOCK FILE", "IMAGE", "INTO", "COMMAND"];
     report::table_within(report::room(), &header, rows.collect(), &["COMMAND", "IMAGE"])
+}
+
+/// Returns the tool's directory, or the mounts of these options below it, if it is not in one itself.
+fn filled(directory: &str, mounts: &[String]) -> String {
+    let targets = mounts.iter().filter_map(|mount| mount.split(',').next()?.strip_prefix("target="));
+    match targets.clone().any(|target| within(directory, target)) {
+        true => directory.into(),
+        false => targets.collect::<Vec<_>>().join(", "),
+    }
 }
 
 fn answer(jobs: &[Job], outcomes: &[Outcome], left_out: &[String]) -> Result<()> {
@@ -460,6 +471,22 @@ fn mount_options(mount: &Mount, scope: &Scope) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_mounts_below_the_directory_of_a_tool_are_what_is_filled() {
+        let mounts = |targets: &[&str]| -> Vec<String> {
+            targets.iter().map(|target| format!("target={target},id=x")).collect()
+        };
+        let cargo = |targets: &[&str]| filled("/usr/local/cargo", &mounts(targets));
+        assert_eq!(cargo(&["/usr/local/cargo/registry"]), "/usr/local/cargo/registry");
+        assert_eq!(
+            cargo(&["/usr/local/cargo/git/db", "/usr/local/cargo/registry"]),
+            "/usr/local/cargo/git/db, /usr/local/cargo/registry"
+        );
+        for around in ["/usr/local/cargo", "/usr/local"] {
+            assert_eq!(cargo(&[around]), "/usr/local/cargo");
+        }
+    }
 
     #[test]
     fn a_volume_that_is_not_there_is_refused_with_the_command_that_makes_it() {
