@@ -55,17 +55,18 @@ struct Script {
 /// Returns what is found in one file. The legacy builder is the only one for Windows and for `--isolation`.
 pub fn check(file: &File, for_windows: bool) -> Vec<Finding> {
     let mut found = Vec::new();
+    let text = file.text.trim_start_matches('\u{feff}');
     let scripts = match file.kind {
         Kind::Script => {
-            vec![Script { text: file.text.clone(), line: 1, by_line: true, name: file_name(file).to_lowercase() }]
+            vec![Script { text: text.to_owned(), line: 1, by_line: true, name: file_name(file).to_lowercase() }]
         }
         Kind::Makefile => {
-            let recipes = recipes::read(file_name(file), &file.text).into_iter();
+            let recipes = recipes::read(file_name(file), text).into_iter();
             recipes
                 .map(|recipe| Script { text: recipe.text, line: recipe.line, by_line: false, name: recipe.target })
                 .collect()
         }
-        Kind::Ci if file_name(file).eq_ignore_ascii_case("jenkinsfile") => of_jenkins(&file.text),
+        Kind::Ci if file_name(file).eq_ignore_ascii_case("jenkinsfile") => of_jenkins(text),
         Kind::Ci | Kind::PackageJson | Kind::Bake => of_tree(file, &mut found),
         _ => Vec::new(),
     };
@@ -73,7 +74,7 @@ pub fn check(file: &File, for_windows: bool) -> Vec<Finding> {
         of_script(file, script, &mut found);
     }
     // A bake file has told all as a tree.
-    let lines = if file.kind == Kind::Bake { Vec::new() } else { logical_lines(&file.text) };
+    let lines = if file.kind == Kind::Bake { Vec::new() } else { recipes::joined(text, "") };
     for (line, number) in lines {
         let content = line.trim();
         if !content.starts_with('#') && !content.starts_with("//") {
@@ -85,7 +86,7 @@ pub fn check(file: &File, for_windows: bool) -> Vec<Finding> {
             break;
         }
     }
-    let text = file.text.to_lowercase();
+    let text = text.to_lowercase();
     if for_windows || text.contains("windows") || text.contains("--isolation") {
         found.retain(|finding| finding.message != WITHOUT_BUILDKIT);
     }
@@ -100,21 +101,6 @@ fn file_name(file: &File) -> &str {
 
 fn at(file: &File, check: &'static str, severity: Severity, line: u32, message: &str) -> Finding {
     Finding { check, file: Some(file.path.clone()), line: Some(line), ..Finding::new(severity, message) }
-}
-
-/// Returns lines with those that continue them, and the number of the first.
-fn logical_lines(text: &str) -> Vec<(String, u32)> {
-    let mut lines: Vec<(String, u32)> = Vec::new();
-    let mut goes_on = false;
-    for (number, line) in text.lines().enumerate() {
-        let (kept, next) = line.strip_suffix('\\').map_or((line, false), |kept| (kept, true));
-        match lines.last_mut().filter(|_| goes_on) {
-            Some((joined, _)) => joined.push_str(kept),
-            None => lines.push((kept.to_owned(), number as u32 + 1)),
-        }
-        goes_on = next;
-    }
-    lines
 }
 
 /// Returns the scripts of a Jenkinsfile: each line, what `sh` is given among them.
@@ -491,6 +477,8 @@ mod tests {
     fn the_flag_is_found_where_it_is_used() {
         let flag = |line| vec![("no-cache-flag", line)];
         assert_eq!(found(Kind::Script, "#!/bin/sh\nset -e\ndocker build \\\n  --no-cache -t x .\n"), flag(3));
+        assert_eq!(found(Kind::Script, "\u{feff}docker build --no-cache ."), flag(1));
+        assert_eq!(found(Kind::Env, "\u{feff}DOCKER_BUILDKIT=0"), flag(1));
         assert_eq!(found(Kind::Script, "alias db='docker build --no-cache'\n"), flag(1));
         assert_eq!(found(Kind::Script, "cd x && docker --context y buildx build --no-cache=true ."), flag(1));
         assert_eq!(found(Kind::Makefile, "image:\n\t@docker compose build --no-cache\n"), flag(2));

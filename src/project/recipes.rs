@@ -25,7 +25,7 @@ pub fn read(name: &str, text: &str) -> Vec<Recipe> {
     let mut variables: BTreeMap<&str, String> = BTreeMap::new();
     let mut recipes: Vec<Recipe> = Vec::new();
     let mut target = String::new();
-    let lines = joined(text);
+    let lines = joined(text, " ");
     for (line, number) in &lines {
         if line.starts_with('\t') || (is_just && line.starts_with(' ')) {
             recipes.push(Recipe { target: target.clone(), text: line.trim().to_owned(), line: *number });
@@ -72,16 +72,16 @@ pub fn read(name: &str, text: &str) -> Vec<Recipe> {
     recipes
 }
 
-/// Returns lines with those that continue them, and the number of the first.
-fn joined(text: &str) -> Vec<(String, u32)> {
+/// Returns lines with those that continue them, each after `between`, and the number of the first.
+pub fn joined(text: &str, between: &str) -> Vec<(String, u32)> {
     let mut lines: Vec<(String, u32)> = Vec::new();
     let mut goes_on = false;
-    for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
+    for (number, line) in text.lines().enumerate() {
         let (kept, next) = line.strip_suffix('\\').map_or((line, false), |kept| (kept, true));
         match lines.last_mut().filter(|_| goes_on) {
             Some((joined, _)) => {
-                joined.push(' ');
-                joined.push_str(kept.trim_start());
+                joined.push_str(between);
+                joined.push_str(kept);
             }
             None => lines.push((kept.to_owned(), number as u32 + 1)),
         }
