@@ -269,7 +269,7 @@ impl Packing<'_> {
         let gone: Vec<usize> = (0..old).filter(|at| !stays(*at)).collect();
         if amended.is_empty() && gone.len() <= MAX_EMPTY {
             if !gone.is_empty() {
-                let empty = empty(&layers, out)?;
+                let empty = empty(&layers, &out.join(format!("empty-{number}")), out)?;
                 gone.into_iter().for_each(|at| layers[at] = empty.clone());
             }
             packed.layers = layers;
@@ -795,16 +795,15 @@ fn amend(
 }
 
 /// A file that is compressed and hashed as it is written.
-/// Returns an archive without members: the one among `layers`, if there is one.
-fn empty(layers: &[Layer], out: &Path) -> Result<Layer> {
+/// Returns an archive without members: the one among `layers`, if there is one, or one made at `path`.
+fn empty(layers: &[Layer], path: &Path, out: &Path) -> Result<Layer> {
     if let Some(layer) = layers.iter().find(|layer| layer.usable && layer.entries == 0) {
         return Ok(layer.clone());
     }
-    let path = out.join("empty");
-    let mut file = encoder(&path)?;
+    let mut file = encoder(path)?;
     archive::finish(&mut file)?;
     let raw = file.bytes;
-    Ok(Layer { blob: store(file.finish()?, &path, out)?, raw, usable: true, ..Layer::default() })
+    Ok(Layer { blob: store(file.finish()?, path, out)?, raw, usable: true, ..Layer::default() })
 }
 
 type Compressed = Frames<Hashed<BufWriter<File>>>;
