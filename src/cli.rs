@@ -201,6 +201,9 @@ impl Command {
                 "owners in volumes and mounts are changed by their checks alone\n\
                  hint: `docker cache doctor --fix --check volume-owner`, or `mount-owner`",
             ),
+            Command::Import(import) if import.selection.all_builders => {
+                Some("an import goes to one builder: name it by `--builder`")
+            }
             Command::Size(size) if size.by.is_some() && size.output.format == Format::Json => {
                 Some("--by makes rows of a table; of JSON, jq makes such sums: `jq '.caches | group_by(.language)'`")
             }
@@ -455,7 +458,7 @@ pub enum CacheKind {
 
 /// Restore layers, cache mounts and cache volumes from a bundle
 #[derive(Debug, Args)]
-#[command(help_template = HELP, after_help = "\
+#[command(help_template = HELP, mut_arg("all_builders", |arg| arg.hide(true)), after_help = "\
 Examples:
   docker cache import --src /tmp/cache .      all of it, layers too
   docker cache import --src type=registry,ref=ghcr.io/team/cache:main .
@@ -543,7 +546,8 @@ fn age(text: &str) -> Result<std::time::Duration, String> {
 fn owner(text: &str) -> Result<(u32, u32), String> {
     let (user, group) = text.split_once(':').unwrap_or((text, text));
     match (user.parse(), group.parse()) {
-        (Ok(user), Ok(group)) => Ok((user, group)),
+        // The largest number says "as it is" to the kernel.
+        (Ok(user), Ok(group)) if user != u32::MAX && group != u32::MAX => Ok((user, group)),
         _ => Err("two numbers are needed, such as 1000:1000".into()),
     }
 }

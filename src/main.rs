@@ -6,7 +6,7 @@ use anyhow::Result;
 use docker_cache::cli::{self, Cli, Command};
 use docker_cache::commands::{self, Context};
 use docker_cache::plugin::{self, Request};
-use docker_cache::{cancel, exit, hooks, report};
+use docker_cache::{cancel, docker, exit, hooks, report};
 
 fn main() -> ExitCode {
     let request = plugin::request(std::env::args_os().skip(1));
@@ -32,6 +32,9 @@ fn run(cli: Cli) -> Result<u8> {
         return docker_cache::inside::main(options).map(|()| 0);
     }
     cancel::listen();
+    if let Some(wrong) = docker::wrong_limit() {
+        report::warning(&wrong);
+    }
     let context = Context::new(&cli.docker);
     match cli.command {
         Command::Builder(options) => commands::builder::run(context, &options),

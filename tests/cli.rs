@@ -237,10 +237,14 @@ fn flags_that_would_be_ignored_are_refused() {
         "cache size --watch 0",
         "cache size --watch pip",
         "cache clear --older-than 30",
+        "cache import --src x --all-builders",
+        "cache import --src x --owner 4294967295",
+        "cache import --src x --owner 0:4294967295",
     ] {
         let run = world.run(line);
         assert_eq!((run.code, run.stdout.as_str()), (125, ""), "{line}: {run}");
     }
+    assert!(!world.run("cache import --help").ok().stdout.contains("--all-builders"));
     let run = world.run("cache size --by kind --watch");
     assert_eq!((run.code, run.stdout.as_str()), (1, ""), "{run}");
     assert_eq!(world.log(), "");
@@ -473,6 +477,74 @@ fn a_name_that_the_filters_leave_out_is_told_so() {
         esac"#;
     let run = World::new(script).run("cache size pip --tool npm");
     assert!(run.code == 1 && run.stderr.contains("no cache called \"pip\" is among those selected"), "{run}");
+}
+
+/// Returns a world with the builders other and default, of which default is in use. What is asked of the other one is
+/// answered by `other`; each has one cache mount, `m`.
+fn two_builders(other: &str) -> World {
+    let builder = |name: &str, labels: &str| {
+        format!(
+            r#"{{"Name":"{name}","Driver":"docker","Nodes":[{{"Endpoint":"{name}","Status":"running","Labels":{{{labels}}}}}]}}"#
+        )
+    };
+    let able = builder("default", r#""org.mobyproject.buildkit.worker.snapshotter":"overlayfs""#);
+    let script = format!(
+        r#"holds() {{
+            body='{{"BuildCache":[{{"ID":"'$1'","Type":"exec.cachemount","Size":5,"CreatedAt":"2020-01-01T00:00:00Z",
+                "Description":"cached mount /m from exec /bin/sh -c x with id \"/m\""}}]}}'
+            printf 'HTTP/1.1 200 OK\r\nContent-Length: %s\r\n\r\n%s' "${{#body}}" "$body"
+        }}
+        case "$*" in
+        *"buildx ls"*) echo 'other {}'; echo 'default* {able}' ;;
+        *"context=other"*|*"context other"*) {other} ;;
+        *) holds a ;;
+        esac"#,
+        builder("other", "")
+    );
+    World::new(&script)
+}
+
+#[test]
+fn of_one_mount_in_two_builders_that_of_the_builder_in_use_is_taken() {
+    let world = two_builders("holds b");
+    let run = world.run("cache export --dest x --all-builders --mount m --include-installs --dry-run").ok();
+    assert!(run.stderr.contains("mount m of builder other"), "{run}");
+}
+
+#[test]
+fn a_mount_is_missing_only_where_somebody_looked() {
+    let world = two_builders("echo 'dial unix /x.sock: connect: permission denied' >&2; exit 1");
+    let run = world.run("cache export --dest x --all-builders --mount nosuch");
+    let first = run.stderr.lines().next().unwrap_or_default();
+    assert!(run.code == 1 && first.contains("default") && !first.contains("other"), "{run}");
+    assert!(run.stderr.contains("builder other"), "{run}");
+}
+
+#[test]
+fn a_builder_is_not_copied_to_itself() {
+    // By two names, one BuildKit.
+    let run = two_builders("holds a").run("cache export --builder other --to-builder default --dry-run");
+    assert_eq!((run.code, run.stdout.as_str()), (1, ""), "{run}");
+    let world = two_builders("holds b");
+    fs::write(world.at("Dockerfile"), "FROM scratch\n").unwrap();
+    for switch in ["", "--switch"] {
+        let run = world.run(&format!("cache export --builder other --to-builder default --dry-run {switch} ."));
+        assert!(run.code == 1 && run.stdout.contains("mount"), "{run}");
+        assert!(
+            run.stderr.contains("layers: builder other cannot") && !run.stderr.contains("--builder default"),
+            "{run}"
+        );
+    }
+}
+
+#[test]
+fn a_time_limit_that_is_none_is_told() {
+    let world = World::new(REFUSES);
+    for (limit, told) in [("abc", true), ("30", true), ("30s", false), ("", false)] {
+        let mut command = world.plugin(["cache", "builder", "ls"]);
+        let run = Run::of(command.env("DOCKER_CACHE_TIMEOUT", limit));
+        assert_eq!(run.stderr.contains("DOCKER_CACHE_TIMEOUT"), told, "{limit}: {run}");
+    }
 }
 
 #[test]

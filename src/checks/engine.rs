@@ -411,6 +411,11 @@ fn builder_inactive(facts: &AllFacts) -> Findings {
         let (name, used) = (&builder.name, in_use.contains(&builder.name.as_str()));
         let why = builder.err.iter().chain(builder.nodes.iter().filter_map(|node| node.err.as_ref())).next();
         let why = why.map(|why| sentence(why));
+        if let Some(why) = why.as_ref().filter(|why| why.to_lowercase().contains("permission denied")) {
+            let severity = if used { Severity::Warning } else { Severity::Note };
+            findings.push(Finding::new(severity, format!("the builder {name} cannot be asked: {why}")));
+            continue;
+        }
         findings.push(match builder.driver.as_str() {
             // buildx lists each docker context as a builder.
             "" | "docker" => {
@@ -884,6 +889,12 @@ mod tests {
         assert_eq!(down("remote", true), one(Error, "docker buildx rm 'b;c'"));
         assert_eq!(down("remote", false), one(Note, "docker buildx rm 'b;c'"));
         assert_eq!(down("", false), one(Note, "docker context rm 'b;c'"));
+        let denied = found("builder-inactive", |facts| {
+            let mut closed = builder("closed", "docker", "");
+            closed.nodes[0].err = Some("dial unix /closed.sock: connect: permission denied".into());
+            list(facts).list.push(closed);
+        });
+        assert!(denied.len() == 1 && !format!("{denied:?}").contains(" rm "), "{denied:?}");
         let elsewhere = found("builder-inactive", |facts| {
             list(facts).list[0].nodes[0].status = "inactive".into();
             list(facts).of_docker_build = "colima".into();

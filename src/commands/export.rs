@@ -23,7 +23,7 @@ use crate::dockerfile::{Dockerfile, mount, stage};
 use crate::exit;
 use crate::inside::pack::{self, Packed, Previous};
 use crate::inside::rules::Rule;
-use crate::inventory::{self, Cache, FoundVolume, Inventory, Names, Source, Wanted};
+use crate::inventory::{self, Cache, FoundBuilder, FoundVolume, Inventory, Names, Source, Wanted};
 use crate::model::{self, Bytes, CacheRecord, Kind, Mount, MountName};
 use crate::place::carry;
 use crate::place::{self, Access, MountPlace, Place};
@@ -80,7 +80,7 @@ struct Plan {
     volumes: Vec<FoundVolume>,
     /// The engine that has them.
     info: Option<Info>,
-    builders: Vec<BuilderRef>,
+    builders: Vec<FoundBuilder>,
     left_out: Vec<String>,
 }
 
@@ -353,7 +353,9 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
     let names = inventory::names(selection)?;
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     let mut named: Vec<&str> = Vec::new();
-    let selected = builders.selected(selection.builder.as_deref(), selection.all_builders)?;
+    let mut selected = builders.selected(selection.builder.as_deref(), selection.all_builders)?;
+    // Of a mount that several have, the first one's is taken: of those in use before others.
+    selected.sort_by_key(|builder| (builder.name != builders.of_docker_build, builder.name != builders.of_buildx));
     let several = selected.len() > 1;
     let told = told(&layers::dockerfile(&options.build));
     let references: Vec<BuilderRef> = selected.iter().map(|builder| builders.reference(builder)).collect();
@@ -369,11 +371,11 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
             Err(error) => return Err(error.into()),
         };
         let at = plan.builders.len();
-        plan.builders.push(reference);
+        plan.builders.push(FoundBuilder { builder: reference, records });
         // Further records of mounts that are planned, by namespace and id.
         let mut copies: BTreeMap<(String, String), usize> = BTreeMap::new();
         let mounts: Vec<(MountName, &CacheRecord)> =
-            model::mounts(&records).into_iter().map(|(record, mount)| (mount, record)).collect();
+            model::mounts(&plan.builders[at].records).into_iter().map(|(record, mount)| (mount, record)).collect();
         let ids: HashSet<String> = mounts.iter().filter_map(|(mount, _)| mount.id.clone()).collect();
         let mut asks = |id: &str, record: &MountName| asks(selection, &names, &mut named, id, record, &ids);
         for (mount, record) in &mounts {
@@ -430,9 +432,10 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
                         let key = (carried.namespace.clone(), shown.clone());
                         *copies.entry(key).or_default() += usize::from(sure);
                     }
-                    Some(_) => plan
-                        .left_out
-                        .push(format!("mount {shown} of builder {}: another builder has it too", builder.name)),
+                    Some(first) => plan.left_out.push(format!(
+                        "mount {shown} of builder {}: that of builder {} is taken",
+                        builder.name, plan.builders[*first].builder.name
+                    )),
                     None => {
                         seen.insert(config.ref_name(), at);
                         let of_target = mounts.iter().find(|(mount, _)| !sure && mount.target == carried.target);
@@ -452,11 +455,15 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
         plan.left_out.extend(left);
     }
     ensure!(silent.is_empty() || !plan.builders.is_empty(), "no builder can be asked\n{}", silent.join("\n"));
-    plan.left_out.extend(silent);
     if let Some(id) = selection.mount.iter().find(|id| !named.contains(&id.as_str())) {
-        let names: Vec<&str> = selected.iter().map(|builder| builder.name.as_str()).collect();
-        bail!("no cache mount {id:?} in {}\nhint: `docker cache size --all-builders` lists all", names.join(", "));
+        let names: Vec<&str> = plan.builders.iter().map(|found| found.builder.name.as_str()).collect();
+        let unknown: String = silent.iter().map(|why| format!("\nnot known: {why}")).collect();
+        bail!(
+            "no cache mount {id:?} in {}{unknown}\nhint: `docker cache size --all-builders` lists all",
+            names.join(", ")
+        );
     }
+    plan.left_out.extend(silent);
     Ok(())
 }
 
@@ -552,7 +559,7 @@ fn act(
         // might wait for each other.
         group.sort_by(|(_, one, _), (_, other, _)| one.target.cmp(&other.target));
         let mounts = group.iter().map(|(_, mount, _)| mount.clone());
-        let place = Place::Build(MountPlace::new(&plan.builders[builder], mounts));
+        let place = Place::Build(MountPlace::new(&plan.builders[builder].builder, mounts));
         let told: Vec<bool> = group.iter().map(|(_, _, told)| *told).collect();
         let items = group.into_iter().enumerate().map(|(at, (item, ..))| (at, item.config)).collect();
         pack(&place, items, writer, answer, progress, |at| told[at])?;

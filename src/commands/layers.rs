@@ -116,11 +116,9 @@ pub fn plan_export(builders: &Builders, options: &Export) -> Result<Layers> {
     }
     let chosen = builders.one(options.selection.builder.as_deref())?;
     let name = &chosen.name;
-    let mut able: Vec<_> = builders
-        .list
-        .iter()
-        .filter(|builder| builder.cannot_export().is_none() && builder.is_running() && builder.name != chosen.name)
-        .collect();
+    let is_other = |name: &String| *name != chosen.name && options.to_builder.as_ref() != Some(name);
+    let is_able = |builder: &&Builder| builder.cannot_export().is_none() && builder.is_running();
+    let mut able: Vec<_> = builders.list.iter().filter(|builder| is_other(&builder.name)).filter(is_able).collect();
     // The one that is in use has most of what is to be built.
     able.sort_by_key(|builder| builder.name != builders.of_buildx);
     let able = able.first();

@@ -45,6 +45,7 @@ impl DockerError {
     pub fn from_stderr(call: String, stderr: &str, endpoint: &str) -> Self {
         let words = stderr.trim();
         let has = |text: &str| words.contains(text);
+        let of_builder = call.contains(" --builder=");
         let cause = if has("unknown command: docker buildx")
             || has("'buildx' is not a docker command")
             || has("buildx component is missing")
@@ -54,13 +55,15 @@ impl DockerError {
             Cause::NoBuildx
         } else if let Some(name) = missing_context(words) {
             Cause::NoContext(name)
-        } else if has("permission denied") && (has("docker.sock") || has("dial unix") || has("daemon socket")) {
+        } else if has("permission denied")
+            && (has("daemon socket") || (!of_builder && (has("docker.sock") || has("dial unix"))))
+        {
             Cause::Unreachable(format!("permission denied for the Docker daemon at {endpoint}"))
         } else if has("command [ssh") {
             // `error while Copy (stream to stdout): command [ssh …] has exited with …: stderr=ssh: connect to …`
             let why = words.rsplit("stderr=").next().unwrap_or_default();
             Cause::Unreachable(format!("Cannot connect to the Docker daemon at {endpoint}: {}", error_line(why)))
-        } else if has("raw stream connection") || (has("connection refused") && !call.contains(" --builder=")) {
+        } else if has("raw stream connection") || (has("connection refused") && !of_builder) {
             Cause::Unreachable(format!(
                 "Cannot connect to the Docker daemon at {endpoint}. Is the docker daemon running?"
             ))
@@ -145,4 +148,19 @@ fn error_line(stderr: &str) -> String {
         line = line.strip_prefix(prefix).unwrap_or(line);
     }
     line.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn socket_of_a_builder_is_not_the_engines() {
+        let cause = |call: &str, words: &str| DockerError::from_stderr(call.into(), words, "unix:///engine").cause;
+        let denied = "ERROR: dial unix /run/buildkitd.sock: connect: permission denied";
+        assert!(matches!(cause("docker buildx du --builder=r", denied), Cause::Refused(_)));
+        assert!(matches!(cause("docker system dial-stdio", denied), Cause::Unreachable(_)));
+        let of_engine = "permission denied while trying to connect to the Docker daemon socket at unix:///engine";
+        assert!(matches!(cause("docker buildx du --builder=r", of_engine), Cause::Unreachable(_)));
+    }
 }

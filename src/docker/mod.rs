@@ -135,9 +135,17 @@ pub(crate) fn at_rest(
     Ok(records)
 }
 
+const LIMIT: &str = "DOCKER_CACHE_TIMEOUT";
+
 /// Returns what `DOCKER_CACHE_TIMEOUT` says, if it can be read: `30s`.
 fn limit_of_user() -> Option<Duration> {
-    humantime::parse_duration(&std::env::var("DOCKER_CACHE_TIMEOUT").ok()?).ok()
+    humantime::parse_duration(&endpoint::variable(LIMIT)?).ok()
+}
+
+/// Returns the line that says so if `DOCKER_CACHE_TIMEOUT` cannot be read.
+pub fn wrong_limit() -> Option<String> {
+    let value = endpoint::variable(LIMIT).filter(|_| limit_of_user().is_none())?;
+    Some(format!("{LIMIT}={} is not used: a number and its unit are needed, such as 30s", quote(value)))
 }
 
 /// One call of docker, before it is started.

@@ -400,6 +400,8 @@ fn member(header: &Header, size: u64, pax: &[u8], data: &mut impl Read) -> Resul
         Kind::Symlink => ensure!(!member.link.is_empty() && !member.link.contains(&0), "link {shown:?} goes nowhere"),
         _ => {}
     }
+    // Who gives a file to it leaves it to whom it belongs.
+    ensure!(member.uid != u32::MAX && member.gid != u32::MAX, "member {shown:?} has {} for an owner", u32::MAX);
     let mut stored = size;
     if let Some(real_size) = real_size {
         let (extents, map) = sparse_map(data, size).with_context(|| format!("sparse file {shown:?}"))?;
@@ -496,6 +498,19 @@ mod tests {
             ("d/out", "/cache/d/up/../etc/passwd"),
         ] {
             assert!(!leads_in(path, target), "{path} {target}");
+        }
+    }
+
+    #[test]
+    fn a_number_that_is_no_owner_is_refused() {
+        for (uid, gid) in [(u32::MAX, 0), (0, u32::MAX)] {
+            let (path, kind, link) = (b"a".into(), Kind::File, Vec::new());
+            let (mode, modified, size, attributes, extents) = (0o644, (1, 0), 0, Vec::new(), None);
+            let member = Member { path, kind, mode, uid, gid, modified, size, link, attributes, extents };
+            let mut archive = Vec::new();
+            write(&mut archive, &member, io::empty()).unwrap();
+            finish(&mut archive).unwrap();
+            read(&archive[..], u64::MAX, 1, |_, _| Ok(())).unwrap_err();
         }
     }
 

@@ -20,7 +20,12 @@ pub fn to_builder(builders: &Builders, options: &Export) -> Result<u8> {
     let to = builders.reference(to);
     let mut plan = Plan::default();
     plan_mounts(builders, options, &mut plan)?;
-    if !plan.builders.is_empty() && plan.builders.iter().all(|from| from.name == to.name) {
+    // One BuildKit may have several names. One that cannot be asked yet is started by the copy.
+    let there = to.records().unwrap_or_default();
+    let shares = plan.builders.iter().filter(|from| from.builder.name != to.name && from.shares(&there));
+    let own: Vec<&str> = [to.name.as_str()].into_iter().chain(shares.map(|from| from.builder.name.as_str())).collect();
+    if !plan.builders.is_empty() && plan.builders.iter().all(|from| own.contains(&from.builder.name.as_str())) {
+        let name = own.join(", that is ");
         bail!("{name} is where the mounts are\nhint: name the builder to copy from by `--builder`");
     }
     let layers = match options.selection.wants(Kind::Layer) {
@@ -42,7 +47,7 @@ pub fn to_builder(builders: &Builders, options: &Export) -> Result<u8> {
         let Item { config, estimate, from: From::Mount(at, mount, sure) } = item else { continue };
         let from = &plan.builders[at];
         let (mut bytes, mut files) = (estimate.0, None);
-        if from.name == to.name {
+        if own.contains(&from.builder.name.as_str()) {
             continue;
         }
         if !options.dry_run {
@@ -50,7 +55,9 @@ pub fn to_builder(builders: &Builders, options: &Export) -> Result<u8> {
                 let Packed { table, layers, .. } = packed.clone();
                 (packed.files > 0 || sure).then(|| TreeConfig { table, layers, ..config.clone() }.target())
             };
-            let done = between::carry(from, &to, &mount, tree(&config, None), target, &mut |told| progress.tell(told));
+            let done = between::carry(&from.builder, &to, &mount, tree(&config, None), target, &mut |told| {
+                progress.tell(told)
+            });
             progress.next();
             let (packed, unpacked) = done.with_context(|| format!("mount {}", config.name))?;
             answer.left_out.extend(left_out_of(&config, &packed));
@@ -65,7 +72,7 @@ pub fn to_builder(builders: &Builders, options: &Export) -> Result<u8> {
     }
     drop(progress);
     match &layers {
-        Layers::Of(export) if export.builder.name == to.name => {
+        Layers::Of(export) if own.contains(&export.builder.name.as_str()) => {
             answer.left_out.push(format!("layers: {} is the builder that they would come from", to.name));
         }
         Layers::Of(export) if options.dry_run => answer.entries.push(export.planned()),
