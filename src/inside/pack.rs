@@ -794,7 +794,6 @@ fn amend(
     Ok(())
 }
 
-/// A file that is compressed and hashed as it is written.
 /// Returns an archive without members: the one among `layers`, if there is one, or one made at `path`.
 fn empty(layers: &[Layer], path: &Path, out: &Path) -> Result<Layer> {
     if let Some(layer) = layers.iter().find(|layer| layer.usable && layer.entries == 0) {
@@ -806,6 +805,7 @@ fn empty(layers: &[Layer], path: &Path, out: &Path) -> Result<Layer> {
     Ok(Layer { blob: store(file.finish()?, path, out)?, raw, usable: true, ..Layer::default() })
 }
 
+/// A file that is compressed and hashed as it is written.
 type Compressed = Frames<Hashed<BufWriter<File>>>;
 
 /// Begins to compress into a file.
