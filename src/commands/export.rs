@@ -23,6 +23,7 @@ use crate::dockerfile::{Dockerfile, mount, stage};
 use crate::exit;
 use crate::inside::pack::{self, Packed, Previous};
 use crate::inside::rules::Rule;
+use crate::inside::unpack::Unpacked;
 use crate::inventory::{self, Cache, FoundBuilder, FoundVolume, Inventory, Names, Source, Wanted};
 use crate::model::{self, Bytes, CacheRecord, Kind, Mount, MountName};
 use crate::place::carry;
@@ -45,6 +46,15 @@ pub struct Answer {
     /// The steps of an import of layers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<Steps>,
+}
+
+impl Answer {
+    /// Adds what became of an unpacked tree.
+    pub fn note(&mut self, unpacked: Unpacked) {
+        self.left_out.extend(unpacked.notes);
+        self.bytes_written += unpacked.bytes.saturating_sub(unpacked.kept_bytes);
+        self.bytes_reused += unpacked.reused_bytes;
+    }
 }
 
 #[derive(Debug, Serialize)]

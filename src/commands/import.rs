@@ -419,7 +419,8 @@ fn act(
         }
     }
     if let Some(overview) = plan.overview.filter(|_| !volumes.is_empty()) {
-        note(into_volumes(docker, layout, &volumes, overview, options, progress)?, answer);
+        let unpacked = into_volumes(docker, layout, &volumes, overview, options, progress)?;
+        unpacked.into_iter().for_each(|unpacked| answer.note(unpacked));
         progress.next();
     }
     for (mount, step) in mounts {
@@ -428,7 +429,8 @@ fn act(
         let trees = vec![(0, target(step, options))];
         let done = carry::unpack(&place, trees, &layout.blobs(), &mut |told| progress.tell(told));
         progress.next();
-        note(done.with_context(|| format!("mount {}", mount.id))?, answer);
+        let unpacked = done.with_context(|| format!("mount {}", mount.id))?;
+        unpacked.into_iter().for_each(|unpacked| answer.note(unpacked));
     }
     Ok(())
 }
@@ -521,14 +523,6 @@ fn target(step: &Step, options: &Import) -> Target {
         replace: options.replace,
         owner: options.owner,
         ..step.entry.config.target()
-    }
-}
-
-fn note(unpacked: Vec<Unpacked>, answer: &mut Answer) {
-    for unpacked in unpacked {
-        answer.left_out.extend(unpacked.notes);
-        answer.bytes_written += unpacked.bytes.saturating_sub(unpacked.kept_bytes);
-        answer.bytes_reused += unpacked.reused_bytes;
     }
 }
 

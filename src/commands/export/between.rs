@@ -8,6 +8,7 @@ use super::{Answer, AnswerEntry, From, Item, NOTHING, Plan, left_out_of, plan_mo
 use crate::builders::Builders;
 use crate::bundle::TreeConfig;
 use crate::cli::Export;
+use crate::docker::BuilderRef;
 use crate::inside::pack::Packed;
 use crate::model::Kind;
 use crate::place::between;
@@ -24,7 +25,8 @@ pub fn to_builder(builders: &Builders, options: &Export) -> Result<u8> {
     let there = to.records().unwrap_or_default();
     let shares = plan.builders.iter().filter(|from| from.builder.name != to.name && from.shares(&there));
     let own: Vec<&str> = [to.name.as_str()].into_iter().chain(shares.map(|from| from.builder.name.as_str())).collect();
-    if !plan.builders.is_empty() && plan.builders.iter().all(|from| own.contains(&from.builder.name.as_str())) {
+    let is_own = |from: &BuilderRef| own.contains(&from.name.as_str());
+    if !plan.builders.is_empty() && plan.builders.iter().all(|from| is_own(&from.builder)) {
         let name = own.join(", that is ");
         bail!("{name} is where the mounts are\nhint: name the builder to copy from by `--builder`");
     }
@@ -45,9 +47,9 @@ pub fn to_builder(builders: &Builders, options: &Export) -> Result<u8> {
     let mut progress = Carrying::new("Copying", (0, bytes), "Sending", options.output.telling());
     for item in plan.items {
         let Item { config, estimate, from: From::Mount(at, mount, sure) } = item else { continue };
-        let from = &plan.builders[at];
+        let from = &plan.builders[at].builder;
         let (mut bytes, mut files) = (estimate.0, None);
-        if own.contains(&from.builder.name.as_str()) {
+        if is_own(from) {
             continue;
         }
         if !options.dry_run {
@@ -55,24 +57,20 @@ pub fn to_builder(builders: &Builders, options: &Export) -> Result<u8> {
                 let Packed { table, layers, .. } = packed.clone();
                 (packed.files > 0 || sure).then(|| TreeConfig { table, layers, ..config.clone() }.target())
             };
-            let done = between::carry(&from.builder, &to, &mount, tree(&config, None), target, &mut |told| {
-                progress.tell(told)
-            });
+            let done = between::carry(from, &to, &mount, tree(&config, None), target, &mut |told| progress.tell(told));
             progress.next();
             let (packed, unpacked) = done.with_context(|| format!("mount {}", config.name))?;
             answer.left_out.extend(left_out_of(&config, &packed));
             let Some(unpacked) = unpacked else { continue };
-            answer.left_out.extend(unpacked.notes);
             (bytes, files) = (packed.bytes, Some(packed.files));
-            answer.bytes_written += unpacked.bytes.saturating_sub(unpacked.kept_bytes);
-            answer.bytes_reused += unpacked.reused_bytes;
+            answer.note(unpacked);
         }
         let (name, language) = (config.name, config.language);
         answer.entries.push(AnswerEntry { kind: Kind::Mount, name, language, digest: None, bytes, files });
     }
     drop(progress);
     match &layers {
-        Layers::Of(export) if own.contains(&export.builder.name.as_str()) => {
+        Layers::Of(export) if is_own(&export.builder) => {
             answer.left_out.push(format!("layers: {} is the builder that they would come from", to.name));
         }
         Layers::Of(export) if options.dry_run => answer.entries.push(export.planned()),
