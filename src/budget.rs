@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::Serialize;
 
 use crate::catalogue::ROWS;
-use crate::inventory::Cache;
+use crate::inventory::{Cache, is_unknown_mix};
 use crate::model::Bytes;
 
 /// The size that caches should stay within, in bytes.
@@ -68,8 +68,11 @@ impl Budget {
 
     /// Compares the caches with the budget.
     pub fn spent(self, caches: &[Cache]) -> Spent {
-        let used = caches.iter().filter(|cache| cache.class.is_deletable()).map(|cache| cache.bytes).sum();
-        Spent { bytes: self.0.0, used_bytes: used, over: used > self.0.0 }
+        let sum = |wanted: &dyn Fn(&Cache) -> bool| {
+            caches.iter().filter(|cache| wanted(cache)).map(|cache| cache.bytes).sum()
+        };
+        let used = sum(&|cache| cache.class.is_deletable());
+        Spent { bytes: self.0.0, used_bytes: used, unmeasured_bytes: sum(&is_unknown_mix), over: used > self.0.0 }
     }
 }
 
@@ -79,7 +82,17 @@ pub struct Spent {
     /// Of the budget.
     pub bytes: u64,
     pub used_bytes: u64,
+    /// Of mounts that hold more than caches and were not looked into.
+    pub unmeasured_bytes: u64,
+    /// Even without those.
     pub over: bool,
+}
+
+impl Spent {
+    /// Returns true if all is within the budget, whatever is not measured.
+    pub fn is_surely_within(&self) -> bool {
+        self.used_bytes + self.unmeasured_bytes <= self.bytes
+    }
 }
 
 #[cfg(test)]

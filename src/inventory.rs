@@ -242,7 +242,7 @@ pub fn collect_in(
 }
 
 /// The catalogue's names of the languages and tools that were asked for.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Names {
     languages: Vec<&'static str>,
     tools: Vec<&'static str>,
@@ -265,7 +265,7 @@ impl Names {
 /// # Errors
 /// When there is none of a name.
 pub fn names(selection: &Selection) -> Result<Names> {
-    let mut names = Names { languages: Vec::new(), tools: Vec::new() };
+    let mut names = Names::default();
     for name in &selection.lang {
         match catalogue::language(name) {
             Some(name) => names.languages.push(name),
@@ -331,19 +331,20 @@ fn of_builders(answers: &Answers<'_>, wanted: Wanted<'_>, look: Look, names: &Na
                 there.extend(
                     mounts.iter().flat_map(|(_, cache)| [Some(cache.name.clone()), cache.path.clone()]).flatten(),
                 );
-                if let Some(named) = wanted.exact {
-                    let chosen = |cache: &Cache| {
-                        names.select(cache.language, cache.tool)
+                let by_path = !wanted.paths.is_empty();
+                let is_looked_into = |cache: &Cache| match wanted.exact {
+                    Some(named) => {
+                        (names.select(cache.language, cache.tool) || is_mixed(cache, names))
                             && (named.is_empty() || named.iter().any(|name| cache.is_about(name)))
-                    };
-                    let chosen = mounts.iter_mut().filter(|(_, cache)| chosen(cache)).collect();
-                    measure_mounts(reference, chosen, &mut inventory.gaps);
-                }
-                if look.inside {
-                    let by_path = !wanted.paths.is_empty();
-                    let mixed: Vec<_> = mounts.extract_if(.., |(_, cache)| by_path || is_mixed(cache, names)).collect();
-                    look_inside(reference, mixed, look.ages, wanted.paths, &mut met, &mut inventory)?;
-                }
+                    }
+                    None => look.inside && (by_path || is_mixed(cache, names)),
+                };
+                let inside = mounts.extract_if(.., |(_, cache)| is_looked_into(cache));
+                let inside = inside.map(|(records, cache)| {
+                    let known = if by_path || is_mixed(&cache, names) { known_in(&cache) } else { Vec::new() };
+                    (records, cache, known)
+                });
+                look_inside(reference, inside.collect(), look.ages, wanted.paths, &mut met, &mut inventory)?;
                 inventory.caches.extend(mounts.into_iter().map(|(_, cache)| cache));
                 inventory.builders.push(FoundBuilder { builder: reference.clone(), records });
             }
@@ -486,33 +487,6 @@ impl MountRecords {
     }
 }
 
-/// Measures inside those mounts that one record stands for; others cannot be told apart by a build.
-fn measure_mounts(builder: &BuilderRef, mounts: Vec<&mut (MountRecords, Cache)>, gaps: &mut Vec<String>) {
-    let mut by_namespace: BTreeMap<&str, Vec<(&MountRecords, &mut Cache)>> = BTreeMap::new();
-    for (records, cache) in mounts {
-        // A build that has locked it would leave the helper an empty mount of its own.
-        let in_use = cache.records().iter().any(|record| record.in_use);
-        match records.unreachable().or(in_use.then_some("a running build uses it")) {
-            Some(why) => gaps.push(format!("mount {} keeps docker's size: {why}", cache.name)),
-            None => by_namespace.entry(&records.name.namespace).or_default().push((records, cache)),
-        }
-    }
-    for mounts in by_namespace.into_values() {
-        let names = mounts.iter().map(|(records, _)| records.name.clone()).collect();
-        let trees = vec![Tree::default(); mounts.len()];
-        let found = measure_inside(builder, names, trees).unwrap_or_else(|error| {
-            gaps.push(format!("mounts of builder {} keep docker's sizes: {error:#}", builder.name));
-            Vec::new()
-        });
-        for ((_, cache), measured) in mounts.into_iter().zip(&found) {
-            cache.bytes = measured.rest.bytes;
-            cache.files = Some(measured.rest.files);
-            cache.exact = true;
-            report_unreadable(&format!("mount {}", cache.name), measured, gaps);
-        }
-    }
-}
-
 /// Measures mounts of one namespace; the roots of the trees are filled in.
 fn measure_inside(builder: &BuilderRef, mounts: Vec<MountName>, mut trees: Vec<Tree>) -> Result<Vec<Measured>> {
     let place = Place::Build(MountPlace::new(builder, mounts.iter().map(Mount::plain)));
@@ -538,22 +512,26 @@ fn is_mixed(cache: &Cache, names: &Names) -> bool {
     !whole && below().into_iter().any(wanted)
 }
 
-/// Puts the rows of what mixed mounts hold in the place of their own; of named directories only, if there are such. Those
-/// that are in one of these mounts go to `met`.
+/// Returns true for a mount that holds more than caches and was not looked into: nobody knows how much of it is caches.
+pub fn is_unknown_mix(cache: &Cache) -> bool {
+    cache.kind == Kind::Mount && matches!(cache.source, Source::Records(_)) && is_mixed(cache, &Names::default())
+}
+
+/// Adds the rows of mounts that a build measures inside: of what mixed ones hold, each with what the catalogue looks for in
+/// it, one for each part, and only of the named directories if there are such. Those of these that are met go to `met`.
 ///
 /// # Errors
 /// When a directory was named, and a mount that has it cannot be looked into: a part of it was to go, and not all of it.
 fn look_inside(
     builder: &BuilderRef,
-    mixed: Vec<(MountRecords, Cache)>,
+    mounts: Vec<(MountRecords, Cache, Vec<Known>)>,
     ages: bool,
     named: &[String],
     met: &mut HashSet<String>,
     inventory: &mut Inventory,
 ) -> Result<()> {
     let mut by_namespace: BTreeMap<String, Vec<(MountRecords, Cache, Vec<Known>)>> = BTreeMap::new();
-    for (records, cache) in mixed {
-        let mut known = known_in(&cache);
+    for (records, cache, mut known) in mounts {
         let has = |path: &&String| {
             let below = cache.path.as_deref().and_then(|path_of| Path::new(path).strip_prefix(path_of).ok()?.to_str());
             below.is_some_and(|below| catalogue::single_out(&mut known, below))
@@ -564,6 +542,7 @@ fn look_inside(
         }
         met.extend(here);
         let in_use = cache.records().iter().any(|record| record.in_use);
+        // A build that has locked it would leave the helper an empty mount of its own.
         match in_use.then_some("a running build uses it").or(records.unreachable()) {
             Some(why) if !named.is_empty() => bail!("mount {} is not looked into: {why}", cache.name),
             Some(why) => inventory.gaps.push(format!("mount {} is not looked into: {why}", cache.name)),
@@ -590,6 +569,11 @@ fn look_inside(
         };
         for ((records, cache, known), measured) in mounts.into_iter().zip(found) {
             report_unreadable(&format!("mount {}", cache.name), &measured, &mut inventory.gaps);
+            if known.is_empty() {
+                let Sum { bytes, files, .. } = measured.rest;
+                inventory.caches.push(Cache { bytes, files: Some(files), exact: true, ..cache });
+                continue;
+            }
             let holder = Holder::Mount(inventory.mounts.len());
             let rows = parts(measured, known.len()).map(|(part, sum)| part_row(&cache, &known, holder, part, sum));
             inventory.caches.extend(rows.filter(|row| is_at(row, named)));

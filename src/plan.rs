@@ -10,6 +10,7 @@ use crate::inside::measure::Shared;
 use crate::inside::remove::Take;
 use crate::inventory::{Cache, Holder, Inventory, Source};
 use crate::model::{Bytes, CacheRecord, Kind, Moment, VolumeUser};
+use crate::place::carry;
 
 /// How the user narrowed or widened a clear.
 #[derive(Clone, Debug, Default)]
@@ -368,7 +369,14 @@ fn split(row: usize, cache: &Cache, rules: &Rules) -> Vec<Piece> {
             match cache.kind {
                 Kind::Mount if going.is_empty() => Vec::new(),
                 Kind::Mount => vec![piece(&going, cache.last_used)],
-                _ => going.iter().map(|record| piece(&[*record], record.last_used.or(record.created))).collect(),
+                _ => {
+                    // Nobody misses what helper builds left.
+                    let used = |record: &CacheRecord| match carry::is_of_helpers(record) {
+                        true => Some(0),
+                        false => record.last_used.or(record.created),
+                    };
+                    going.iter().map(|record| piece(&[*record], used(record))).collect()
+                }
             }
         }
         Source::Part { unit: Unit::File, sum, .. } if rules.by_age() => sum

@@ -381,7 +381,7 @@ fn act(
     thread::scope(|scope| {
         let builders = scope.spawn(|| {
             let mut outcomes = parallel::each(&found.builders, |builder| prune(builder, plan, options));
-            outcomes.push(cut_mounts(found, &takes));
+            outcomes.push(cut_mounts(found, plan, &takes));
             outcomes
         });
         let volumes = cut_volumes(docker, found, plan, &takes, options, progress);
@@ -533,7 +533,7 @@ fn cut(
 }
 
 /// Empties parts of mounts, by one build for all mounts of a builder that share a namespace.
-fn cut_mounts(found: &Inventory, takes: &BTreeMap<Holder, Takes>) -> Outcome {
+fn cut_mounts(found: &Inventory, plan: &Plan, takes: &BTreeMap<Holder, Takes>) -> Outcome {
     let mut places: BTreeMap<(&str, &str), Vec<(&FoundMount, &Takes)>> = BTreeMap::new();
     for (holder, takes) in takes {
         if let Holder::Mount(at) = holder {
@@ -561,7 +561,10 @@ fn cut_mounts(found: &Inventory, takes: &BTreeMap<Holder, Takes>) -> Outcome {
             continue;
         }
         let names = mounts.iter().map(|(mount, _)| Mount::plain(&mount.name));
-        let place = Place::Build(MountPlace::new(&mounts[0].0.builder, names));
+        let mut builder = mounts[0].0.builder.clone();
+        // What is pruned anyway need not keep the steps of this build either.
+        builder.forgets_when_pruned &= !is_pruned(&builder, plan);
+        let place = Place::Build(MountPlace::new(&builder, names));
         let names: Vec<String> = mounts.iter().map(|(mount, _)| format!("mount {}", mount.name.shown())).collect();
         outcome.add(cut(&place, mounts.iter().map(|(_, takes)| *takes).collect(), &names, &mut |_, _| ()).0);
     }

@@ -55,7 +55,7 @@ pub fn run(context: Context, options: &Size) -> Result<u8> {
     if !options.output.quiet {
         gaps.iter().chain(&twins).for_each(|gap| report::warning(gap));
     }
-    Ok(if answer.budget.is_some_and(|spent| spent.over) { FAILED } else { 0 })
+    Ok(if answer.budget.is_none_or(|spent| spent.is_surely_within()) { 0 } else { FAILED })
 }
 
 /// Finds what was asked for.
@@ -98,9 +98,16 @@ pub fn sums(caches: &[Cache], options: &Size) -> String {
 
 /// Returns the line that compares with a budget.
 fn told(spent: Spent) -> String {
-    let Spent { bytes, used_bytes, over } = spent;
-    let excess = if over { format!(", over by {}", Bytes(used_bytes - bytes)) } else { String::new() };
-    format!("Budget:   {} of {} used{excess}\n", Bytes(used_bytes), Bytes(bytes))
+    let Spent { bytes, used_bytes, unmeasured_bytes, over } = spent;
+    let more = match over {
+        true => format!(", over by {}", Bytes(used_bytes - bytes)),
+        false if spent.is_surely_within() => String::new(),
+        false => format!(
+            ", and some of {} in mounts that hold more than caches: --exact looks into them",
+            Bytes(unmeasured_bytes)
+        ),
+    };
+    format!("Budget:   {} of {} used{more}\n", Bytes(used_bytes), Bytes(bytes))
 }
 
 /// Keeps the rows that one of the names is about.

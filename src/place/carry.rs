@@ -522,12 +522,15 @@ impl Beside {
 
     /// Returns the words that name the context of the build.
     fn words(&self) -> Vec<OsString> {
-        let mut files = OsString::from("--build-context=files=");
-        let named = self.files.as_ref().map(|dir| {
-            files.push(dir);
-            files
-        });
-        named.into_iter().chain(["--file=-".into(), self.program.0.clone().into()]).collect()
+        let named = |name: &str, dir: &Path| {
+            let mut word = OsString::from(format!("--build-context={name}="));
+            word.push(dir);
+            word
+        };
+        let files = self.files.as_ref().map(|dir| named(FILES, dir));
+        // The context itself has a name that those of others have, too: nothing is taken from it.
+        let program = [named(PROGRAM, &self.program.0), "--file=-".into(), self.program.0.clone().into()];
+        files.into_iter().chain(program).collect()
     }
 
     /// The same as [`dockerfile`] for a job that has this and its files bound in.
@@ -543,15 +546,20 @@ impl Beside {
         let job = serde_json::to_string_pretty(job)?;
         let bind = |(as_file, path): &(String, PathBuf)| {
             let source = path.file_name().unwrap_or_default().display();
-            format!("--mount=type=bind,from=files,source={source},target=/{name}/in/{as_file} ")
+            format!("--mount=type=bind,from={FILES},source={source},target=/{name}/in/{as_file} ")
         };
         let copies = format!("COPY <<'JOB' /{name}/in/job\n{job}\nJOB\n");
         let mut flags = flags(mounts, sharing);
         flags.extend(files.iter().map(bind));
-        flags.push_str(&format!("--mount=type=bind,source={},target=/{name}/in/{name} ", self.program.1));
+        flags
+            .push_str(&format!("--mount=type=bind,from={PROGRAM},source={},target=/{name}/in/{name} ", self.program.1));
         Ok(stages(name, &copies, &flags, ""))
     }
 }
+
+/// What the contexts of a helper build are called; what BuildKit keeps of them bears the same names.
+const PROGRAM: &str = "docker-cache-program";
+const FILES: &str = "docker-cache-files";
 
 /// What the last step of an import runs: the program, by a name that no helper has.
 const LAST_STEP: &str = "/docker-cache";
@@ -604,10 +612,19 @@ pub(super) fn is_context(record: &CacheRecord) -> bool {
     record.description.contains("buildkit-session") || record.description == "copy /context /"
 }
 
-/// Returns the records that killed runs of this program surely left in a builder: those that bear a helper's name.
+/// Returns true for what a builder keeps of the directories that helper builds took their files from: only these read it.
+pub fn is_of_helpers(record: &CacheRecord) -> bool {
+    record.description.strip_prefix("local source for ").is_some_and(|name| [PROGRAM, FILES].contains(&name))
+}
+
+/// Returns the records that runs of this program surely left in a builder: those that bear the name of a helper that is
+/// gone, and what no other program reads.
 pub(super) fn left(records: &[CacheRecord]) -> Vec<String> {
     // A mount that a killed run made may hold what it had imported.
-    let is_left = |record: &&CacheRecord| record.mount().is_none() && abandoned(&record.description).is_some();
+    let is_left = |record: &&CacheRecord| match record.mount() {
+        Some(_) => false,
+        None => abandoned(&record.description).is_some() || (is_of_helpers(record) && !record.in_use),
+    };
     records.iter().filter(is_left).map(|record| record.id.clone()).collect()
 }
 

@@ -113,9 +113,9 @@ pub fn sweep(docker: &Docker) {
     }
 }
 
-/// Prunes what killed runs left among these records of a builder.
+/// Prunes what runs of this program left in a builder, if these records show some or it had reason to leave some since.
 pub fn sweep_records(builder: &BuilderRef, records: &[CacheRecord]) {
-    if !carry::left(records).is_empty() {
+    if builder.forgets_when_pruned || !carry::left(records).is_empty() {
         build::prune_all(builder, carry::left);
     }
 }

@@ -235,6 +235,41 @@ for_each_engine!(a_mount_on_all_of_a_home_loses_only_its_caches, [v20, v26, v28_
     }
 });
 
+#[test]
+fn what_looks_into_mounts_leave_goes_first_and_with_the_next_clear_of_all() {
+    let engine = Engine::start(Generation::V28Containerd);
+    engine.build("RUN --mount=type=cache,target=/root mkdir -p /root/.cache/pip; echo 1 > /root/.cache/pip/wheel", &[]);
+    engine.build("COPY busybox /copied", &[]);
+    let programs = || {
+        let is = |record: &Value| record["Description"] == "local source for docker-cache-program";
+        engine.records().into_iter().filter(is).count()
+    };
+    let contexts = || {
+        let is = |record: &Value| {
+            record["Description"] == "local source for context" && record["Size"].as_u64() > Some(1_000_000)
+        };
+        engine.records().into_iter().filter(is).count()
+    };
+    let look = || {
+        let before = programs();
+        engine.cache(&["size", "--exact"]).ok();
+        // One of them is of its `.dockerignore`, which is not there.
+        assert_eq!((before, programs()), (0, 2), "{:#?}", engine.records());
+    };
+    look();
+    let before = contexts();
+    // More than all others have, and less than with the program.
+    let run = engine.cache(&["clear", "--layers", "--keep", "5MB", "--force"]).ok();
+    assert_eq!((programs(), contexts()), (0, before), "{run} {:#?}", engine.records());
+    assert!(before > 0, "{run}");
+    look();
+    engine.cache(&["clear", "--all", "--force"]).ok();
+    assert_eq!(programs(), 0, "{:#?}", engine.records());
+    assert!(inside(&engine, "/root").is_empty());
+    engine.cache(&["clear", "--all", "--force"]).ok();
+    assert_eq!(programs(), 0, "{:#?}", engine.records());
+}
+
 for_each_engine!(one_directory_of_a_mount_goes_with_itself_and_nothing_else, [v26, v28, v28_containerd], |engine| {
     engine.build(
         "RUN --mount=type=cache,target=/root/.cache --mount=type=cache,id=go-mod,target=/m \

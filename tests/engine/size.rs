@@ -168,6 +168,29 @@ for_each_engine!(exact_sizes_come_from_inside_the_mount, [v26, v26_containerd, v
     assert_eq!((pip["exact"].as_bool(), pip["files"].as_u64()), (Some(true), Some(3)));
 });
 
+for_each_engine!(a_mount_of_several_things_counts_for_a_budget_by_its_caches, [v26, v28_containerd], |engine| {
+    engine.build(
+        "RUN --mount=type=cache,target=/usr/local/cargo cd /usr/local/cargo; mkdir -p bin registry/cache; \
+         dd if=/dev/zero of=bin/tool bs=4096 count=100; dd if=/dev/zero of=registry/cache/x bs=4096 count=50",
+        &[],
+    );
+    let size = |exact: &[&str]| {
+        let line = ["size", "--mount", "/usr/local/cargo", "--budget", "300kB", "--format", "json"];
+        let run = engine.cache(&[&line[..], exact].concat());
+        let answer: Value = serde_json::from_str(&run.stdout).unwrap_or_else(|error| panic!("{error}: {run}"));
+        (run.code, answer)
+    };
+    let (code, answer) = size(&[]);
+    let budget = &answer["budget"];
+    assert_eq!((code, &budget["used_bytes"], &budget["over"]), (1, &0.into(), &false.into()), "{answer:#}");
+    assert!(budget["unmeasured_bytes"].as_u64().unwrap() > 600_000, "{answer:#}");
+    let (code, answer) = size(&["--exact"]);
+    let budget = &answer["budget"];
+    assert_eq!((code, &budget["unmeasured_bytes"]), (0, &0.into()), "{answer:#}");
+    assert!((200_000..300_000).contains(&budget["used_bytes"].as_u64().unwrap()), "{answer:#}");
+    assert_eq!(row(&answer, &[("path", "/usr/local/cargo/bin")])["class"], "install");
+});
+
 for_each_engine!(filters_narrow, [v20, v28_containerd], |engine| {
     engine.volume("project-cache", FILES);
     engine.build("RUN --mount=type=cache,target=/root/.cache/pip echo 1 > /root/.cache/pip/wheel", &[]);
