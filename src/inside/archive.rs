@@ -108,7 +108,8 @@ pub fn leads_in(path: &[u8], target: &[u8], base: &str) -> bool {
     let (target, above) = match target.starts_with(b"/") {
         false => (target, path.iter().filter(|byte| **byte == b'/').count()),
         true => {
-            let below = target.strip_prefix(base.trim_end_matches('/').as_bytes());
+            let base = base.trim_end_matches('/').as_bytes();
+            let below = target.strip_prefix(base);
             match below.filter(|below| !base.is_empty() && (below.is_empty() || below.starts_with(b"/"))) {
                 Some(below) => (below, 0),
                 None => return false,
@@ -499,6 +500,7 @@ mod tests {
         ] {
             assert!(!leads_in(path, target), "{path} {target}");
         }
+        assert!(!super::leads_in(b"a", b"/etc/passwd", "/"), "all of a system is no tree to be in");
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl Moves {
     /// there in its place, if `replaces`.
     ///
     /// # Errors
-    /// When it cannot.
+    /// When it cannot; with [`Errno::EXIST`] if something is there that it is not to replace.
     pub fn bring(
         &mut self,
         number: usize,
@@ -80,15 +80,13 @@ impl Moves {
         replaces: bool,
     ) -> Result<()> {
         self.note(true, number, inode, to.path)?;
-        let moved = match replaces {
-            true => renameat_with(new, to.name, to.dir, to.name, RenameFlags::EXCHANGE),
-            false => renameat(new, to.name, to.dir, to.name),
-        };
-        match moved {
-            Err(error) if replaces && cannot_exchange(error) => {
+        let flags = if replaces { RenameFlags::EXCHANGE } else { RenameFlags::NOREPLACE };
+        match renameat_with(new, to.name, to.dir, to.name, flags) {
+            Err(error) if replaces && has_no_flags(error) => {
                 self.take_away(to)?;
                 self.bring(number, new, inode, to, false)
             }
+            Err(error) if has_no_flags(error) => Ok(renameat(new, to.name, to.dir, to.name)?),
             moved => Ok(moved?),
         }
     }
@@ -168,7 +166,7 @@ impl Move {
         }
         match renameat_with(dir, &name, new, &new_name, RenameFlags::EXCHANGE) {
             // It replaced nothing.
-            Err(error) if error == Errno::NOENT || cannot_exchange(error) => renameat(dir, &name, new, &new_name)?,
+            Err(error) if error == Errno::NOENT || has_no_flags(error) => renameat(dir, &name, new, &new_name)?,
             done => done?,
         }
         Ok(true)
@@ -222,8 +220,8 @@ fn inode(dir: BorrowedFd<'_>, name: &CString) -> Result<Option<u64>> {
     }
 }
 
-/// Tells the error of a file system that cannot exchange two names in one step.
-fn cannot_exchange(error: Errno) -> bool {
+/// Tells the error of a file system that cannot exchange two names in one step, or leave one that is there.
+fn has_no_flags(error: Errno) -> bool {
     matches!(error, Errno::INVAL | Errno::NOSYS | Errno::NOTSUP)
 }
 

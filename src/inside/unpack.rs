@@ -362,8 +362,18 @@ impl<'a> Unpacking<'a> {
         let mut later = self.later();
         later.each(Kind::Hardlink, |member| {
             let (dir, name) = to.parent(&member.path)?;
-            let (first_dir, first) = from.parent(&member.link)?;
-            let first_stat = statat(first_dir, &first, AtFlags::SYMLINK_NOFOLLOW)?;
+            let there = from.parent(&member.link).and_then(|(dir, first)| {
+                let stat = statat(dir, &first, AtFlags::SYMLINK_NOFOLLOW)?;
+                Ok((dir, first, stat))
+            });
+            let (first_dir, first, first_stat) = match there {
+                // The directory of its first name went while the export read it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.note(member, "it is a link to a file that is not in the bundle");
+                    return Ok(());
+                }
+                there => there?,
+            };
             ensure!(FileType::from_raw_mode(first_stat.st_mode) == FileType::RegularFile, "it goes to no file");
             Ok(linkat(first_dir, &first, dir, &name, AtFlags::empty())?)
         })?;
@@ -712,7 +722,13 @@ impl Merge<'_> {
         let arriving = statat(new, name, AtFlags::SYMLINK_NOFOLLOW)?;
         let there = match statat(old, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
-            Err(Errno::NOENT) => return self.bring(new, &arriving, old, name, false),
+            Err(Errno::NOENT) => match self.bring(new, &arriving, old, name, false) {
+                // A program in the volume was sooner.
+                Err(error) if error.downcast_ref() == Some(&Errno::EXIST) => {
+                    statat(old, name, AtFlags::SYMLINK_NOFOLLOW)?
+                }
+                brought => return brought,
+            },
             Err(error) => return Err(error.into()),
         };
         if self.replace && self.taken(at) && at.is_whole() {
@@ -792,9 +808,10 @@ fn is_dir(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory
 }
 
-/// Returns the bytes of a file; what is no file has none.
+/// Returns the bytes of a file that came, its share of them if it has several names; what is no file has none.
 fn size(stat: &Stat) -> u64 {
-    if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile { stat.st_size as u64 } else { 0 }
+    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    if is_file { stat.st_size as u64 / stat.st_nlink.max(1) } else { 0 }
 }
 
 fn modified(stat: &Stat) -> (i64, i64) {
