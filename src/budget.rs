@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::Serialize;
 
 use crate::catalogue::ROWS;
-use crate::inventory::{Cache, is_unknown_mix};
+use crate::inventory::Cache;
 use crate::model::Bytes;
 
 /// The size that caches should stay within, in bytes.
@@ -66,23 +66,23 @@ impl Budget {
         Budget(Bytes(gigabytes * 1_000_000_000))
     }
 
-    /// Compares the caches with the budget.
-    pub fn spent(self, caches: &[Cache]) -> Spent {
-        let sum = |wanted: &dyn Fn(&Cache) -> bool| {
-            caches.iter().filter(|cache| wanted(cache)).map(|cache| cache.bytes).sum()
-        };
-        let used = sum(&|cache| cache.class.is_deletable());
-        Spent { bytes: self.0.0, used_bytes: used, unmeasured_bytes: sum(&is_unknown_mix), over: used > self.0.0 }
+    /// Compares the caches with the budget; of the unmeasured ones nobody knows how much counts.
+    pub fn spent(self, caches: &[Cache], unmeasured: &[Cache]) -> Spent {
+        let counted = caches.iter().filter(|cache| cache.class.is_deletable());
+        let used = counted.map(Cache::clearable_bytes).sum();
+        let unmeasured_bytes = unmeasured.iter().map(|cache| cache.bytes).sum();
+        Spent { bytes: self.0.0, used_bytes: used, unmeasured_bytes, over: used > self.0.0 }
     }
 }
 
-/// What caches use of their budget. Programs, settings and secrets beside them do not count: no clear takes them.
+/// What caches use of their budget. Programs, settings and secrets beside them do not count, nor what images share of layers:
+/// no clear frees them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Spent {
     /// Of the budget.
     pub bytes: u64,
     pub used_bytes: u64,
-    /// Of mounts that hold more than caches and were not looked into.
+    /// Of mounts of which only a part counts, and that were not looked into.
     pub unmeasured_bytes: u64,
     /// Even without those.
     pub over: bool,

@@ -80,11 +80,28 @@ impl Cache {
         }
     }
 
+    /// Returns the bytes that a clear frees: what images share of layers stays with them.
+    pub fn clearable_bytes(&self) -> u64 {
+        match &self.source {
+            Source::Records(records) if self.kind == Kind::Layer => {
+                records.iter().filter(|record| !record.shared).map(|record| record.bytes).sum()
+            }
+            _ => self.bytes,
+        }
+    }
+
     /// Tells whether a word means this row: its name, builder, path, tool, language or kind.
     pub fn is_about(&self, word: &str) -> bool {
         [Some(self.name.as_str()), self.builder.as_deref(), self.path.as_deref(), self.tool].contains(&Some(word))
             || catalogue::language(word).is_some_and(|name| self.language == Some(name))
             || word == self.kind.as_str()
+    }
+
+    /// Tells whether a word means this row or, of a mount that holds several things, a part that it may have.
+    pub fn may_be_about(&self, word: &str) -> bool {
+        let language = catalogue::language(word);
+        let means = |known: &Known| known.row.tool == word || Some(known.row.language) == language;
+        self.is_about(word) || (is_mixed(self, &Names::default()) && known_in(self).iter().any(means))
     }
 
     fn push(&mut self, record: &CacheRecord) {
@@ -110,6 +127,8 @@ pub struct Inventory {
     pub volumes: Vec<FoundVolume>,
     /// The mounts that were looked into, because they hold more than one thing.
     pub mounts: Vec<FoundMount>,
+    /// Mounts of which only a part is what was asked for, and that were not looked into: nobody knows how large it is.
+    pub unmeasured: Vec<Cache>,
     /// The builders that answered.
     pub builders: Vec<FoundBuilder>,
     /// The engine that has the volumes, if any were looked for.
@@ -234,6 +253,10 @@ pub fn collect_in(
     })?;
     // Half of what was asked for is not an answer.
     cancel::check()?;
+    let is_unmeasured = |cache: &&Cache| {
+        cache.kind == Kind::Mount && matches!(cache.source, Source::Records(_)) && is_mixed(cache, &names)
+    };
+    inventory.unmeasured = inventory.caches.iter().filter(is_unmeasured).cloned().collect();
     inventory.caches.retain(|cache| cache.kind == Kind::Layer || names.select(cache.language, cache.tool));
     inventory.caches.sort_by(|a, b| {
         b.bytes.cmp(&a.bytes).then_with(|| (a.kind, &a.name, &a.path).cmp(&(b.kind, &b.name, &b.path)))
@@ -335,7 +358,7 @@ fn of_builders(answers: &Answers<'_>, wanted: Wanted<'_>, look: Look, names: &Na
                 let is_looked_into = |cache: &Cache| match wanted.exact {
                     Some(named) => {
                         (names.select(cache.language, cache.tool) || is_mixed(cache, names))
-                            && (named.is_empty() || named.iter().any(|name| cache.is_about(name)))
+                            && (named.is_empty() || named.iter().any(|name| cache.may_be_about(name)))
                     }
                     None => look.inside && (by_path || is_mixed(cache, names)),
                 };
@@ -510,11 +533,6 @@ fn is_mixed(cache: &Cache, names: &Names) -> bool {
     let wanted =
         |known: Known| known.class.is_deletable() && names.select(Some(known.row.language), Some(known.row.tool));
     !whole && below().into_iter().any(wanted)
-}
-
-/// Returns true for a mount that holds more than caches and was not looked into: nobody knows how much of it is caches.
-pub fn is_unknown_mix(cache: &Cache) -> bool {
-    cache.kind == Kind::Mount && matches!(cache.source, Source::Records(_)) && is_mixed(cache, &Names::default())
 }
 
 /// Adds the rows of mounts that a build measures inside: of what mixed ones hold, each with what the catalogue looks for in

@@ -60,6 +60,8 @@ pub struct Carried {
 #[derive(Debug)]
 pub struct Held {
     pub caches: Vec<Cache>,
+    /// See [`Inventory::unmeasured`](crate::inventory::Inventory::unmeasured).
+    pub unmeasured: Vec<Cache>,
     /// What could not be measured, and why: a sentence each.
     pub gaps: Vec<String>,
     pub budget: Budget,
@@ -202,26 +204,26 @@ fn cache_over_budget(facts: &AllFacts) -> Result<Vec<Finding>, NotRun> {
     let held = facts.caches.held.as_ref().map_err(Clone::clone)?;
     match over_budget(held) {
         None if !held.gaps.is_empty() => Err(NotRun::Failed(held.gaps.join("; "))),
-        None if !held.budget.spent(&held.caches).is_surely_within() => Err(NotRun::Skipped(
+        None if !held.budget.spent(&held.caches, &held.unmeasured).is_surely_within() => Err(NotRun::Skipped(
             "mounts that hold more than caches are not looked into: `docker cache size --exact` does".into(),
         )),
         found => Ok(found.into_iter().collect()),
     }
 }
 
-fn over_budget(Held { caches, budget, locks, volumes, .. }: &Held) -> Option<Finding> {
-    let spent = budget.spent(caches);
+fn over_budget(Held { caches, unmeasured, budget, locks, volumes, .. }: &Held) -> Option<Finding> {
+    let spent = budget.spent(caches, unmeasured);
     if !spent.over {
         return None;
     }
     let mut largest: Vec<&Cache> = caches.iter().filter(|cache| cache.class.is_deletable()).collect();
-    largest.sort_by_key(|cache| std::cmp::Reverse(cache.bytes));
+    largest.sort_by_key(|cache| std::cmp::Reverse(cache.clearable_bytes()));
     let largest: Vec<String> = largest
         .iter()
         .take(3)
         .map(|cache| {
             let tool = cache.tool.map(|tool| format!("{tool} in ")).unwrap_or_default();
-            format!("{tool}{} {} ({})", cache.kind.as_str(), cache.name, Bytes(cache.bytes))
+            format!("{tool}{} {} ({})", cache.kind.as_str(), cache.name, Bytes(cache.clearable_bytes()))
         })
         .collect();
     let (used, over) = (Bytes(spent.used_bytes), Bytes(spent.used_bytes - spent.bytes));
@@ -397,7 +399,14 @@ mod tests {
             cache(Kind::Volume, "project-cache", Some("pip"), Class::Cache, 30),
             cache(Kind::Volume, "project-cache", None, Class::State, 900),
         ];
-        Held { caches, gaps: Vec::new(), budget: Budget(Bytes(budget)), locks, volumes: Vec::new() }
+        Held {
+            caches,
+            unmeasured: Vec::new(),
+            gaps: Vec::new(),
+            budget: Budget(Bytes(budget)),
+            locks,
+            volumes: Vec::new(),
+        }
     }
 
     #[test]

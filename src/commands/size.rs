@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::Context;
 use crate::budget::Spent;
 use crate::cli::{Format, GroupBy, Size};
-use crate::docker::Docker;
 use crate::docker::endpoint::Settings;
+use crate::docker::{Docker, quote};
 use crate::exit::FAILED;
 use crate::inventory::{self, Cache, Inventory, Wanted, last_used, total};
 use crate::model::{Bytes, Kind, Moment};
@@ -35,11 +35,12 @@ pub fn run(context: Context, options: &Size) -> Result<u8> {
     let mut progress = Progress::new("Measuring", options.output.telling());
     let found = look(&docker, &settings, options, &mut |files, bytes| progress.update(files, bytes));
     drop(progress);
-    let Inventory { caches, gaps, twins, .. } = found?;
+    let found = found?;
+    let answer = answer(&found, options);
+    let Inventory { caches, gaps, twins, .. } = &found;
     if gaps.is_empty() {
-        super::history::keep(&docker.endpoint, &settings, &caches, options);
+        super::history::keep(&docker.endpoint, &settings, caches, options);
     }
-    let answer = answer(&caches, options);
     match options.output.format {
         Format::Json => report::json(&answer)?,
         Format::Table if options.output.quiet => {
@@ -49,11 +50,11 @@ pub fn run(context: Context, options: &Size) -> Result<u8> {
             report::data(&names.iter().map(|name| format!("{}\n", report::plain(name))).collect::<String>())?;
         }
         Format::Table => {
-            report::data(&format!("{}\n{}", table(&caches, options, report::room()), sums(&caches, options)))?;
+            report::data(&format!("{}\n{}", table(caches, options, report::room()), sums(&found, options)))?;
         }
     }
     if !options.output.quiet {
-        gaps.iter().chain(&twins).for_each(|gap| report::warning(gap));
+        gaps.iter().chain(twins).for_each(|gap| report::warning(gap));
     }
     Ok(if answer.budget.is_none_or(|spent| spent.is_surely_within()) { 0 } else { FAILED })
 }
@@ -71,14 +72,14 @@ pub fn look(
     let wanted = Wanted { selection: &options.selection, paths: &[], exact: options.exact.then_some(&options.names) };
     let mut found = inventory::collect(docker, settings, wanted, progress)?;
     if !options.names.is_empty() {
-        named(&mut found.caches, options)?;
+        named(&mut found, options)?;
     }
     Ok(found)
 }
 
 /// Returns what is told to programs.
-pub fn answer<'a>(caches: &'a [Cache], options: &Size) -> Answer<'a> {
-    let budget = options.budget.map(|budget| budget.spent(caches));
+pub fn answer<'a>(Inventory { caches, unmeasured, .. }: &'a Inventory, options: &Size) -> Answer<'a> {
+    let budget = options.budget.map(|budget| budget.spent(caches, unmeasured));
     Answer { version: 1, caches, total_bytes: total(caches).0, budget }
 }
 
@@ -91,8 +92,8 @@ pub fn table(caches: &[Cache], options: &Size, room: usize) -> String {
 }
 
 /// Returns the lines below the rows.
-pub fn sums(caches: &[Cache], options: &Size) -> String {
-    let budget = options.budget.map(|budget| told(budget.spent(caches))).unwrap_or_default();
+pub fn sums(Inventory { caches, unmeasured, .. }: &Inventory, options: &Size) -> String {
+    let budget = options.budget.map(|budget| told(budget.spent(caches, unmeasured))).unwrap_or_default();
     format!("Total:    {}\n{budget}", total(caches))
 }
 
@@ -111,9 +112,18 @@ fn told(spent: Spent) -> String {
 }
 
 /// Keeps the rows that one of the names is about.
-fn named(caches: &mut Vec<Cache>, Size { names, selection, .. }: &Size) -> Result<()> {
+fn named(Inventory { caches, unmeasured, .. }: &mut Inventory, Size { names, selection, .. }: &Size) -> Result<()> {
+    unmeasured.retain(|cache| names.iter().any(|name| cache.may_be_about(name)));
     for name in names {
         if !caches.iter().any(|cache| cache.is_about(name)) {
+            if let Some(mount) = unmeasured.iter().find(|cache| cache.may_be_about(name)) {
+                bail!(
+                    "no cache called {name:?}, unless in mount {}, which holds several things\n\
+                     hint: `docker cache size --exact {}` looks into it",
+                    mount.name,
+                    quote(name)
+                );
+            }
             if selection.narrows() {
                 bail!("no cache called {name:?} is among those selected\nhint: `docker cache size` lists all");
             }

@@ -58,7 +58,7 @@ fn in_lines(docker: &Docker, settings: &Settings, options: &Size, pause: Duratio
             Err(_) if cancel::requested() => return Ok(0),
             found => found?,
         };
-        let line = Line { at: Moment::now().0, answer: answer(&found.caches, options) };
+        let line = Line { at: Moment::now().0, answer: answer(&found, options) };
         let mut out = io::stdout().lock();
         match writeln!(out, "{}", serde_json::to_string(&line)?).and_then(|()| out.flush()) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(0),
@@ -148,7 +148,7 @@ fn picture(
     let keys = format!("Every {}s. q quits.\n", pause.as_secs());
     let Some(found) = found else { return ("Measuring\n".into(), keys) };
     let gaps: String = found.gaps.iter().chain(&found.twins).map(|gap| format!("WARNING: {gap}\n")).collect();
-    let end = format!("\n{}{}{gaps}{keys}", sums(&found.caches, options), growth(totals, columns));
+    let end = format!("\n{}{}{gaps}{keys}", sums(found, options), growth(totals, columns));
     (table(&found.caches, options, columns), end)
 }
 

@@ -189,6 +189,32 @@ for_each_engine!(a_mount_of_several_things_counts_for_a_budget_by_its_caches, [v
     assert_eq!((code, &budget["unmeasured_bytes"]), (0, &0.into()), "{answer:#}");
     assert!((200_000..300_000).contains(&budget["used_bytes"].as_u64().unwrap()), "{answer:#}");
     assert_eq!(row(&answer, &[("path", "/usr/local/cargo/bin")])["class"], "install");
+
+    // A word means a part of a mount, too, which only a look into it can tell.
+    engine.build("RUN --mount=type=cache,target=/root mkdir -p /root/.npm; echo 1 > /root/.npm/x", &[]);
+    let run = engine.cache(&["size", "npm"]);
+    assert!(run.code == 1 && run.stderr.contains("hint: `docker cache size --exact npm`"), "{run}");
+    let answer: Value =
+        serde_json::from_str(&engine.cache(&["size", "--exact", "npm", "--format", "json"]).ok().stdout).unwrap();
+    assert_eq!(row(&answer, &[])["path"], "/root/.npm");
+    let run = engine.cache(&["size", "--tool", "npm", "--budget", "1B", "--format", "json"]);
+    let answer: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert!(run.code == 1 && answer["budget"]["unmeasured_bytes"].as_u64() > Some(0), "{run}");
+});
+
+for_each_engine!(a_budget_counts_what_its_clear_frees, [v20, v26, v28, v28_containerd], |engine| {
+    engine.build("COPY busybox /again", &["--tag", "kept"]);
+    engine.build("COPY busybox /other", &[]);
+    let size = || {
+        let run = engine.cache(&["size", "--budget", "1MB", "--format", "json"]);
+        (run.code, serde_json::from_str::<Value>(&run.stdout).unwrap())
+    };
+    let (code, answer) = size();
+    assert_eq!((code, &answer["budget"]["over"]), (1, &true.into()), "{answer:#}");
+    let run = engine.cache(&["clear", "--layers", "--to-budget", "1MB", "--force"]).ok();
+    let (code, answer) = size();
+    assert_eq!(code, 0, "{run} {answer:#}");
+    engine.docker(&["image", "inspect", "kept"]);
 });
 
 for_each_engine!(filters_narrow, [v20, v28_containerd], |engine| {

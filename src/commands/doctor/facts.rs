@@ -19,7 +19,7 @@ use crate::checks::{Check, Fact, Facts, NotRun, caches, live, mounts, versions};
 use crate::cli::{Doctor, Selection};
 use crate::docker::endpoint::{Source, variable};
 use crate::docker::{BuilderRef, Cause, Container, Docker, DockerError, Info, Overview};
-use crate::inventory::{self, Look, Wanted};
+use crate::inventory::{self, Inventory, Look, Wanted};
 use crate::model::{CacheRecord, Disk, build_is_buildx, major};
 use crate::report::{self, Progress};
 use crate::{image, ownership, place};
@@ -230,7 +230,8 @@ fn held(answers: &Answers<'_>, options: &Doctor, locks: Option<usize>) -> Fact<H
     let selection = Selection { volume: volumes.clone(), builder: variable("BUILDX_BUILDER"), ..Selection::default() };
     let wanted = Wanted { selection: &selection, paths: &[], exact: None };
     let found = inventory::collect_in(answers, wanted, look, &mut |_, _| ()).map_err(failed)?;
-    Ok(Held { caches: found.caches, gaps: found.gaps, budget, locks, volumes })
+    let Inventory { caches, unmeasured, gaps, .. } = found;
+    Ok(Held { caches, unmeasured, gaps, budget, locks, volumes })
 }
 
 fn image_of(docker: &Docker, name: &str, options: &Doctor) -> Fact<Image> {
