@@ -34,6 +34,10 @@ pub const ARTIFACT: &str = "application/vnd.docker-cache.tree.v1";
 const CONFIG: &str = "application/vnd.docker-cache.tree.config.v1+json";
 const TABLE: &str = "application/vnd.docker-cache.table.v1+zstd";
 const ARCHIVE: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+/// What buildx says of layers that it has exported or pushed.
+const LAYERS: &str = "application/vnd.buildkit.cacheconfig.v0";
+/// Second name of the layers that were exported last: what `--cache-from type=local,src=DIR` looks for.
+pub const LATEST: &str = "latest";
 /// Name of an entry in its layout, as the OCI has it; buildx and skopeo select by it.
 pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// The tag of the bundle that a manifest in a registry is of. What deletes a tag of a registry deletes the manifest, and so
@@ -630,6 +634,7 @@ impl Writer {
     }
 
     /// Makes the new index the bundle's, without entries whose manifest is gone, and then removes what it does not refer to.
+    /// An image that others have put at `latest` keeps that name.
     ///
     /// # Errors
     /// When something cannot be written, and the bundle is then what it was; or when what the new index does not refer to
@@ -642,7 +647,9 @@ impl Writer {
         let former = self.layout.index()?;
         let mut index = former.clone();
         for entry in self.index.manifests.iter().filter(|entry| self.used.contains(&entry.digest)) {
-            index.put(entry.clone());
+            if entry.ref_name() != LATEST || !self.layout.has_foreign_latest(&former) {
+                index.put(entry.clone());
+            }
         }
         verify::ensure_few(&index, &dir.display())?;
         index.manifests.retain(|entry| entry.blob().is_ok_and(|blob| self.layout.path(&blob).exists()));
@@ -790,6 +797,18 @@ impl Layout {
         Ok(())
     }
 
+    /// Returns true if another tool has put something else than layers at `latest`. What is damaged is lost already.
+    pub fn has_foreign_latest(&self, index: &Index) -> bool {
+        let is_foreign = |entry: &Descriptor| match entry.blob() {
+            Ok(blob) => {
+                let is_layers = |listed: Vec<Descriptor>| listed.iter().any(|inner| inner.media_type == LAYERS);
+                verify::whole(self, &blob).is_ok() && !self.listed(&blob, entry.content()).is_ok_and(is_layers)
+            }
+            Err(_) => true,
+        };
+        index.manifests.iter().any(|entry| entry.ref_name() == LATEST && is_foreign(entry))
+    }
+
     /// Returns what an index or a manifest lists.
     fn listed(&self, blob: &Blob, content: Content) -> Result<Vec<Descriptor>> {
         Ok(match content {
@@ -886,6 +905,46 @@ mod tests {
         assert_eq!((&digests[..2], digests.len()), (&[latest.as_str(), &came][..], 3));
         for entry in &index.manifests {
             assert!(layout.path(&entry.blob().unwrap()).exists());
+        }
+    }
+
+    /// Puts a manifest with such a config into a layout, as other tools do, and returns its digest.
+    fn put_image(layout: &Layout, name: &str, config: &str) -> String {
+        fs::create_dir_all(layout.blobs()).unwrap();
+        let write = |bytes: &[u8]| {
+            let blob = digest(&mut &bytes[..]).unwrap();
+            fs::write(layout.path(&blob), bytes).unwrap();
+            blob
+        };
+        let config = Descriptor::of(config, &write(name.as_bytes()));
+        let manifest = serde_json::json!({"schemaVersion": 2, "config": config, "layers": []});
+        let blob = write(manifest.to_string().as_bytes());
+        let mut index = layout.index().unwrap();
+        let annotations = BTreeMap::from([(REF_NAME.into(), name.into())]);
+        index.put(Descriptor { annotations, ..Descriptor::of(MANIFEST, &blob) });
+        fs::write(layout.dir.join("oci-layout"), VERSION).unwrap();
+        fs::write(layout.dir.join("index.json"), serde_json::to_vec(&index).unwrap()).unwrap();
+        blob.digest
+    }
+
+    #[test]
+    fn an_image_of_another_tool_keeps_the_name_latest_and_layers_of_a_build_do_not() {
+        for (kind, stays) in [("application/vnd.oci.image.config.v1+json", true), (LAYERS, false)] {
+            let dir = tempfile::tempdir().unwrap();
+            let layout = Layout { dir: dir.path().into() };
+            let there = put_image(&layout, LATEST, kind);
+            let mut writer = Writer::open(dir.path(), || ()).unwrap();
+            assert_eq!(writer.layout.has_foreign_latest(&writer.index), stays);
+            let stage = writer.stage_layers().unwrap();
+            let new = put_image(&stage, "new", LAYERS);
+            writer.take_layers(&stage, &["layers-a", LATEST]).unwrap();
+            writer.commit().unwrap();
+            let index = layout.index().unwrap();
+            let mut entries: Vec<_> = index.manifests.iter().map(|entry| (entry.ref_name(), &entry.digest)).collect();
+            entries.sort();
+            assert_eq!(entries, [(LATEST, if stays { &there } else { &new }), ("layers-a", &new)]);
+            assert!(verify::all(&layout).unwrap().iter().all(|entry| entry.broken.is_none()));
+            assert_eq!(blobs(dir.path()).contains(there.trim_start_matches("sha256:")), stays);
         }
     }
 

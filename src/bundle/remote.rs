@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use super::location::{Location, Reference};
 use super::registry::{Broken, INDEX, Registry, is_lenient};
 use super::verify::{MAX_MANIFESTS, ensure_few};
-use super::{Content, Descriptor, Index, Layout, Manifest, NAMES, REF_NAME, TAG, TreeConfig, VERSION, Writer};
+use super::{Content, Descriptor, Index, LAYERS, Layout, Manifest, NAMES, REF_NAME, TAG, TreeConfig, VERSION, Writer};
 use crate::docker::{Certificates, Credentials};
 use crate::inside::pack::{Blob, digest};
 use crate::parallel;
@@ -26,8 +26,6 @@ use crate::parallel;
 /// What a tag is that holds a bundle.
 const BUNDLE: &str = "application/vnd.docker-cache.bundle.v1";
 
-/// What buildx says of layers that it has pushed.
-const LAYERS: &str = "application/vnd.buildkit.cacheconfig.v0";
 /// Ends the tag at which an entry waits.
 const NEXT: &str = ".next";
 

@@ -9,7 +9,7 @@ use std::ops::Range;
 use anyhow::{Context, Error, Result, bail, ensure};
 use serde::Serialize;
 
-use super::{Content, Descriptor, Entry, Index, Layout};
+use super::{Content, Descriptor, Entry, Index, LATEST, Layout};
 use crate::cancel;
 use crate::inside::archive::{self, Kind};
 use crate::inside::pack::{Blob, Layer, digest};
@@ -63,8 +63,8 @@ fn prove(layout: &Layout, wanted: impl Fn(&Descriptor) -> bool, deep: bool) -> R
     let mut known = HashMap::new();
     // The last layers have a second name.
     let is_second = |entry: &Descriptor| {
-        let mut others = index.manifests.iter().filter(|other| other.ref_name() != "latest");
-        entry.ref_name() == "latest" && others.any(|other| other.digest == entry.digest)
+        let mut others = index.manifests.iter().filter(|other| other.ref_name() != LATEST);
+        entry.ref_name() == LATEST && others.any(|other| other.digest == entry.digest)
     };
     let entries = index.manifests.iter().filter(|descriptor| wanted(descriptor) && !is_second(descriptor));
     let proved = entries.map(|entry| {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::export::{Answer, AnswerEntry};
 use crate::builders::Builders;
 use crate::bundle::remote::Remote;
-use crate::bundle::{Descriptor, Layout, Writer};
+use crate::bundle::{Descriptor, LATEST, Layout, Writer};
 use crate::cancel;
 use crate::cli::{Build, Export, Import};
 use crate::docker::{BuilderRef, Cause, DockerError, parse, quote};
@@ -174,15 +174,22 @@ fn choices(able: Option<&Builder>, switch: &str) -> String {
 }
 
 impl LayersExport {
-    /// Builds, and takes what buildx writes into the bundle. The last one exported is also called `latest`, which is
-    /// what `--cache-from type=local,src=DIR` looks for.
+    /// Builds, and takes what buildx writes into the bundle. The last one exported is also called `latest`, unless that is
+    /// an image of others.
     ///
     /// # Errors
     /// When the build fails, or its cache does not arrive whole.
     pub fn run(&self, writer: &mut Writer) -> Result<AnswerEntry> {
         let stage = writer.stage_layers()?;
         self.builder.export_layers(&stage.dir, &self.args).map_err(|error| self.explained(error))?;
-        let (descriptor, bytes) = writer.take_layers(&stage, &[&self.name, "latest"])?;
+        if writer.layout.has_foreign_latest(&writer.index) {
+            report::note(&format!(
+                "layers: `latest` in the bundle is an image of another tool, and stays; `--cache-from type=local,src=DIR,tag={}` \
+                 finds the layers",
+                self.name
+            ));
+        }
+        let (descriptor, bytes) = writer.take_layers(&stage, &[&self.name, LATEST])?;
         Ok(self.entry(descriptor, bytes))
     }
 
@@ -284,7 +291,7 @@ pub fn import(builder: Option<&BuilderRef>, layout: &Layout, options: &Import, a
 /// Returns the layers of an index as an import tells them: without `latest`, a second name of one, and without bytes, since
 /// BuildKit does not say what it takes.
 pub fn listed(manifests: &[Descriptor]) -> impl Iterator<Item = AnswerEntry> {
-    let layers = manifests.iter().filter(|descriptor| !descriptor.is_tree() && descriptor.ref_name() != "latest");
+    let layers = manifests.iter().filter(|descriptor| !descriptor.is_tree() && descriptor.ref_name() != LATEST);
     layers.map(|layer| AnswerEntry {
         kind: Kind::Layer,
         name: layer.ref_name().into(),
