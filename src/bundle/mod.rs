@@ -652,7 +652,8 @@ impl Writer {
             }
         }
         verify::ensure_few(&index, &dir.display())?;
-        index.manifests.retain(|entry| entry.blob().is_ok_and(|blob| self.layout.path(&blob).exists()));
+        // Nothing is known of one by another kind of digest, which the OCI has too.
+        index.manifests.retain(|entry| entry.blob().map_or(true, |blob| self.layout.path(&blob).exists()));
         File::open(self.layout.blobs())?.sync_all()?;
         if !dir.join("oci-layout").exists() {
             self.replace("oci-layout", VERSION.as_bytes())?;
@@ -946,6 +947,21 @@ mod tests {
             assert!(verify::all(&layout).unwrap().iter().all(|entry| entry.broken.is_none()));
             assert_eq!(blobs(dir.path()).contains(there.trim_start_matches("sha256:")), stays);
         }
+    }
+
+    #[test]
+    fn an_entry_by_another_kind_of_digest_stays_and_so_does_all_that_it_may_refer_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout { dir: dir.path().into() };
+        export(dir.path(), "one");
+        let one = blobs(dir.path());
+        let mut index = layout.index().unwrap();
+        let other = Descriptor { digest: format!("sha512:{}", "1".repeat(128)), ..Descriptor::default() };
+        index.manifests.push(other.clone());
+        fs::write(dir.path().join("index.json"), serde_json::to_vec(&index).unwrap()).unwrap();
+        export(dir.path(), "two");
+        assert!(layout.index().unwrap().manifests.contains(&other));
+        assert!(blobs(dir.path()).is_superset(&one));
     }
 
     #[test]
