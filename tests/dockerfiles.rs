@@ -196,6 +196,31 @@ fn a_deletion_of_more_than_a_cache_stays_and_no_mount_is_put_in_its_way() {
 }
 
 #[test]
+fn no_mount_is_put_where_a_step_gives_it_to_others() {
+    let file =
+        |change: &str| format!("FROM python\nENV HOME=/home/app\nWORKDIR /home\nRUN pip install x && {change}\n");
+    for change in [
+        "chown -R app:app /home/app",
+        "chown -hR app ~",
+        "chown --recursive --reference=/x /home/app",
+        "chgrp -R app .",
+        "chmod -R go-w,u+w $HOME/",
+        "chmod -R -w /home/app",
+        "chown -R 1000:1000 $D",
+        "cd / && chown -R app .",
+        "find /home -exec chown app {} +",
+        "find /home -print0 | xargs -0 chown app",
+    ] {
+        told_and_left("missing-cache-mount", &[&file(change)]);
+    }
+    for change in
+        ["chown -R app:app /app", "chown app ~", "chmod +x ./x", "chmod -R 755 app/bin", "chown -R $U:$U /srv"]
+    {
+        assert!(fixed(&file(change)).contains("--mount=type=cache"), "{change}");
+    }
+}
+
+#[test]
 fn a_deletion_that_a_mount_makes_needless_goes_and_others_stay() {
     let cases = [
         ("rm -rf /root/.cache", ""),

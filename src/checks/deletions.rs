@@ -1,4 +1,4 @@
-//! What a step deletes of a directory that is, or is to be, a cache mount, and who but its tool needs what lies there. Pure.
+//! What a step deletes or gives away of a directory that is, or is to be, a cache mount, and who but its tool needs what lies there. Pure.
 
 use std::borrow::Cow;
 
@@ -138,12 +138,30 @@ pub fn operands(command: &Command) -> impl Iterator<Item = (usize, &str)> {
     words.map(|(at, word)| (at, word.text.as_str())).filter(|(_, word)| !word.starts_with('-'))
 }
 
-/// Tells whether a command other than `rm` may delete or move a directory.
-pub fn may_take_away(facts: &Facts<'_>, run: &Run, command: &Command, directory: &str) -> bool {
+/// Tells whether a command changes all that lies below the files it names.
+fn is_recursive(command: &Command) -> bool {
+    let is_it =
+        |arg: &str| arg.starts_with("--rec") || !arg.starts_with("--") && arg.starts_with('-') && arg.contains('R');
+    command.args().any(is_it)
+}
+
+/// Tells whether a command other than `rm` may delete or move a directory, or change whose all that lies in it is or who may
+/// use it.
+pub fn may_spoil(facts: &Facts<'_>, run: &Run, command: &Command, directory: &str) -> bool {
     let hits = |word: &str| takes_in(facts, run, word, directory) != Reach::Nothing;
+    let deeds = ["-delete", "rm", "rmdir", "mv", "chown", "chgrp", "chmod"];
     match command.program() {
         "mv" | "rmdir" => operands(command).any(|(_, word)| hits(word)),
-        "find" if command.args().any(|arg| matches!(arg, "-delete" | "rm" | "rmdir" | "mv")) => {
+        // The first word is an owner or a mode, unless that begins with `-` or is taken from a file.
+        program @ ("chown" | "chgrp" | "chmod") => {
+            let is_mode =
+                |arg: &str| program == "chmod" && arg.starts_with('-') && arg.contains(['r', 'w', 'x', 'X', 's', 't']);
+            let has_none = command.args().any(|arg| arg.starts_with("--ref") || !arg.starts_with("--") && is_mode(arg));
+            let mut files = operands(command).skip(usize::from(!has_none)).peekable();
+            // What there is none of comes from `xargs`.
+            files.peek().is_none() || is_recursive(command) && files.any(|(_, word)| hits(word))
+        }
+        "find" if command.args().any(|arg| deeds.contains(&arg)) => {
             let roots = command.args().skip_while(|arg| matches!(*arg, "-L" | "-H" | "-P"));
             let mut roots = roots.take_while(|arg| !arg.starts_with(['-', '(', '!'])).peekable();
             roots.peek().is_none() || roots.any(hits)

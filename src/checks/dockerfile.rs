@@ -650,7 +650,7 @@ fn defeated_cache_mount(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
     found
 }
 
-/// A command that empties a cache mount, or may delete more than is in it.
+/// A command that empties a cache mount, or may spoil it, or delete more than is in it.
 struct Emptying<'a> {
     command: &'a Command,
     /// What to say of it; `None` where that is not sure.
@@ -681,7 +681,7 @@ fn emptying<'a>(facts: &'a Facts<'_>, run: &Run, row: &Row, mounts: &[&str]) -> 
             let edits = edits::remove_command(facts.file, commands, index).filter(|_| !more).map(|edit| vec![edit]);
             found.push(Emptying { command, message, edits });
         }
-        if mounts.iter().any(|mount| deletions::may_take_away(facts, run, command, mount)) {
+        if mounts.iter().any(|mount| deletions::may_spoil(facts, run, command, mount)) {
             found.push(Emptying { command, message: None, edits: None });
         }
         if command.program() == "rm" {
