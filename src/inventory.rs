@@ -394,7 +394,9 @@ fn of_builders(answers: &Answers<'_>, wanted: Wanted<'_>, look: Look, names: &Na
 }
 
 fn unknown_directory(path: &str) -> String {
-    format!("{path:?} is in no directory that is known\nhint: `docker cache size` shows the directories")
+    format!(
+        "{path:?} is neither a directory of a tool nor in one\nhint: `docker cache size` shows which tool has which"
+    )
 }
 
 /// Returns a row for each type of record but cache mounts. A shared record's bytes belong to an image as well.

@@ -284,6 +284,11 @@ fn show(plan: &Plan, found: &Inventory, options: &Clear, now: Moment) -> Result<
             builder.name
         ));
     }
+    if options.keep.is_some() && found.caches.iter().any(|cache| cache.kind == Kind::Mount && !cache.exact) {
+        report::note(
+            "sizes of cache mounts are docker's own here and may be old; `docker cache size --exact` measures them",
+        );
+    }
     let several = found.builders.len() > 1;
     let start = |cache: &Cache| {
         let name = match &cache.builder {

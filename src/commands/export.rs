@@ -387,10 +387,14 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
         let mounts: Vec<(MountName, &CacheRecord)> =
             model::mounts(&plan.builders[at].records).into_iter().map(|(record, mount)| (mount, record)).collect();
         let ids: HashSet<String> = mounts.iter().filter_map(|(mount, _)| mount.id.clone()).collect();
-        let mut asks = |id: &str, record: &MountName| asks(selection, &names, &mut named, id, record, &ids);
+        let mut is_named = |id: &str, record: &MountName| is_named(selection, &mut named, id, record, &ids);
+        let is_of = |id: &str, target: &str| {
+            let known = catalogue::for_mount(Some(id), target);
+            names.select(known.map(|(row, _)| row.language), known.map(|(row, _)| row.tool))
+        };
         for (mount, record) in &mounts {
             let candidates = candidates(mount, !record.parents.is_empty(), &told);
-            if candidates.is_empty() && asks(mount.shown(), mount) {
+            if candidates.is_empty() && is_named(mount.shown(), mount) && is_of(mount.shown(), &mount.target) {
                 plan.left_out.push(format!(
                     "mount {}: docker does not tell the uid, gid, mode or from of this variant; the Dockerfile that uses \
                      it may: `-f FILE`",
@@ -398,10 +402,24 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
                 ));
             }
             for (carried, sure) in candidates {
-                if !asks(&carried.id, mount) {
+                if !is_named(&carried.id, mount) {
                     continue;
                 }
                 let shown = &carried.id;
+                if !is_of(shown, &carried.target) {
+                    let wanted = |known: &catalogue::Known| {
+                        goes(known.class, options) && names.select(Some(known.row.language), Some(known.row.tool))
+                    };
+                    let left = format!(
+                        "mount {shown}: it may hold some at {}, and goes as a whole: `--mount {}` without `--lang` and `--tool`",
+                        carried.target,
+                        report::quote(shown)
+                    );
+                    if catalogue::known_below(&carried.target).iter().any(wanted) && !plan.left_out.contains(&left) {
+                        plan.left_out.push(left);
+                    }
+                    continue;
+                }
                 if !carried.is_carriable() {
                     plan.left_out.push(format!("mount {shown}: its id cannot be written in a Dockerfile safely"));
                     continue;
@@ -478,9 +496,8 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
 }
 
 /// Returns true if the selection is about a mount of this id, and remembers the word that names it.
-fn asks<'a>(
+fn is_named<'a>(
     selection: &'a Selection,
-    names: &Names,
     named: &mut Vec<&'a str>,
     id: &str,
     record: &MountName,
@@ -488,9 +505,7 @@ fn asks<'a>(
 ) -> bool {
     let by_name = selection.mount.iter().find(|name| model::is_called(name, id, &record.target, ids));
     named.extend(by_name.map(String::as_str));
-    let known = catalogue::for_mount(Some(id), &record.target);
-    (selection.mount.is_empty() || by_name.is_some())
-        && names.select(known.map(|(row, _)| row.language), known.map(|(row, _)| row.tool))
+    selection.mount.is_empty() || by_name.is_some()
 }
 
 /// Returns what mounts a record may be, and of each whether it surely is. Engine 20.10 does not tell ids, and a record with

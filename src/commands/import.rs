@@ -24,7 +24,7 @@ use crate::inside::rules::{Rule, Rules};
 use crate::inside::table::Table;
 use crate::inside::unpack::{Target, Unpacked, placed};
 use crate::inventory::{self, Held, Names};
-use crate::model::{self, CacheVolume, Kind, Mount};
+use crate::model::{self, CacheVolume, Kind, Mount, MountName};
 use crate::place::carry;
 use crate::place::{self, Access, MountPlace, Place};
 use crate::report::{self, Progress};
@@ -116,6 +116,13 @@ pub fn run(context: Context, options: &Import) -> Result<u8> {
             report::note(&format!("{} goes to {place} of volume {volume}", step.source()));
         }
     }
+    let any_mount = plan.steps.iter().any(|step| matches!(step.to, To::Mount(_)));
+    let any_layer = imports_layers && layout.index()?.manifests.iter().any(|descriptor| !descriptor.is_tree());
+    let is_asked = (any_mount || any_layer) && (!options.dry_run || options.to_mount.is_some());
+    let builder = is_asked.then(|| builder(&docker, &settings, options)).transpose()?;
+    if let Some(builder) = builder.as_ref().filter(|_| options.to_mount.is_some()) {
+        ensure_found(builder, &plan.steps)?;
+    }
     let mut answer = Answer { version: 1, entries: plan.entries.iter().map(answer).collect(), ..Answer::default() };
     if options.dry_run {
         if imports_layers {
@@ -123,9 +130,6 @@ pub fn run(context: Context, options: &Import) -> Result<u8> {
         }
         return show(&answer, &options.output, NOTHING);
     }
-    let any_mount = plan.steps.iter().any(|step| matches!(step.to, To::Mount(_)));
-    let any_layer = imports_layers && layout.index()?.manifests.iter().any(|descriptor| !descriptor.is_tree());
-    let builder = (any_mount || any_layer).then(|| builder(&docker, &settings, options)).transpose()?;
     let (files, bytes) = plan
         .entries
         .iter()
@@ -201,6 +205,13 @@ fn plan(docker: &Docker, layout: &Layout, options: &Import, names: &Names, with_
             None => steps.push(step_to_mount(entry, options)?),
         }
     }
+    if let Some((one, other)) = poured(&steps) {
+        bail!(
+            "{} and {} go to one mount, and a mount has one place\nhint: select one of them by `--mount`, `--volume` or `--tool`",
+            one.source(),
+            other.source()
+        );
+    }
     if let Some((one, other)) = rivals(&steps).filter(|_| options.replace) {
         bail!(
             "{} and {} go to one place, and with --replace the last would be all that stays\nhint: select one of them by \
@@ -210,6 +221,48 @@ fn plan(docker: &Docker, layout: &Layout, options: &Import, names: &Names, with_
         );
     }
     Ok(Plan { entries, steps, overview: volumes.overview })
+}
+
+/// Returns two steps by which one mount would get what different tools have in different directories.
+fn poured(steps: &[Step]) -> Option<(&Step, &Step)> {
+    let differ = |one: &Step, other: &Step| match (&one.to, &other.to) {
+        (To::Mount(mount), To::Mount(to)) if one.to.is(&other.to) => {
+            let tool = &one.entry.config.tool;
+            mount.target != to.target && (tool.is_none() || *tool != other.entry.config.tool)
+        }
+        _ => false,
+    };
+    let later =
+        |at: usize| steps[at + 1..].iter().find(|other| differ(&steps[at], other)).map(|other| (&steps[at], other));
+    (0..steps.len()).find_map(later)
+}
+
+/// Makes sure that a mount that another one's files go to is used where a tool finds them.
+///
+/// # Errors
+/// When it is used elsewhere, or the builder cannot be asked.
+fn ensure_found(builder: &BuilderRef, steps: &[Step]) -> Result<()> {
+    let records = builder.records()?;
+    let tool = |id: &str, target: &str| catalogue::for_mount(Some(id), target).map(|(row, _)| row.tool);
+    for step in steps {
+        let To::Mount(mount) = &step.to else { continue };
+        let wanted = step.entry.config.tool.as_deref();
+        let is_elsewhere = |name: &MountName| {
+            name.id.as_ref() == Some(&mount.id)
+                && name.namespace == mount.namespace
+                && name.target != mount.target
+                && tool(&mount.id, &name.target) != wanted
+        };
+        if let Some((_, name)) = model::mounts(&records).into_iter().find(|(_, name)| is_elsewhere(name)) {
+            bail!(
+                "mount {} is used at {}, where {} is of no use\nhint: name another id by `--to-mount`",
+                mount.id,
+                name.target,
+                step.source()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Returns two steps of different sources that would replace each other's files.

@@ -889,6 +889,19 @@ fn mounts_and_volumes_move_into_each_other_and_owners_are_mapped() {
     assert!(again["bytes_written"] == 0 && again["bytes_reused"].as_u64() > Some(0), "{again}");
     let tree = Tree::read(&engine.mountpoint("both-cache"));
     assert!(["pip/http/w", "pip/second"].iter().all(|path| tree.0.contains_key(Path::new(path))), "{tree:?}");
+
+    // A mount is one directory, and used where it is.
+    engine.build("RUN --mount=type=cache,id=home,target=/root mkdir -p /root/.cache/pip/http", &[]);
+    let to_mount = |words: &[&str]| engine.cache(&[&["import", "--src", &text(&bundle)], words].concat());
+    let mixed = to_mount(&["--mount", "second", "--mount", "/usr/local/cargo", "--to-mount", "new"]);
+    assert!(mixed.code == 1 && mixed.stderr.contains("go to one mount"), "{mixed}");
+    for dry_run in [&[][..], &["--dry-run"]] {
+        let lost = to_mount(&[&["--mount", "second", "--to-mount", "home"], dry_run].concat());
+        assert!(lost.code == 1 && lost.stderr.contains("mount home is used at /root, "), "{lost}");
+    }
+    assert!(engine.mounts().iter().all(|mount| !mount["Description"].as_str().unwrap().contains("\"/new\"")));
+    let run = engine.cache(&["export", "--dest", &text(&bundle), "--tool", "pip", "--format", "json"]).ok();
+    assert!(run.stdout.contains("mount home: it may hold some at /root, and goes as a whole"), "{run}");
 }
 
 #[test]
