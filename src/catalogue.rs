@@ -229,7 +229,7 @@ pub static ROWS: &[Row] = &[
             moved_by: &["--cache-dir"],
             offline: &["--no-index"],
             defeated_by: &["--no-cache-dir", "--no-cache", "PIP_NO_CACHE_DIR"],
-            cleaned_by: &["pip cache purge"],
+            cleaned_by: &["pip cache purge", "pip cache remove"],
             ..BUILD
         },
         // pip asks its index each time; what needs none is `pip install --no-index --find-links {cache}/wheelhouse`

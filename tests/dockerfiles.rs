@@ -177,12 +177,16 @@ fn a_deletion_of_more_than_a_cache_stays_and_no_mount_is_put_in_its_way() {
         "trap 'rm -rf /root/.cache' EXIT",
         "pip cache purge || true",
         "grep x /y; rm -rf /root/.cache/pip",
+        "echo \"$(pip cache purge)\"",
+        "X=`rm -rf /root` ls",
+        "rsync -a --delete /empty/ /root",
     ];
     let texts = deletions.map(|deletion| format!("FROM python\nRUN pip install --no-cache-dir x && {deletion}\n"));
     told_and_left("missing-cache-mount", &texts.each_ref().map(String::as_str));
     told_and_left(
         "missing-cache-mount",
         &[
+            "FROM debian\nRUN apt-get update && apt-get install -y x && echo $(apt-get clean)\n",
             "FROM debian\nRUN apt-get update && apt-get install -y x && rm -rf /var/cache/*\n",
             "FROM debian\nRUN apt-get update && apt-get install -y x && rm -rf /var/lib/* /var/log/*\n",
             "FROM golang\nENV GOCACHE=/tmp/c\nRUN go mod download && rm -rf /tmp/*\nCMD [\"/x\"]\n",
@@ -224,6 +228,8 @@ fn no_mount_is_put_where_a_step_gives_it_to_others() {
 fn a_deletion_that_a_mount_makes_needless_goes_and_others_stay() {
     let cases = [
         ("rm -rf /root/.cache", ""),
+        ("pip cache remove '*'", ""),
+        ("pip cache remove x", " && pip cache remove x"),
         ("rm -rf ~/.cache/*", ""),
         ("rm -rf /root/.cache/pip/", ""),
         ("rm -rf $HOME/.cache/pip /x", " && rm -rf /x"),
@@ -231,6 +237,8 @@ fn a_deletion_that_a_mount_makes_needless_goes_and_others_stay() {
         ("rm x.whl", " && rm x.whl"),
         ("cd /tmp && rm -rf x", " && cd /tmp && rm -rf x"),
         ("rm -rf /tmp/$X", " && rm -rf /tmp/$X"),
+        ("rsync -a --delete x/ /srv", " && rsync -a --delete x/ /srv"),
+        ("echo $(pip --version) `date`", " && echo $(pip --version) `date`"),
         ("find /usr -name '*.pyc' -delete", " && find /usr -name '*.pyc' -delete"),
     ];
     for (deletion, left) in cases {

@@ -166,6 +166,9 @@ pub fn may_spoil(facts: &Facts<'_>, run: &Run, command: &Command, directory: &st
             let mut roots = roots.take_while(|arg| !arg.starts_with(['-', '(', '!'])).peekable();
             roots.peek().is_none() || roots.any(hits)
         }
+        "rsync" if command.args().any(|arg| arg.starts_with("--del") || arg == "--remove-source-files") => {
+            operands(command).any(|(_, word)| hits(word))
+        }
         "rm" => operands(command).next().is_none(),
         _ => false,
     }

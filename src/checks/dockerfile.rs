@@ -659,15 +659,21 @@ struct Emptying<'a> {
     edits: Option<Vec<Edit>>,
 }
 
+/// Returns the call by which a command empties a tool's cache.
+fn cleaner(command: &Command, row: &Row) -> Option<&'static str> {
+    let pattern = row.build.cleaned_by.iter().find(|pattern| calls(command, pattern))?;
+    (*pattern != "pip cache remove" || command.args().any(|arg| arg == "*")).then_some(pattern)
+}
+
 /// Returns the commands of a step that empty a tool's cache mounts, or may do so.
 fn emptying<'a>(facts: &'a Facts<'_>, run: &Run, row: &Row, mounts: &[&str]) -> Vec<Emptying<'a>> {
     let commands = facts.commands(run);
     let mut found = Vec::new();
     for (index, command) in commands.iter().enumerate().filter(|_| !mounts.is_empty()) {
-        if let Some(pattern) = row.build.cleaned_by.iter().find(|pattern| calls(command, pattern)) {
+        if let Some(pattern) = cleaner(command, row) {
             let message = Some(format!("`{pattern}` empties the cache mount of this step"));
             // These empty another directory too.
-            let more = match *pattern {
+            let more = match pattern {
                 "apt-get distclean" => !mounts.iter().any(|mount| within("/var/lib/apt/lists", mount)),
                 "go clean -modcache" | "go clean -cache" => {
                     let places = |used: Use<'_>| used.places.map(<[String]>::to_vec);
@@ -681,7 +687,15 @@ fn emptying<'a>(facts: &'a Facts<'_>, run: &Run, row: &Row, mounts: &[&str]) -> 
             let edits = edits::remove_command(facts.file, commands, index).filter(|_| !more).map(|edit| vec![edit]);
             found.push(Emptying { command, message, edits });
         }
-        if mounts.iter().any(|mount| deletions::may_spoil(facts, run, command, mount)) {
+        let hits = |word: &str, mount: &&str| deletions::takes_in(facts, run, word, mount) != Reach::Nothing;
+        let removes = |inner: &Command, mount: &&str| {
+            inner.program() == "rm" && deletions::operands(inner).any(|(_, word)| hits(word, mount))
+        };
+        let spoils = |command: &Command, mount: &&str| deletions::may_spoil(facts, run, command, mount);
+        let may_empty = |inner: &Command| {
+            cleaner(inner, row).is_some() || mounts.iter().any(|mount| removes(inner, mount) || spoils(inner, mount))
+        };
+        if mounts.iter().any(|mount| spoils(command, mount)) || command.substituted().iter().any(may_empty) {
             found.push(Emptying { command, message: None, edits: None });
         }
         if command.program() == "rm" {
@@ -1400,9 +1414,7 @@ fn cache_in_image(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
                             && (scope.env.contains_key(*sign) || used.command.env.iter().any(|(name, _)| name == sign)))
                 })
             })
-            || commands
-                .iter()
-                .any(|command| row.build.cleaned_by.iter().any(|pattern| calls(command, pattern)) && row.tool != "apt")
+            || commands.iter().any(|command| cleaner(command, row).is_some() && row.tool != "apt")
             || commands
                 .iter()
                 .any(|command| command.program() == "rm" || is_opaque(command) || command.program() == "find");

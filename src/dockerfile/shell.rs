@@ -57,6 +57,13 @@ impl Command {
     pub fn args(&self) -> impl Iterator<Item = &str> {
         self.words.iter().skip(1).map(|word| word.text.as_str())
     }
+
+    /// Returns the commands whose output its words and variables take in, by `$(…)` or backquotes, and perhaps more.
+    pub fn substituted(&self) -> Vec<Command> {
+        let texts = self.words.iter().map(|word| &word.text).chain(self.env.iter().map(|(_, value)| value));
+        let scripts = texts.filter(|text| text.contains("$(") || text.contains('`'));
+        scripts.flat_map(|text| commands(&Text::of(&text.replace("$(", "\n(").replace('`', "\n")))).collect()
+    }
 }
 
 enum Token {
@@ -404,6 +411,23 @@ mod tests {
         ];
         for (script, expected) in cases {
             assert_eq!(read(script), *expected, "{script}");
+        }
+    }
+
+    #[test]
+    fn the_commands_in_the_words_of_another_are_found() {
+        let cases: &[(&str, &[&str])] = &[
+            ("echo $(a b) \"x $(c 'd e'; f)\"", &["a b", "x", "c d e", "f"]),
+            ("X=`a b` Y=$(c $(d)) e f", &["a b", "c", "d"]),
+            ("echo a ${b} \"$c\"", &[]),
+            ("echo $(", &[]),
+        ];
+        for (script, expected) in cases {
+            let text = Text::of(script);
+            let found = commands(&text).iter().flat_map(Command::substituted).collect::<Vec<_>>();
+            let shown =
+                |command: Command| command.words.into_iter().map(|word| word.text).collect::<Vec<_>>().join(" ");
+            assert_eq!(found.into_iter().map(shown).collect::<Vec<_>>(), *expected, "{script}");
         }
     }
 
