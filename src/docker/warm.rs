@@ -82,7 +82,7 @@ fn told(call: Call<'_>, input: Input, each: &mut dyn FnMut(&str)) -> Result<()> 
             let line = String::from_utf8_lossy(&line).trim_end().to_owned();
             each(&line);
             last.push_back(line);
-            if last.len() > 40 {
+            if last.len() > 200 {
                 last.pop_front();
             }
         }

@@ -142,9 +142,9 @@ fn not_found(program: &str) -> String {
     format!("exec: {program:?}: executable file not found")
 }
 
-/// Returns the line that says why: the first that speaks of an error, else the last. Of a build, only the program's own
-/// lines count, which buildx repeats at the end with their seconds: ` > [2/2] RUN …:`, `0.412 npm ERR! code E404`, `------`.
-/// Where it never came to run, buildx says why in its last error.
+/// Returns the line that says why: the end of a traceback of Python, else the first that speaks of an error, else the last.
+/// Of a build, only the program's own lines count, which buildx repeats at the end with their seconds: ` > [2/2] RUN …:`,
+/// `0.412 npm ERR! code E404`, `------`. Where it never came to run, buildx says why in its last error.
 fn reason(told: &str) -> String {
     let repeated = told.rsplit_once("\n > [").and_then(|(_, step)| step.split_once('\n'));
     let own = repeated.and_then(|(_, lines)| lines.split_once("\n------")).map(|(lines, _)| lines);
@@ -153,14 +153,20 @@ fn reason(told: &str) -> String {
         return why.trim().into();
     }
     let is_seconds = |word: &str| own.is_some() && word.parse::<f64>().is_ok();
-    let lines = own.unwrap_or(told).lines().map(str::trim).map(|line| match line.split_once(' ') {
-        Some((first, rest)) if is_seconds(first) => rest.trim_start(),
-        _ if is_seconds(line) => "",
+    let lines = own.unwrap_or(told).lines().map(|line| match line.trim_start().split_once(' ') {
+        Some((first, rest)) if is_seconds(first) => rest,
+        _ if is_seconds(line.trim()) => "",
         _ => line,
     });
-    let lines: Vec<&str> = lines.filter(|line| !line.is_empty() && !line.to_lowercase().starts_with("warn")).collect();
+    let is_told = |line: &&str| !line.trim().is_empty() && !line.trim_start().to_lowercase().starts_with("warn");
+    let lines: Vec<&str> = lines.filter(is_told).collect();
+    // The line that ends a traceback of Python says what its first, `ERROR: Exception:`, does not.
+    let depth = |line: &str| line.len() - line.trim_start().len();
+    let trace = lines.iter().rposition(|line| line.trim_start().starts_with("Traceback (most recent call last)"));
+    let end = trace.and_then(|at| lines[at + 1..].iter().find(|line| depth(line) <= depth(lines[at])));
     let speaks = |line: &&&str| ["err!", "error"].iter().any(|word| line.to_lowercase().contains(word));
-    lines.iter().find(speaks).or(lines.last()).map_or("it did not say why".into(), |line| (*line).to_owned())
+    let line = end.or(lines.iter().find(speaks)).or(lines.last());
+    line.map_or("it did not say why".into(), |line| line.trim().to_owned())
 }
 
 /// Returns a tar archive with files at its root and, below a directory, the copy of the project. Any user may write
@@ -236,6 +242,13 @@ mod tests {
             reason("Error response from daemon: no such container\n"),
             "Error response from daemon: no such container"
         );
+        let traceback = "ERROR: Exception:\nTraceback (most recent call last):\n  File \"/x.py\", line 1, in error\n\
+                         \x20   os.mkdir(x)\nPermissionError: [Errno 13] Permission denied: '/cache/pip'\n\n\
+                         [notice] A new release of pip is available\n";
+        let build = format!(" > [2/2] RUN pip:\n{traceback}").replace('\n', "\n0.412 ").replace("0.412 \n", "0.412\n");
+        for told in [traceback, &format!("#7 x\n------\n{build}\n------\nDockerfile:4\nERROR: failed to solve: x")] {
+            assert_eq!(reason(told), "PermissionError: [Errno 13] Permission denied: '/cache/pip'", "{told}");
+        }
         let no_image = "#2 ERROR: docker.io/library/nosuch:1: not found\n------\n > [internal] load metadata for \
                         docker.io/library/nosuch:1:\n------\nDockerfile:1\n--------------------\n   1 | >>> FROM nosuch:1\n\
                         --------------------\nERROR: failed to solve: nosuch:1: not found\n";
