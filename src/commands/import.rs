@@ -18,7 +18,7 @@ use crate::bundle::verify::{self, Verified};
 use crate::bundle::{Descriptor, Entry, Layout, TreeConfig};
 use crate::catalogue;
 use crate::cli::{Import, Selection};
-use crate::docker::{BuilderRef, ContainerMount, Docker, Overview, Volume, endpoint};
+use crate::docker::{BuilderRef, ContainerMount, Docker, DockerError, Overview, Volume, endpoint};
 use crate::inside::archive::{self, unsafe_path};
 use crate::inside::rules::{Rule, Rules};
 use crate::inside::table::Table;
@@ -488,7 +488,39 @@ fn act(
     Ok(())
 }
 
-/// Unpacks into volumes, and makes those that are not there.
+/// Volumes that an import has made, each with its driver. Those that hold nothing go with the value, for nothing came of them.
+struct Made<'a> {
+    docker: &'a Docker,
+    volumes: Vec<(&'a str, &'a str)>,
+}
+
+impl Made<'_> {
+    /// Asks for all volumes of their drivers.
+    fn overview(&self, docker: &Docker) -> Result<Overview, DockerError> {
+        docker.overview_of(|driver| self.volumes.iter().any(|(_, of)| *of == driver))
+    }
+}
+
+impl Drop for Made<'_> {
+    fn drop(&mut self) {
+        if self.volumes.is_empty() {
+            return;
+        }
+        let docker = self.docker.cleanup();
+        let Ok(Overview { info, volumes, .. }) = self.overview(&docker) else { return };
+        let is_made = |volume: &&Volume| self.volumes.iter().any(|(name, _)| *name == volume.name);
+        let made: Vec<&Volume> = volumes.iter().filter(is_made).collect();
+        // Somebody may have made one at the same time, or used it meanwhile.
+        let place = Place::of_volumes(&docker, &info, &made, Access::Read);
+        let found = place.find(vec![vec![".".into()]; made.len()]).unwrap_or_default();
+        for (volume, _) in made.into_iter().zip(found).filter(|(_, found)| found.is_empty()) {
+            // One that a container has stays.
+            let _ = docker.remove_volume(&volume.name);
+        }
+    }
+}
+
+/// Unpacks into volumes, and makes those that are not there; should that fail, the new ones go again.
 fn into_volumes(
     docker: &Docker,
     layout: &Layout,
@@ -527,7 +559,7 @@ fn into_volumes(
             );
         }
     }
-    let mut made = Vec::new();
+    let mut made = Made { docker, volumes: Vec::new() };
     for (&name, steps) in volumes.iter().filter(|(name, _)| !there.iter().any(|volume| volume.name == **name)) {
         let config = &steps[0].entry.config;
         let same = config.kind == Kind::Volume && config.name == name;
@@ -538,6 +570,7 @@ fn into_volumes(
             labels: same.then(|| config.labels.clone()),
             ..Volume::default()
         })?;
+        made.volumes.push((name, driver));
         let label = config.labels.get("com.docker.compose.volume").filter(|_| same);
         let mut names = [Some(name), label.map(String::as_str)].into_iter().flatten();
         if !options.output.quiet && !names.any(|name| catalogue::volume_root(name).is_some()) {
@@ -547,10 +580,9 @@ fn into_volumes(
                 crate::docker::quote(name)
             ));
         }
-        made.push(driver);
     }
-    if !made.is_empty() {
-        there.extend(docker.overview_of(|driver| made.contains(&driver))?.volumes);
+    if !made.volumes.is_empty() {
+        there.extend(made.overview(docker)?.volumes);
     }
     let places = volumes.keys().map(|name| {
         there.iter().find(|volume| volume.name == **name).with_context(|| {
@@ -565,7 +597,9 @@ fn into_volumes(
     let place = Place::of_volumes(docker, &info, &places, Access::Write);
     let trees = volumes.values().enumerate().flat_map(|(at, steps)| steps.iter().map(move |step| (at, step)));
     let trees = trees.map(|(at, step)| (at, target(step, options))).collect();
-    carry::unpack(&place, trees, &layout.blobs(), &mut |told| progress.tell(told))
+    let unpacked = carry::unpack(&place, trees, &layout.blobs(), &mut |told| progress.tell(told))?;
+    made.volumes.clear();
+    Ok(unpacked)
 }
 
 fn target(step: &Step, options: &Import) -> Target {

@@ -90,8 +90,7 @@ impl BuilderRef {
     /// # Errors
     /// See there.
     pub(crate) fn records_cleanup(&self) -> Result<Vec<CacheRecord>> {
-        let docker = Docker { survives_cancel: true, ..self.docker.clone() };
-        let engine = self.engine.as_ref().map(|engine| Docker { survives_cancel: true, ..engine.clone() });
+        let (docker, engine) = (self.docker.cleanup(), self.engine.as_ref().map(Docker::cleanup));
         BuilderRef { docker, engine, ..self.clone() }.records()
     }
 

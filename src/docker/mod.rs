@@ -80,6 +80,11 @@ impl Docker {
         Docker { limit: limit_of_user().unwrap_or(limit), ..self.clone() }
     }
 
+    /// Returns the same command for calls that clean up: they run, and finish, after the user cancelled.
+    pub fn cleanup(&self) -> Docker {
+        Docker { survives_cancel: true, ..self.clone() }
+    }
+
     /// Begins a call of `docker ARGS…`.
     fn call<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Call<'_> {
         Call {
@@ -190,9 +195,13 @@ impl Call<'_> {
     /// for what is to be removed.
     ///
     /// # Errors
-    /// When the user has already cancelled.
+    /// When the user has already cancelled, and it does not clean up.
     fn whole(self) -> Result<Self> {
-        if cancel::requested() { Err(DockerError::new(self.words(), Cause::Interrupted)) } else { Ok(self.cleanup()) }
+        if cancel::requested() && !self.survives_cancel {
+            Err(DockerError::new(self.words(), Cause::Interrupted))
+        } else {
+            Ok(self.cleanup())
+        }
     }
 
     fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {

@@ -56,13 +56,14 @@ fn below(dir: &OwnedFd, path: &[&str], above: &str, found: &mut Vec<String>) {
     }
 }
 
-/// Tells whether there is a file with content, or a directory with something in it.
+/// Tells whether there is a file with content, or a directory with something in it; one that cannot be listed may have.
 fn holds_something(dir: &OwnedFd, name: &str) -> bool {
     let Ok(stat) = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) else { return false };
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => stat.st_size > 0,
         FileType::Directory => {
-            openat(dir.as_fd(), name, DIRECTORY, Mode::empty()).is_ok_and(|dir| !list(&dir).is_empty())
+            let is_empty = |dir: OwnedFd| dirs::names(dir.as_fd()).is_ok_and(|names| names.is_empty());
+            openat(dir.as_fd(), name, DIRECTORY, Mode::empty()).is_ok_and(|dir| !is_empty(dir))
         }
         _ => false,
     }

@@ -159,6 +159,39 @@ for_each_engine!(stopped_container_leaves_nothing, [v20, v28], |engine| {
     assert!(stopped >= 9, "only {stopped} of 13 were stopped before they were done");
 });
 
+for_each_engine!(a_stopped_import_leaves_no_new_volume_that_is_empty, [v20, v28], |engine| {
+    big_tree(&engine.volume("pip-cache", &[]).join("pip"), 15_000, 30_000_000);
+    let all = files(&engine.mountpoint("pip-cache"));
+    let bundle = engine.folder().join("bundle").display().to_string();
+    engine.cache(&["export", "--dest", &bundle]).ok();
+    engine.docker(&["volume", "rm", "pip-cache"]);
+    engine.cache_command(&[]);
+    let before = holds(engine, false);
+    let mut stopped = 0;
+    for round in 0..6 {
+        let mut command = engine.command(engine.config().join("cli-plugins/docker-cache"));
+        let child = command.args(["cache", "import", "--src", &bundle]).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = child.spawn().unwrap();
+        while holds(engine, false)[2] == before[2] && child.try_wait().unwrap().is_none() {
+            thread::sleep(Duration::from_millis(2));
+        }
+        thread::sleep(Duration::from_millis(round * 60));
+        if child.try_wait().unwrap().is_none() {
+            kill_process(Pid::from_child(&child), if round % 2 == 0 { Signal::INT } else { Signal::TERM }).unwrap();
+        }
+        let run = Run::from_output("import".into(), child.wait_with_output().unwrap());
+        if holds(engine, false)[2] == before[2] {
+            stopped += 1;
+            assert_ne!(run.code, 0, "{run}");
+        } else {
+            assert_eq!(files(&engine.mountpoint("pip-cache")), all, "{run}");
+            engine.docker(&["volume", "rm", "pip-cache"]);
+        }
+        assert_eq!(holds(engine, false), before, "{run}");
+    }
+    assert!(stopped >= 2, "only {stopped} of 6 were stopped before they were done");
+});
+
 for_each_engine!(stopped_helper_build_leaves_nothing, [v28, v28_containerd], |engine| {
     engine.build("RUN --mount=type=cache,id=pip,target=/m echo wheel > /m/wheel", &[]);
     let line = ["size", "--mount", "pip", "--exact"];

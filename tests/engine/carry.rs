@@ -963,6 +963,24 @@ fn an_import_goes_to_where_the_volume_is_mounted_now_or_nowhere() {
     }
 }
 
+// No engine before 24 proves that it runs here: there a container looks into the volumes.
+for_each_engine!(an_import_that_fails_leaves_no_new_volume, [v20, v28], |engine| {
+    engine.volume("new-cache", &[("pip/wheel", "w")]);
+    let there = engine.volume("old-cache", &[("npm/_cacache/x", "x")]);
+    let bundle = text(&engine.folder().join("bundle"));
+    engine.cache(&["export", "--dest", &bundle]).ok();
+    engine.docker(&["volume", "rm", "new-cache"]);
+    write_files(&there, &[("npm/.git/HEAD", "ref: refs/heads/main")]);
+    let before = Tree::read(&there).timeless();
+    let refused = engine.cache(&["import", "--src", &bundle, "--replace"]);
+    assert!(refused.code == 1 && refused.stderr.contains("npm is a git work tree"), "{refused}");
+    assert_eq!(engine.docker(&["volume", "ls", "--quiet"]).stdout, "old-cache\n");
+    assert_same(&before, &Tree::read(&there).timeless());
+    fs::remove_dir_all(there.join("npm/.git")).unwrap();
+    engine.cache(&["import", "--src", &bundle, "--replace"]).ok();
+    assert!(engine.mountpoint("new-cache").join("pip/wheel").exists());
+});
+
 #[test]
 fn of_a_mount_on_all_of_a_home_only_what_is_a_cache_is_exported() {
     let engine = Engine::start(Generation::V28);
