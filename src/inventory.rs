@@ -772,22 +772,30 @@ impl<'a> Held<'a> {
         Held { mounts: mounts.map(|(container, mount)| (container, mount, directories(mount))).collect(), links }
     }
 
-    /// Returns a running container that has something else, which is wanted, mounted below where it has a volume, and where.
-    pub fn mounted_within(
-        &self,
-        volume: &Volume,
-        wanted: impl Fn(&ContainerMount) -> bool,
-    ) -> Option<(&'a str, &'a str)> {
-        self.users(volume).into_iter().filter(|user| user.running).find_map(|user| {
-            let outer = Path::new(user.destination.as_ref()?);
+    /// Refuses if a running container has something else, which is `wanted`, mounted below where it has a volume: the kernel
+    /// unmounts what another mount namespace has at an entry that is moved or removed.
+    ///
+    /// # Errors
+    /// With the container and where it has that.
+    pub fn ensure_free(&self, volume: &Volume, wanted: impl Fn(&ContainerMount) -> bool) -> Result<()> {
+        for user in self.users(volume).iter().filter(|user| user.running) {
+            let Some(outer) = user.destination.as_ref().map(Path::new) else { continue };
             let below = |mount: &ContainerMount| {
                 let inner = Path::new(&mount.destination);
                 inner != outer && inner.starts_with(outer) && wanted(mount)
             };
             let mut held = self.mounts.iter();
-            let found = held.find(|(container, mount, _)| container.name() == user.container && below(mount));
-            found.map(|(container, mount, _)| (container.name(), mount.destination.as_str()))
-        })
+            if let Some((_, mount, _)) = held.find(|(of, mount, _)| of.name() == user.container && below(mount)) {
+                bail!(
+                    "container {} has something else mounted at {}, in volume {}: it would be unmounted there\n\
+                     hint: stop the container",
+                    user.container,
+                    mount.destination,
+                    volume.name
+                );
+            }
+        }
+        Ok(())
     }
 
     /// Returns the containers that mount a volume, running ones first: by its name, or by a directory of the host that is

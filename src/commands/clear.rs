@@ -595,7 +595,11 @@ fn cut_volumes(
     let Some(info) = found.info.as_ref().filter(|_| !cuts.is_empty()) else { return Ok(outcome) };
     // The world may have changed while the user was asked.
     let all_local = cuts.iter().all(|(found, _)| found.volume.driver == "local");
-    let Overview { volumes, containers, .. } = docker.overview_of(|_| !all_local)?;
+    let mut overview = docker.overview_of(|_| !all_local)?;
+    if options.force_in_use {
+        overview = docker.with_parts(overview)?;
+    }
+    let Overview { volumes, containers, .. } = overview;
     let held = inventory::Held::of(&containers, &volumes);
     cuts.retain(|(FoundVolume { cache, volume, .. }, _)| {
         let name = &volume.name;
@@ -606,6 +610,10 @@ fn cut_volumes(
             let what =
                 if volumes.iter().any(|now| now.name == *name) { "another one now" } else { "not there any more" };
             outcome.failed.push(format!("volume {name} is {what}"));
+            return false;
+        }
+        if let Err(error) = held.ensure_free(volume, |_| true) {
+            outcome.failed.push(error.to_string());
             return false;
         }
         let is_same = |was: &&VolumeUser, user: &VolumeUser| {

@@ -531,7 +531,7 @@ fn into_volumes(
 ) -> Result<Vec<Unpacked>> {
     let goes_to = |volume: &&Volume| volumes.contains_key(volume.name.as_str());
     let held = Held::of(&overview.containers, &overview.volumes);
-    if overview.volumes.iter().filter(goes_to).any(|volume| held.mounted_within(volume, |_| true).is_some()) {
+    if overview.volumes.iter().filter(goes_to).flat_map(|volume| held.users(volume)).any(|user| user.running) {
         overview = docker.with_parts(overview)?;
     }
     let Overview { info, volumes: mut there, containers, .. } = overview;
@@ -540,13 +540,7 @@ fn into_volumes(
         place::ensure_apart(&layout.dir, volume)?;
         // Only `--replace` moves directories; without it newer files still take the place of others.
         let may_go = |mount: &ContainerMount| options.replace || !mount.is_directory();
-        if let Some((container, path)) = held.mounted_within(volume, may_go) {
-            bail!(
-                "container {container} has something else mounted at {path}, in volume {}: it would be unmounted there\n\
-                 hint: stop the container",
-                volume.name
-            );
-        }
+        held.ensure_free(volume, may_go)?;
     }
     for volume in there.iter().filter(goes_to).filter(|_| options.replace) {
         let users = held.users(volume);

@@ -283,8 +283,8 @@ impl Docker {
     }
 
     /// `GET /containers/ID/json` of containers that have volumes: marks the mounts that are parts of volumes, which Engine
-    /// 26.0 and later have, and lists do not tell. Of a container that is gone by now nothing is known, so that all of its are
-    /// taken for parts.
+    /// 26.0 and later have, and adds those of `--tmpfs`; lists tell neither. Of a container that is gone by now nothing is
+    /// known, so that all of its are taken for parts.
     ///
     /// # Errors
     /// See [`Docker::overview`].
@@ -298,6 +298,8 @@ impl Docker {
         #[serde(rename_all = "PascalCase")]
         struct HostConfig {
             mounts: Option<Vec<Asked>>,
+            /// Options by path.
+            tmpfs: Option<BTreeMap<String, String>>,
         }
         #[derive(Deserialize, Default)]
         #[serde(rename_all = "PascalCase", default)]
@@ -311,12 +313,8 @@ impl Docker {
         struct VolumeOptions {
             subpath: String,
         }
-        impl Made {
-            fn parts(self) -> Vec<String> {
-                let asked = self.host_config.mounts.into_iter().flatten();
-                asked.filter(|asked| !asked.volume_options.subpath.is_empty()).map(|asked| asked.target).collect()
-            }
-        }
+        let is_part = |asked: &Asked| !asked.volume_options.subpath.is_empty();
+        let in_memory = |destination| ContainerMount { r#type: "tmpfs".into(), destination, ..Default::default() };
         let has_volume = |container: &Container| container.mounts.iter().any(|mount| mount.r#type == "volume");
         let mut found: Vec<&mut Container> =
             overview.containers.iter_mut().filter(|container| has_volume(container)).collect();
@@ -325,12 +323,16 @@ impl Docker {
                 some.iter().map(|container| format!("/containers/{}/json", container.id)).collect();
             let answers = self.answers(&paths)?;
             for ((container, path), answer) in some.iter_mut().zip(&paths).zip(answers) {
-                let parts = match answer {
-                    Ok(answer) => read::<Made>(path, answer)?.parts(),
+                let parts: Vec<String> = match answer {
+                    Ok(answer) => {
+                        let HostConfig { mounts, tmpfs } = read::<Made>(path, answer)?.host_config;
+                        container.mounts.extend(tmpfs.into_iter().flatten().map(|(path, _)| in_memory(path)));
+                        mounts.into_iter().flatten().filter(is_part).map(|asked| asked.target).collect()
+                    }
                     Err(_) => container.mounts.iter().map(|mount| mount.destination.clone()).collect(),
                 };
-                let is_part = |path: &str| parts.iter().any(|part| Path::new(part) == Path::new(path));
-                container.mounts.iter_mut().for_each(|mount| mount.is_part = is_part(&mount.destination));
+                let is_told = |path: &str| parts.iter().any(|part| Path::new(part) == Path::new(path));
+                container.mounts.iter_mut().for_each(|mount| mount.is_part = is_told(&mount.destination));
             }
         }
         Ok(overview)

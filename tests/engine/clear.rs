@@ -356,6 +356,29 @@ for_each_engine!(what_a_container_uses_stays_and_is_named, [v20, v26, v28_contai
     engine.docker(&["rm", "--force", "worker"]);
 });
 
+for_each_engine!(nothing_is_unmounted_in_a_container_whoever_insists, [v20, v28], |engine| {
+    let root = engine.volume("project-cache", &[("pip/file", "1"), ("pip/http/below", "1")]);
+    engine.volume("inner-cache", &[]);
+    engine.build("RUN true", &["--tag", "box"]);
+    fs::remove_file(root.join("pip/http/below")).unwrap();
+    for inner in [
+        ["--volume", "inner-cache:/cache/pip/http"],
+        ["--mount", "type=tmpfs,target=/cache/pip/http"],
+        ["--tmpfs", "/cache/pip/http"],
+    ] {
+        let run = ["run", "--detach", "--name=worker", "--volume=project-cache:/cache"];
+        engine.docker(&[&run[..], &inner, &["box", "/bin/busybox", "sleep", "600"]].concat());
+        for how in [&[][..], &["--recreate"]] {
+            let clear = ["clear", "--volume", "project-cache", "--force", "--force-in-use"];
+            let run = engine.cache(&[&clear[..], how].concat());
+            let told = run.stderr.contains("container worker") && run.stderr.contains("/cache/pip/http");
+            assert!(run.code == 1 && told && root.join("pip/file").exists(), "{inner:?}: {run}");
+        }
+        engine.docker(&["exec", "worker", "/bin/busybox", "grep", "/cache/pip/http", "/proc/mounts"]);
+        engine.docker(&["rm", "--force", "worker"]);
+    }
+});
+
 for_each_engine!(a_volume_is_in_use_by_whatever_name_a_container_has_it, [v20, v28], |engine| {
     engine.build("RUN true", &["--tag", "box"]);
     let root = engine.volume("project-cache", &[("pip/file", "1")]);
