@@ -416,11 +416,23 @@ impl Planner<'_> {
             };
         }
         let is_name = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        // A container gets them as lines, of at most 64 KiB.
+        let is_line = |value: &str| !value.contains('\n') && !value.ends_with('\r') && value.len() < 60_000;
+        let in_container = matches!(site, Site::Volume { .. });
+        env.retain(|name, value| {
+            let goes = !in_container || value.as_deref().is_none_or(is_line);
+            if is_name(name) && !goes {
+                report::note(&format!(
+                    "the variable {name} is left out: its value is no single line; `--env {name}` hands on that of this shell"
+                ));
+            }
+            goes && is_name(name)
+        });
         let download = Download {
             site,
             image: told.image,
             user: told.user,
-            env: env.into_iter().filter(|(name, _)| is_name(name)).collect(),
+            env: env.into_iter().collect(),
             command,
             files: lock.files,
             network: self.options.network.clone(),

@@ -11,7 +11,7 @@ pub struct Warmer<'a> {
     pub image: &'a str,
     /// None for the image's own.
     pub user: Option<&'a str>,
-    /// A variable without a value has that of this process.
+    /// A variable without a value has that of this process; a value is one line.
     pub env: &'a [(String, Option<String>)],
     /// `--network`, if not docker's default.
     pub network: Option<&'a str>,
@@ -31,7 +31,8 @@ impl Docker {
         self.call(["pull", "--quiet", "--", image]).unlimited().run().map(drop)
     }
 
-    /// `docker create …`: a container of an image with a volume, which runs one command.
+    /// `docker create …`: a container of an image with a volume, which runs one command. Docker reads the values of variables
+    /// from its standard input: no list of processes shows them, no error tells them, and none is about docker itself.
     ///
     /// # Errors
     /// When docker refuses.
@@ -41,17 +42,18 @@ impl Docker {
         args.push("--security-opt=no-new-privileges".into());
         args.extend(user.iter().map(|user| format!("--user={user}")));
         args.extend(network.iter().map(|network| format!("--network={network}")));
-        args.extend(env.iter().map(|(name, value)| match value {
-            Some(value) => format!("--env={name}={value}"),
-            None => format!("--env={name}"),
-        }));
+        args.push("--env-file=/dev/stdin".into());
+        args.extend(env.iter().filter(|(_, value)| value.is_none()).map(|(name, _)| format!("--env={name}")));
         args.push(format!("--mount=type=volume,{},{}", field("source", volume), field("target", target)));
         args.push(format!("--workdir={workdir}"));
         // The image's own entry point would take the words for its arguments.
         args.push(format!("--entrypoint={}", command.first().map_or("", String::as_str)));
         args.extend(["--".into(), (*image).into()]);
         args.extend(command.iter().skip(1).cloned());
-        self.call(args).whole()?.run().map(drop)
+        let values = env.iter().filter_map(|(name, value)| Some(format!("{name}={}\n", value.as_ref()?)));
+        let values: String = values.collect();
+        let send = |mut pipe: PipeWriter| pipe.write_all(values.as_bytes());
+        self.call(args).whole()?.fed(send, |call, values| call.run_with(Input::Pipe(values)).map(drop))
     }
 
     /// `docker start --attach NAME`: hands on what it says, line by line.

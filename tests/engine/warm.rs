@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::for_each_engine;
 use crate::support::debian::{Image, Tool, proxies};
 use crate::support::process::{Background, Run};
 use crate::support::world::write_files;
@@ -184,6 +185,26 @@ fn npm_and_go_need_no_network_after_a_warm() {
     let left = engine.docker(&["ps", "--all", "--quiet"]).stdout;
     assert_eq!(left, "", "containers are gone");
 }
+
+for_each_engine!(no_list_of_processes_shows_what_the_variables_of_a_container_are, [v20, v28], |engine| {
+    let tool =
+        "printf '#!/bin/busybox sh\\n/bin/busybox env > /cache/env\\n' > /bin/npm; /bin/busybox chmod 755 /bin/npm";
+    engine.build(&format!("RUN {tool}"), &["--tag", "box"]);
+    let volume = engine.volume("project-cache", &[]);
+    let folder = project(engine);
+    write_files(&folder, &[("package-lock.json", "{}"), ("package.json", "{}")]);
+    let given = ["TOKEN= s3cret 'of # mine", "DOCKER_HOST=tcp://127.0.0.1:9", "LD_PRELOAD=/none", "#NO=s3cret"];
+    let flags: Vec<String> = given.iter().map(|pair| format!("--env={pair}")).collect();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let create = ["create", "--volume=project-cache:/cache", "--env=KEY=one\ns3cret"];
+    engine.docker(&[&create, &flags[..], &["box", "npm"]].concat());
+    let (run, calls) = engine.cache_told(&["warm", &folder.display().to_string(), "--volume=project-cache"]);
+    let run = run.ok();
+    let told = fs::read_to_string(volume.join("env")).unwrap();
+    assert!(given[..3].iter().all(|pair| told.lines().any(|line| line == *pair)), "{told} {run}");
+    assert!(calls.contains("docker create --name") && !calls.contains("s3cret"), "{calls}");
+    assert!(!told.contains("KEY") && run.stderr.contains("the variable KEY is left out"), "{told} {run}");
+});
 
 #[test]
 fn pip_and_cargo_need_no_network_after_a_warm() {
