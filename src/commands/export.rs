@@ -16,7 +16,7 @@ use super::{Context, layers};
 use crate::builders::Builders;
 use crate::bundle::location::Location;
 use crate::bundle::{Entry, Layout, TreeConfig, Writer};
-use crate::catalogue::{self, Class};
+use crate::catalogue::{self, Class, Known};
 use crate::cli::{Export, Format, Output, Selection};
 use crate::docker::{BuilderRef, Docker, Info, Volume};
 use crate::dockerfile::{Dockerfile, mount, stage};
@@ -388,13 +388,9 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
             model::mounts(&plan.builders[at].records).into_iter().map(|(record, mount)| (mount, record)).collect();
         let ids: HashSet<String> = mounts.iter().filter_map(|(mount, _)| mount.id.clone()).collect();
         let mut is_named = |id: &str, record: &MountName| is_named(selection, &mut named, id, record, &ids);
-        let is_of = |id: &str, target: &str| {
-            let known = catalogue::for_mount(Some(id), target);
-            names.select(known.map(|(row, _)| row.language), known.map(|(row, _)| row.tool))
-        };
         for (mount, record) in &mounts {
             let candidates = candidates(mount, !record.parents.is_empty(), &told);
-            if candidates.is_empty() && is_named(mount.shown(), mount) && is_of(mount.shown(), &mount.target) {
+            if candidates.is_empty() && is_named(mount.shown(), mount) && is_of(&names, mount.shown(), &mount.target) {
                 plan.left_out.push(format!(
                     "mount {}: docker does not tell the uid, gid, mode or from of this variant; the Dockerfile that uses \
                      it may: `-f FILE`",
@@ -405,56 +401,12 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
                 if !is_named(&carried.id, mount) {
                     continue;
                 }
-                let shown = &carried.id;
-                if !is_of(shown, &carried.target) {
-                    let wanted = |known: &catalogue::Known| {
-                        goes(known.class, options) && names.select(Some(known.row.language), Some(known.row.tool))
-                    };
-                    let left = format!(
-                        "mount {shown}: it may hold some at {}, and goes as a whole: `--mount {}` without `--lang` and `--tool`",
-                        carried.target,
-                        report::quote(shown)
-                    );
-                    if catalogue::known_below(&carried.target).iter().any(wanted) && !plan.left_out.contains(&left) {
-                        plan.left_out.push(left);
-                    }
-                    continue;
-                }
-                if !carried.is_carriable() {
-                    plan.left_out.push(format!("mount {shown}: its id cannot be written in a Dockerfile safely"));
-                    continue;
-                }
-                let known = catalogue::for_mount(Some(&carried.id), &carried.target);
-                let class = known.map_or_else(|| inventory::class_of_unknown(&carried.target), |(_, class)| class);
-                let take = goes(class, options) || (!selection.mount.is_empty() && class != Class::Secret);
-                let mut rules: Vec<Rule> = catalogue::known_below(&carried.target)
-                    .into_iter()
-                    .filter(|known| !known.path.is_empty())
-                    .map(|known| Rule { take: goes(known.class, options), path: known.path })
-                    .collect();
-                if !take {
-                    let left = left_out(&format!("mount {shown}"), &carried.target, class, known.is_some());
-                    // Copies of a mount would tell it again.
-                    if !plan.left_out.contains(&left) {
-                        plan.left_out.push(left);
-                    }
-                    if !rules.iter().any(|rule| rule.take) {
-                        continue;
-                    }
-                }
-                rules.push(Rule { path: String::new(), take });
-                let config = TreeConfig {
-                    version: 1,
-                    kind: Kind::Mount,
-                    name: carried.id.clone(),
-                    language: known.map(|(row, _)| row.language.into()),
-                    tool: known.map(|(row, _)| row.tool.into()),
-                    base: carried.target.clone(),
-                    namespace: carried.namespace.clone(),
-                    options: carried.options.clone(),
-                    rules,
-                    ..TreeConfig::default()
-                };
+                let mut left = Vec::new();
+                let config = of_mount(&carried, &names, options, &mut left);
+                // Copies of a mount would tell it again.
+                left.retain(|left| !plan.left_out.contains(left));
+                plan.left_out.extend(left);
+                let (shown, Some(config)) = (&carried.id, config) else { continue };
                 match seen.get(&config.ref_name()) {
                     Some(first) if *first == at => {
                         let key = (carried.namespace.clone(), shown.clone());
@@ -493,6 +445,54 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
     }
     plan.left_out.extend(silent);
     Ok(())
+}
+
+/// Returns what an export takes of a mount, if it takes some. What it leaves out goes to `left`, a sentence each.
+fn of_mount(carried: &Mount, names: &Names, options: &Export, left: &mut Vec<String>) -> Option<TreeConfig> {
+    let Mount { id, target, .. } = carried;
+    let below = catalogue::known_below(target);
+    if !is_of(names, id, target) {
+        let is_wanted =
+            |known: &Known| goes(known.class, options) && names.select(Some(known.row.language), Some(known.row.tool));
+        left.extend(below.iter().any(is_wanted).then(|| {
+            format!(
+                "mount {id}: it may hold some at {target}, and goes as a whole: `--mount {}` without `--lang` and `--tool`",
+                report::quote(id)
+            )
+        }));
+        return None;
+    }
+    if !carried.is_carriable() {
+        left.push(format!("mount {id}: its id cannot be written in a Dockerfile safely"));
+        return None;
+    }
+    let known = catalogue::for_mount(Some(id), target);
+    let class = known.map_or_else(|| inventory::class_of_unknown(target), |(_, class)| class);
+    let take = goes(class, options) || (!options.selection.mount.is_empty() && class != Class::Secret);
+    if !take {
+        left.push(left_out(&format!("mount {id}"), target, class, known.is_some()));
+    }
+    let below = below.into_iter().filter(|known| !known.path.is_empty());
+    let mut rules: Vec<Rule> = below.map(|known| Rule { take: goes(known.class, options), path: known.path }).collect();
+    rules.push(Rule { path: String::new(), take });
+    rules.iter().any(|rule| rule.take).then(|| TreeConfig {
+        version: 1,
+        kind: Kind::Mount,
+        name: id.clone(),
+        language: known.map(|(row, _)| row.language.into()),
+        tool: known.map(|(row, _)| row.tool.into()),
+        base: target.clone(),
+        namespace: carried.namespace.clone(),
+        options: carried.options.clone(),
+        rules,
+        ..TreeConfig::default()
+    })
+}
+
+/// Returns true if the selection by language and tool is about a mount of this id and target.
+fn is_of(names: &Names, id: &str, target: &str) -> bool {
+    let known = catalogue::for_mount(Some(id), target);
+    names.select(known.map(|(row, _)| row.language), known.map(|(row, _)| row.tool))
 }
 
 /// Returns true if the selection is about a mount of this id, and remembers the word that names it.
