@@ -172,6 +172,8 @@ fn is_plain(volume: &Volume, info: &Info, access: Access) -> bool {
     volume.driver == "local"
         && volume.options.as_ref().is_none_or(|options| options.is_empty())
         && path.starts_with(Path::new(&info.docker_root_dir).join("volumes"))
+        // Docker follows a link there, and no job does.
+        && path.symlink_metadata().is_ok_and(|meta| meta.is_dir())
         && rustix::fs::access(path, wanted).is_ok()
         // Only root may read what other users have put there.
         && rustix::process::geteuid().is_root()

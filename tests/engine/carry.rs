@@ -1119,6 +1119,25 @@ fn a_volume_with_options_is_reached_by_a_container() {
 }
 
 #[test]
+fn a_volume_that_is_a_link_to_elsewhere_is_one_like_others() {
+    let engine = Engine::start(Generation::V28);
+    let (there, here) = (engine.volume("project-cache", &[]), engine.folder().join("elsewhere"));
+    fill(&here);
+    fs::remove_dir(&there).unwrap();
+    symlink(&here, &there).unwrap();
+    let before = Tree::read(&here);
+    let size = engine.cache(&["size"]).ok();
+    assert!(size.stdout.contains("/cache/pip") && !size.stderr.contains("project-cache"), "{size}");
+    let bundle = engine.folder().join("bundle");
+    engine.cache(&["export", "--dest", &text(&bundle)]).ok();
+    engine.cache(&["clear", "--tool", "pip", "--force"]).ok();
+    let is_pip = |path: &Path| path.starts_with("pip");
+    fs::remove_dir(here.join("pip")).unwrap();
+    engine.cache(&["import", "--src", &text(&bundle)]).ok();
+    assert_same(&before.only(is_pip), &Tree::read(&here).only(is_pip));
+}
+
+#[test]
 fn an_engine_elsewhere_gets_all_blobs_in_one_call() {
     // This one does not tell by what it could be known to be here.
     let engine = Engine::start(Generation::V20);
