@@ -14,7 +14,6 @@ use crate::catalogue::{self, Class, Known, Unit};
 use crate::cli::Selection;
 use crate::docker::{BuilderRef, Container, ContainerMount, Docker, Info, Overview, Volume, endpoint, is_helper};
 use crate::inside::measure::{Measured, Sum, Tree};
-use crate::inside::{Job, Line};
 use crate::model::{self, Bytes, CacheRecord, CacheVolume, Kind, Moment, Mount, MountName, VolumeUser};
 use crate::parallel;
 use crate::place::links::Links;
@@ -518,13 +517,7 @@ fn measure_inside(builder: &BuilderRef, mounts: Vec<MountName>, mut trees: Vec<T
     for (tree, root) in trees.iter_mut().zip(place.roots()) {
         tree.root = root;
     }
-    let mut found = Vec::new();
-    place.run(&Job::Measure(trees), &mut |line| {
-        if let Line::Measured(measured) = line {
-            found = measured;
-        }
-    })?;
-    Ok(found)
+    place.measure(trees, &mut |_, _| ())
 }
 
 /// Returns true for a mount of which only a part is what was asked for: it holds something to be kept, or caches of
@@ -892,21 +885,15 @@ fn measure(
     look: Look,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Vec<Measured>> {
-    let mut measured = Vec::new();
     if found.is_empty() {
-        return Ok(measured);
+        return Ok(Vec::new());
     }
     let volumes: Vec<&Volume> = found.iter().map(|found| &found.volume).collect();
     let place = Place::of_volumes(docker, info, &volumes, Access::Read);
     let Look { ages, glance, .. } = look;
     let trees = place.roots().into_iter().zip(found);
     let trees = trees.map(|(root, found)| Tree { root, known: paths(&found.known), ages, glance });
-    place.run(&Job::Measure(trees.collect()), &mut |line| match line {
-        Line::Progress { files, bytes } => progress(files, bytes),
-        Line::Measured(found) => measured = found,
-        _ => {}
-    })?;
-    Ok(measured)
+    place.measure(trees.collect(), progress)
 }
 
 /// Returns the parts that are there, by their index; the rest only if it holds something, or is all there is.

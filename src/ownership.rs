@@ -66,11 +66,9 @@ fn look_inside(docker: &Docker, info: &Info, found: &mut [(FoundVolume, OwnedVol
 /// Returns who owns what in the trees of a place, and warns of what could not be read; the names are those of its volumes
 /// or mounts.
 fn owners(place: &Place, trees: Vec<Tree>, names: &[String]) -> Result<Vec<Owned>> {
-    let mut owners: Vec<Owned> = Vec::new();
-    place.run(&Job::Owners(trees), &mut |line| {
-        if let Line::Owners(found) = line {
-            owners = found;
-        }
+    let owners = place.ask(&Job::Owners(trees), &mut |_, _| (), |line| match line {
+        Line::Owners(owners) => Some(owners),
+        _ => None,
     })?;
     for (name, Owned { unreadable, unreadable_count, .. }) in names.iter().zip(&owners) {
         if let Some(first) = unreadable.first() {

@@ -12,12 +12,13 @@ pub mod warm;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 pub use self::build::MountPlace;
 pub use self::container::ContainerCleaner;
 use crate::docker::{BuilderRef, Docker, Info, Volume};
 use crate::inside::find::Search;
+use crate::inside::measure::{Measured, Tree};
 use crate::inside::{self, Job, Line};
 use crate::model::{CacheRecord, Disk};
 
@@ -89,19 +90,45 @@ impl Place {
         }
     }
 
+    /// Runs a job there, tells `progress` of files and bytes, and returns what `pick` picks of its answer.
+    ///
+    /// # Errors
+    /// See [`Place::run`]; also when there is no such line.
+    pub fn ask<T: Send>(
+        &self,
+        job: &Job,
+        progress: &mut (dyn FnMut(u64, u64) + Send),
+        pick: fn(Line) -> Option<T>,
+    ) -> Result<T> {
+        let mut answer = None;
+        self.run(job, &mut |line| match line {
+            Line::Progress { files, bytes } => progress(files, bytes),
+            line => answer = pick(line),
+        })?;
+        answer.context("the helper gave no answer")
+    }
+
+    /// Measures trees below the roots.
+    ///
+    /// # Errors
+    /// See [`Place::ask`].
+    pub fn measure(&self, trees: Vec<Tree>, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<Vec<Measured>> {
+        self.ask(&Job::Measure(trees), progress, |line| match line {
+            Line::Measured(measured) => Some(measured),
+            _ => None,
+        })
+    }
+
     /// Returns the names that fit the patterns of each root, in their order. Changes nothing.
     ///
     /// # Errors
-    /// See [`Place::run`].
+    /// See [`Place::ask`].
     pub fn find(&self, paths: Vec<Vec<String>>) -> Result<Vec<Vec<String>>> {
         let searches = self.roots().into_iter().zip(paths).map(|(root, paths)| Search { root, paths });
-        let mut names = Vec::new();
-        self.run(&Job::Find(searches.collect()), &mut |line| {
-            if let Line::Names(found) = line {
-                names = found;
-            }
-        })?;
-        Ok(names)
+        self.ask(&Job::Find(searches.collect()), &mut |_, _| (), |line| match line {
+            Line::Names(names) => Some(names),
+            _ => None,
+        })
     }
 }
 

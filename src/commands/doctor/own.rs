@@ -12,7 +12,7 @@ use crate::checks::mounts::{OwnedMount, written};
 use crate::checks::project::Project;
 use crate::cli::{Doctor, DoctorFormat};
 use crate::docker::Docker;
-use crate::inside::own::{Gift, Given};
+use crate::inside::own::Gift;
 use crate::inside::{Job, Line};
 use crate::inventory::{self, FoundVolume, paths};
 use crate::model::entries;
@@ -144,18 +144,16 @@ fn give(
     tell: impl Fn(u64) -> Result<()>,
 ) -> Result<u8> {
     let mut progress = Progress::new("Changing owners", options.telling());
-    let mut given: Vec<Given> = Vec::new();
-    let done = place.run(&Job::Give(gifts), &mut |line| match line {
-        Line::Progress { files, bytes } => progress.update(files, bytes),
-        Line::Given(done) => given = done,
-        _ => {}
+    let given = place.ask(&Job::Give(gifts), &mut |files, bytes| progress.update(files, bytes), |line| match line {
+        Line::Given(given) => Some(given),
+        _ => None,
     });
     drop(progress);
     if cancel::requested() {
         report::note("interrupted: run it again to go on with what is left");
         bail!("cancelled");
     }
-    done?;
+    let given = given?;
     tell(given.iter().map(|given| given.changed).sum())?;
     let failed = names.iter().zip(&given).filter_map(|(name, given)| {
         let first = given.failed.first()?;
