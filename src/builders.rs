@@ -93,19 +93,20 @@ impl Builders {
         family.filter(|(_, used)| *used == name).map(|(command, _)| *command).collect()
     }
 
-    /// Returns the builders that a command is about: all, the named one, else those in use.
+    /// Returns the builders that a command is about: all, the named one, else those in use. That of `docker build` comes first,
+    /// then that of `docker buildx build`: a BuildKit of several names goes by the first of them.
     ///
     /// # Errors
     /// When there is no builder of the given name.
     pub fn selected(&self, name: Option<&str>, all: bool) -> Result<Vec<&Builder>> {
-        if all {
-            return Ok(self.list.iter().collect());
-        }
-        if let Some(name) = told(name) {
+        if let Some(name) = told(name).filter(|_| !all) {
             return Ok(vec![self.named(name)?]);
         }
-        let in_use = [&self.of_docker_build, &self.of_buildx];
-        Ok(self.list.iter().filter(|builder| in_use.contains(&&builder.name)).collect())
+        let rank = |builder: &&Builder| (builder.name != self.of_docker_build, builder.name != self.of_buildx);
+        let mut selected: Vec<&Builder> =
+            self.list.iter().filter(|builder| all || rank(builder) != (true, true)).collect();
+        selected.sort_by_key(rank);
+        Ok(selected)
     }
 
     /// Returns the builder of this name, else that of `docker build`.

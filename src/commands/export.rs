@@ -363,9 +363,8 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
     let names = inventory::names(selection)?;
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     let mut named: Vec<&str> = Vec::new();
-    let mut selected = builders.selected(selection.builder.as_deref(), selection.all_builders)?;
-    // Of a mount that several have, the first one's is taken: of those in use before others.
-    selected.sort_by_key(|builder| (builder.name != builders.of_docker_build, builder.name != builders.of_buildx));
+    // Of a mount that several have, the first one's is taken.
+    let selected = builders.selected(selection.builder.as_deref(), selection.all_builders)?;
     let several = selected.len() > 1;
     let told = told(&layers::dockerfile(&options.build));
     let references: Vec<BuilderRef> = selected.iter().map(|builder| builders.reference(builder)).collect();
