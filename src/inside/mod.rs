@@ -16,6 +16,7 @@ pub mod unpack;
 mod walk;
 
 use std::io::{self, BufRead, Write};
+use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
@@ -134,6 +135,9 @@ fn raise_open_files() {
     let _ = setrlimit(Resource::Nofile, limit);
 }
 
+/// Held while things are moved into a tree, or back: what a signal left half moved could not be told from what was there.
+static MOVING: Mutex<()> = Mutex::new(());
+
 /// Runs the hidden subcommand on an engine's Linux: the other end of a [`crate::place::Place`].
 ///
 /// # Errors
@@ -148,6 +152,7 @@ pub fn main(options: &crate::cli::Inside) -> anyhow::Result<()> {
             crate::cancel::request();
             // Time to take away what is half done; a measurement just ends.
             std::thread::sleep(Duration::from_secs(5));
+            let _moved = MOVING.lock();
             std::process::exit(143);
         }
     });

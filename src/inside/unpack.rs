@@ -125,6 +125,7 @@ fn unpack(job: &Unpack, done: &Counters) -> Result<Vec<Unpacked>> {
         trees.push((at, Unpacking::beside(&job.blobs, target, staging, done)?));
     }
     crate::cancel::check()?;
+    let _moving = super::MOVING.lock();
     if let Err(error) = trees.iter_mut().try_for_each(|(at, tree)| tree.move_in(&mut places[*at])) {
         return Err(places.iter_mut().rev().fold(error, |error, place| place.undo(error)));
     }
