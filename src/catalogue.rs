@@ -154,6 +154,8 @@ pub struct Warm {
     pub says: &'static str,
     /// Names of further files that the command reads, beside the lock file and below.
     pub reads: &'static [&'static str],
+    /// Options by which a line of the lock file, or of one that it names so, names another that the command reads.
+    pub includes: &'static [&'static str],
     /// Names of files that it only wants to be there.
     pub stubs: &'static [&'static str],
     /// A file of ours that the command reads beside the lock file: its name and content.
@@ -164,7 +166,8 @@ pub struct Warm {
     pub env: &'static [(&'static str, &'static str)],
 }
 
-const WARM: Warm = Warm { locks: &[], says: "", reads: &[], stubs: &[], adds: None, command: &[], env: &[] };
+const WARM: Warm =
+    Warm { locks: &[], says: "", reads: &[], includes: &[], stubs: &[], adds: None, command: &[], env: &[] };
 
 /// What npm and its kin read.
 const NODE_READS: &[&str] = &["package.json", ".npmrc"];
@@ -236,6 +239,7 @@ pub static ROWS: &[Row] = &[
         warm: Warm {
             locks: &["requirements*.txt"],
             reads: &["requirements*.txt", "constraints*.txt"],
+            includes: &["-r", "--requirement", "-c", "--constraint"],
             command: &["pip", "wheel", "--wheel-dir={cache}/wheelhouse", "--requirement={lock}"],
             ..WARM
         },

@@ -7,10 +7,12 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 use crate::catalogue::{ROWS, Row};
-use crate::project;
+use crate::project::{self, container::join};
 
 /// Lock files are large, but not larger than this, in bytes.
 const LARGEST: u64 = 64 << 20;
+/// A lock file names no more files than this, itself among them.
+const MOST_INCLUDED: usize = 100;
 
 /// A lock file, and all that its tool needs to download what it says.
 #[derive(Clone, Debug)]
@@ -20,7 +22,9 @@ pub struct Lock {
     pub path: String,
     /// Without its directory.
     pub name: String,
-    /// Names below the lock file's directory, itself among them, and contents; of some only the name counts.
+    /// The lock file's directory in the copy, with the slash: empty unless it reads what lies above.
+    pub directory: String,
+    /// Names in the copy, that of the lock file among them, and contents; of some only the name counts.
     pub files: Vec<(String, Vec<u8>)>,
 }
 
@@ -49,24 +53,69 @@ pub fn find(root: &Path) -> Result<Vec<Lock>> {
             if row.warm.reads.contains(&name) && paths.iter().any(stands_for_it) {
                 continue;
             }
-            let mut files = vec![(name.to_owned(), content(&root.join(path))?)];
+            let mut files = vec![(path.clone(), content(&root.join(path))?)];
             if !String::from_utf8_lossy(&files[0].1).contains(row.warm.says) {
                 continue;
             }
             for (below, path) in paths.iter().filter_map(|path| Some((path.strip_prefix(directory)?, path))) {
                 let is = |names: &[&str]| names.iter().any(|pattern| matches(pattern, split(below).1));
                 if below != name && is(row.warm.reads) {
-                    files.push((below.to_owned(), content(&root.join(path))?));
+                    files.push((path.clone(), content(&root.join(path))?));
                 } else if is(row.warm.stubs) {
-                    files.push((below.to_owned(), Vec::new()));
+                    files.push((path.clone(), Vec::new()));
                 }
             }
-            files.extend(row.warm.adds.map(|(name, text)| (name.to_owned(), text.into())));
-            locks.push(Lock { row, path: path.clone(), name: name.to_owned(), files });
+            include(root, &paths, row.warm.includes, &mut files)?;
+            files.extend(row.warm.adds.map(|(name, text)| (format!("{directory}{name}"), text.into())));
+            let above = if files.iter().all(|(path, _)| path.starts_with(directory)) { directory } else { "" };
+            files.iter_mut().for_each(|(path, _)| drop(path.drain(..above.len())));
+            let directory = directory[above.len()..].to_owned();
+            locks.push(Lock { row, path: path.clone(), name: name.to_owned(), directory, files });
         }
     }
     locks.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(locks)
+}
+
+/// Adds the files that the first one names by options, and those that they name, as far as they are among `paths`.
+fn include(root: &Path, paths: &[String], options: &[&str], files: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
+    let mut included = vec![files[0].0.clone()];
+    let mut next = 0;
+    while let Some(path) = included.get(next).cloned() {
+        next += 1;
+        let at = match files.iter().position(|(known, _)| *known == path) {
+            Some(at) => at,
+            None => {
+                files.push((path.clone(), content(&root.join(&path))?));
+                files.len() - 1
+            }
+        };
+        let text = String::from_utf8_lossy(&files[at].1);
+        for name in text.lines().filter_map(|line| named(line, options)) {
+            // What leads out of the project is not among its files.
+            let path = join(split(&path).0, name);
+            if included.len() < MOST_INCLUDED && paths.binary_search(&path).is_ok() && !included.contains(&path) {
+                included.push(path);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Returns the file that a line names by an option: `-r FILE`, `-rFILE`, `--requirement=FILE`.
+fn named<'a>(line: &'a str, options: &[&str]) -> Option<&'a str> {
+    let value = |option: &&str| {
+        let rest = line.trim_start().strip_prefix(option)?;
+        let is_long = option.starts_with("--");
+        (!is_long || rest.starts_with([' ', '\t', '=']))
+            .then(|| rest.strip_prefix('=').filter(|_| is_long).unwrap_or(rest))
+    };
+    let value = options.iter().find_map(value)?.trim_start();
+    let quote = value.chars().next().filter(|c| matches!(c, '"' | '\''));
+    match quote {
+        Some(quote) => value[1..].split(quote).next(),
+        None => value.split_whitespace().next(),
+    }
 }
 
 /// Returns the directory, with the slash, and the name.
@@ -119,6 +168,61 @@ fn content(path: &Path) -> Result<Vec<u8>> {
 mod tests {
     use super::*;
 
+    /// Returns for each lock file its path, its directory in the copy if it has one, and the files in the copy as `shown`.
+    fn told(root: &Path, shown: fn(&(String, Vec<u8>)) -> String) -> Vec<String> {
+        let locks = find(root).unwrap();
+        let line = |lock: &Lock| {
+            let files = lock.files.iter().map(shown);
+            let at = if lock.directory.is_empty() { String::new() } else { format!("at {} ", lock.directory) };
+            format!("{} {at}{}", lock.path, files.collect::<Vec<_>>().join(","))
+        };
+        locks.iter().map(line).collect()
+    }
+
+    #[test]
+    fn what_a_lock_file_includes_comes_along_in_its_place() {
+        let root = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        let secret = outside.path().join("x.txt");
+        fs::write(&secret, "").unwrap();
+        let up = "../".repeat(30);
+        let many: String = (0..200).map(|number| format!("-r many/{number}.txt\n")).collect();
+        let outside_only = format!("-r {0}\n-r {up}{0}\n-c link.txt\n-r link/x.txt\nx # -r no.txt\n", secret.display());
+        for (path, text) in [
+            ("requirements.txt", "six\r\n  -r requirements/dev.txt # why\r\n--constraint='a b.txt'\r\n"),
+            ("requirements/dev.txt", "-rbase.txt\n-c ../pins.txt\n-r dev.txt\n"),
+            ("requirements/base.txt", "--requirement ./dev.txt\n--requirements no.txt\n"),
+            ("pins.txt", "-r https://x/no.txt\n"),
+            ("a b.txt", ""),
+            ("no.txt", ""),
+            ("web/api/requirements.txt", "-r ../shared.txt\n"),
+            ("web/shared.txt", "-r api/base.txt"),
+            ("web/api/base.txt", ""),
+            ("c/requirements-all.txt", &many),
+            ("d/requirements.txt", &outside_only),
+        ] {
+            fs::create_dir_all(root.path().join(path).parent().unwrap()).unwrap();
+            fs::write(root.path().join(path), text).unwrap();
+        }
+        fs::create_dir(root.path().join("c/many")).unwrap();
+        for number in 0..200 {
+            fs::write(root.path().join(format!("c/many/{number}.txt")), "").unwrap();
+        }
+        std::os::unix::fs::symlink(&secret, root.path().join("d/link.txt")).unwrap();
+        std::os::unix::fs::symlink(outside.path(), root.path().join("d/link")).unwrap();
+        let told = told(root.path(), |(name, _)| name.clone());
+        assert_eq!(told[0].matches("many/").count(), MOST_INCLUDED - 1);
+        assert_eq!(
+            told[1..],
+            [
+                "d/requirements.txt requirements.txt",
+                "requirements.txt requirements.txt,c/requirements-all.txt,d/requirements.txt,web/api/requirements.txt,\
+                 requirements/dev.txt,a b.txt,requirements/base.txt,pins.txt",
+                "web/api/requirements.txt at web/api/ web/api/requirements.txt,web/shared.txt,web/api/base.txt",
+            ]
+        );
+    }
+
     #[test]
     fn a_lock_file_comes_with_what_its_tool_reads() {
         let root = tempfile::tempdir().unwrap();
@@ -147,16 +251,8 @@ mod tests {
             fs::write(root.path().join(path), if path == "berry/yarn.lock" { "__metadata:" } else { "text" }).unwrap();
         }
         std::os::unix::fs::symlink("/etc/passwd", root.path().join("uv.lock")).unwrap();
-        let found: Vec<String> = find(root.path())
-            .unwrap()
-            .iter()
-            .map(|lock| {
-                let files = lock.files.iter().map(|(name, content)| format!("{name}:{}", content.len()));
-                format!("{} {}", lock.path, files.collect::<Vec<_>>().join(","))
-            })
-            .collect();
         assert_eq!(
-            found,
+            told(root.path(), |(name, content)| format!("{name}:{}", content.len())),
             [
                 "Cargo.lock Cargo.lock:4,Cargo.toml:4,crates/a/Cargo.toml:4,crates/a/src/lib.rs:0",
                 "berry/yarn.lock yarn.lock:11,.yarn/patches/small.patch:4,.yarn/releases/yarn-4.9.1.cjs:4",

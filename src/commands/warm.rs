@@ -434,6 +434,7 @@ impl Planner<'_> {
             user: told.user,
             env: env.into_iter().collect(),
             command,
+            directory: lock.directory,
             files: lock.files,
             network: self.options.network.clone(),
         };

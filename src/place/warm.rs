@@ -24,7 +24,9 @@ pub struct Download {
     pub env: Vec<(String, Option<String>)>,
     /// Program and arguments.
     pub command: Vec<String>,
-    /// Names below the working directory, and contents.
+    /// The working directory in the copy of the project: empty, or names that end with a slash.
+    pub directory: String,
+    /// Names in the copy, and contents.
     pub files: Vec<(String, Vec<u8>)>,
     /// `--network` of docker, if not its default.
     pub network: Option<String>,
@@ -80,7 +82,7 @@ impl Download {
         name: &str,
         each: &mut dyn FnMut(&str),
     ) -> Result<()> {
-        let workdir = format!("/{name}");
+        let workdir = format!("/{name}/{}", self.directory);
         let warmer = Warmer {
             image: &self.image,
             user: self.user.as_deref(),
@@ -100,7 +102,8 @@ impl Download {
     }
 
     fn in_build(&self, builder: &BuilderRef, mounts: &[String], name: &str, each: &mut dyn FnMut(&str)) -> Result<()> {
-        if let Some(word) = self.user.iter().chain([&self.image]).find(|word| !is_plain(word)) {
+        let directory = Some(&self.directory).filter(|directory| !directory.is_empty());
+        if let Some(word) = self.user.iter().chain(directory).chain([&self.image]).find(|word| !is_plain(word)) {
             bail!("{word:?} cannot be written in a Dockerfile");
         }
         let dockerfile = self.dockerfile(mounts, name)?;
@@ -121,7 +124,7 @@ impl Download {
     /// Values of variables come as build arguments, which a Dockerfile expands without reading them again; all other
     /// words are [`is_plain`] or JSON. The name makes the step a new one, so that it is never taken from the cache.
     fn dockerfile(&self, mounts: &[String], name: &str) -> Result<String> {
-        let Download { image, user, env, .. } = self;
+        let Download { image, user, env, directory, .. } = self;
         let variable = |(at, (name, _)): (usize, &(String, Option<String>))| {
             format!("ARG DOCKER_CACHE_{at}\nENV {name}=$DOCKER_CACHE_{at}\n")
         };
@@ -129,7 +132,7 @@ impl Download {
         let user = user.as_ref().map_or(String::new(), |user| format!("USER {user}\n"));
         let mounts: String = mounts.iter().map(|options| format!("--mount=type=cache,{options} ")).collect();
         Ok(format!(
-            "FROM {image} AS {name}\n{env}{user}WORKDIR /{name}/work\n\
+            "FROM {image} AS {name}\n{env}{user}WORKDIR /{name}/work/{directory}\n\
              RUN --mount=type=bind,target=/{name},rw {mounts}{command}\n\
              FROM scratch\nCOPY --from={name} /{name}/ /\n",
             command = serde_json::to_string(&self.command)?

@@ -214,10 +214,14 @@ fn pip_and_cargo_need_no_network_after_a_warm() {
     write_files(
         &folder.join("project"),
         &[
-            ("requirements.txt", "six==1.16.0\n"),
+            ("py/requirements.txt", "-r needed/base.txt\n"),
+            ("py/needed/base.txt", "six\n-c ../../pins.txt\n"),
+            ("pins.txt", "six==1.16.0\n"),
             (
-                "Dockerfile",
-                &format!("FROM {pip}\nRUN --mount=type=cache,target=/cache pip install -r requirements.txt\n"),
+                "py/Dockerfile",
+                &format!(
+                    "FROM {pip}\nRUN --mount=type=cache,target=/root/.cache/pip pip install -r requirements.txt\n"
+                ),
             ),
             (
                 "rust/Cargo.toml",
@@ -238,6 +242,8 @@ fn pip_and_cargo_need_no_network_after_a_warm() {
     let answer: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
     assert_eq!(answer["downloads"].as_array().unwrap().len(), 2, "{run}");
     assert!(volume.join("pip/wheelhouse").is_dir() && volume.join("cargo/registry/cache").is_dir(), "{run}");
+    let warm = ["warm", "project", "--tool=pip", "--network=host"];
+    Run::of(engine.cache_command(&[&warm[..], &proxies[..]].concat()).current_dir(&folder)).ok();
 
     let offline = |image: &str, script: &str| {
         let source = format!("--volume={}:/src:ro", folder.join("project").display());
@@ -251,7 +257,10 @@ fn pip_and_cargo_need_no_network_after_a_warm() {
         ];
         engine.docker(&[&words[..], &[image, "sh", "-ec", script]].concat())
     };
-    offline(&pip, "pip install --no-index --find-links /cache/pip/wheelhouse --target /tmp/x -r /src/requirements.txt");
+    offline(
+        &pip,
+        "pip install --no-index --find-links /cache/pip/wheelhouse --target /tmp/x -r /src/py/requirements.txt",
+    );
     offline(&cargo, "cp -r /src/rust /tmp/w && cd /tmp/w && cargo build --offline");
 }
 
