@@ -463,6 +463,31 @@ for_each_engine!(plain_buildx_reads_the_layers_of_a_bundle, [v26_containerd, v28
     engine.docker(&["buildx", "build", "--cache-to", &to, &text(context.path())]);
     let entries = json(engine, &["verify", &text(&bundle)]);
     assert!(entries["entries"].to_string().contains("project-cache"), "{entries}");
+
+    // What it wrote is layers; an image that comes there under the same name is not, and stays.
+    let export = || engine.cache(&["export", "--dest", &text(&bundle), &text(context.path())]).ok().stderr;
+    let told = export();
+    assert!(!told.contains("another tool"), "{told}");
+    let image = format!("type=oci,tar=false,dest={}", bundle.display());
+    engine.docker(&["buildx", "build", "--output", &image, &text(context.path())]);
+    let latest = || {
+        let index: Value = serde_json::from_slice(&fs::read(bundle.join("index.json")).unwrap()).unwrap();
+        let entries = index["manifests"].as_array().unwrap().iter();
+        let mut names = entries.map(|entry| (&entry["annotations"]["org.opencontainers.image.ref.name"], entry));
+        names.find(|(name, _)| *name == "latest").unwrap().1["digest"].clone()
+    };
+    let before = latest();
+    let told = export();
+    assert_eq!(latest(), before);
+    let tag = told.split_once(",tag=").and_then(|(_, rest)| rest.split_once('`')).unwrap_or_else(|| panic!("{told}")).0;
+    engine.cache(&["verify", &text(&bundle)]).ok();
+    engine.docker(&["buildx", "prune", "--all", "--force"]);
+    let from = format!("{from},tag={tag}");
+    let run = engine.docker(&["buildx", "build", "--progress", "plain", "--cache-from", &from, &text(context.path())]);
+    assert_eq!(run.stderr.matches(" CACHED").count(), 4, "{run}");
+    engine.docker(&["buildx", "prune", "--all", "--force"]);
+    let imported = json(engine, &["import", "--src", &text(&bundle), &text(context.path())]);
+    assert_eq!((&imported["steps"]["cached"], &imported["steps"]["ran"]), (&4.into(), &Value::Array(Vec::new())));
 });
 
 /// Exports from an engine's own builder and by the driver remote, which leads to the same one and knows nothing of engines.
