@@ -17,6 +17,9 @@ use crate::docker::endpoint;
 use crate::rewrite::rewrite;
 use crate::{hooks, report};
 
+/// Beside the hooks in `plugins.cache`: what `features.hooks` was before, if that was off.
+const BEFORE: &str = "features-hooks-before";
+
 /// What docker reads of config.json, as far as hooks go, without what is empty. It refuses the whole file if one of these
 /// is no string.
 #[derive(Debug, Default, PartialEq)]
@@ -186,16 +189,26 @@ fn edited(text: &str, on: bool) -> Result<String> {
     if on {
         own.insert("hooks".into(), hooks::commands());
         assign(&object, ["plugins", "cache"], "hooks", &hooks::commands());
-        wanted.features.insert("hooks".into(), "true".into());
+        let before = wanted.features.insert("hooks".into(), "true".into());
         assign(&object, ["features"], "hooks", "true");
+        if let Some(before) = before.filter(|value| !is_true(value)) {
+            assign(&object, ["plugins", "cache"], BEFORE, &before);
+            own.insert(BEFORE.into(), before);
+        }
     } else {
         if own.remove("hooks").is_none() {
             return Ok(text.into());
         }
         remove(&object, &["plugins", "cache", "hooks"]);
+        remove(&object, &["plugins", "cache", BEFORE]);
+        let before = own.remove(BEFORE);
         let with_hooks = |own: &BTreeMap<_, _>| own.contains_key("hooks") || own.contains_key("error-hooks");
-        // Docker Desktop has hooks of its own, which go on.
-        if !wanted.plugins.iter().any(|(name, own)| name != "cache" && with_hooks(own)) {
+        let is_ours = wanted.features.get("hooks").is_some_and(|value| value == "true");
+        if let Some(before) = before.filter(|_| is_ours) {
+            assign(&object, ["features"], "hooks", &before);
+            wanted.features.insert("hooks".into(), before);
+        } else if !wanted.plugins.iter().any(|(name, own)| name != "cache" && with_hooks(own)) {
+            // Docker Desktop has hooks of its own, which go on.
             wanted.features.remove("hooks");
             remove(&object, &["features", "hooks"]);
         }
@@ -266,6 +279,8 @@ mod tests {
             "{\"plugins\": {\"scout\": {\"x\": \"y\"}}, \"b\": \"\\u00e9\"}",
             "{\n  \"plugins\": {\n    \"cache\": {\n      \"history\": \"off\"\n    }\n  }\n}\n",
             "{\"features\":{\"hooks\":\"true\"},\"plugins\":{\"debug\":{\"hooks\":\"exec\"}}}",
+            "{\"features\":{\"hooks\":\"false\"},\"plugins\":{\"debug\":{\"hooks\":\"exec\"}}}",
+            "{\"features\":{\"hooks\":\"0\"}}",
         ];
         for file in files {
             let on = edited(file, true).unwrap();
