@@ -208,7 +208,7 @@ fn edited(text: &str, on: bool) -> Result<String> {
             assign(&object, ["features"], "hooks", &before);
             wanted.features.insert("hooks".into(), before);
         } else if !wanted.plugins.iter().any(|(name, own)| name != "cache" && with_hooks(own)) {
-            // Docker Desktop has hooks of its own, which go on.
+            // Those of Docker Desktop would go on.
             wanted.features.remove("hooks");
             remove(&object, &["features", "hooks"]);
         }
