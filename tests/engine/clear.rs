@@ -258,8 +258,8 @@ fn what_looks_into_mounts_leave_goes_first_and_with_the_next_clear_of_all() {
     };
     look();
     let before = contexts();
-    // More than all others have, and less than with the program.
-    let run = engine.cache(&["clear", "--layers", "--keep", "5MB", "--force"]).ok();
+    // More than all others have, and less than with the program. Not always does the engine tell at once what images share.
+    let run = engine.cache(&["clear", "--layers", "--keep", "15MB", "--force"]).ok();
     assert_eq!((programs(), contexts()), (0, before), "{run} {:#?}", engine.records());
     assert!(before > 0, "{run}");
     look();
