@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::answers::Answers;
 use crate::cancel;
-use crate::catalogue::{self, Class, Known, Unit};
+use crate::catalogue::{self, Class, Known, Row, Unit};
 use crate::cli::Selection;
 use crate::docker::{BuilderRef, Container, ContainerMount, Docker, Info, Overview, Volume, endpoint, is_helper};
 use crate::inside::measure::{Measured, Sum, Tree};
@@ -83,7 +83,7 @@ impl Cache {
     pub fn clearable_bytes(&self) -> u64 {
         match &self.source {
             Source::Records(records) if self.kind == Kind::Layer => {
-                records.iter().filter(|record| !record.shared).map(|record| record.bytes).sum()
+                records.iter().map(CacheRecord::clearable_bytes).sum()
             }
             _ => self.bytes,
         }
@@ -275,6 +275,11 @@ impl Names {
     pub fn select(&self, language: Option<&str>, tool: Option<&str>) -> bool {
         (self.languages.is_empty() || language.is_some_and(|name| self.languages.contains(&name)))
             && (self.tools.is_empty() || tool.is_some_and(|name| self.tools.contains(&name)))
+    }
+
+    /// Returns true if what this row of the catalogue is about was asked for.
+    pub fn select_row(&self, row: &Row) -> bool {
+        self.select(Some(row.language), Some(row.tool))
     }
 
     fn any(&self) -> bool {
@@ -525,8 +530,7 @@ fn measure_inside(builder: &BuilderRef, mounts: Vec<MountName>, mut trees: Vec<T
 fn is_mixed(cache: &Cache, names: &Names) -> bool {
     let whole = cache.class.is_deletable() && (cache.tool.is_some() || !names.any());
     let below = || catalogue::known_below(cache.path.as_deref().unwrap_or_default());
-    let wanted =
-        |known: Known| known.class.is_deletable() && names.select(Some(known.row.language), Some(known.row.tool));
+    let wanted = |known: Known| known.class.is_deletable() && names.select_row(known.row);
     !whole && below().into_iter().any(wanted)
 }
 

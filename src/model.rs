@@ -375,6 +375,11 @@ impl Mount {
 }
 
 impl CacheRecord {
+    /// Returns the bytes that go with it: those of a shared one belong to an image as well.
+    pub fn clearable_bytes(&self) -> u64 {
+        if self.shared { 0 } else { self.bytes }
+    }
+
     /// Returns the identity of the cache mount, if this record is one:
     /// `cached mount TARGET from exec ARGV… with id "NAMESPACE/ID"` (BuildKit solver/llbsolver/mounts/mount.go).
     pub fn mount(&self) -> Option<MountName> {

@@ -361,8 +361,7 @@ fn split(row: usize, cache: &Cache, rules: &Rules) -> Vec<Piece> {
             let piece = |records: &[&CacheRecord], last_used| Piece {
                 row,
                 what: What::Records(records.iter().map(|record| record.id.clone()).collect()),
-                // What images share stays with them.
-                bytes: records.iter().filter(|record| !record.shared).map(|record| record.bytes).sum(),
+                bytes: records.iter().map(|record| record.clearable_bytes()).sum(),
                 files: None,
                 last_used,
             };

@@ -7,7 +7,7 @@ use super::mounts::OwnedMount;
 use super::secrets::Secrets;
 use super::versions::Named;
 use super::{Check, Fact, Facts as AllFacts, Finding, NotRun, Severity};
-use crate::budget::Budget;
+use crate::budget::{Budget, Spent};
 use crate::inside::own::Owner;
 use crate::inventory::Cache;
 use crate::model::{self, Bytes, CacheRecord};
@@ -204,15 +204,21 @@ fn cache_over_budget(facts: &AllFacts) -> Result<Vec<Finding>, NotRun> {
     let held = facts.caches.held.as_ref().map_err(Clone::clone)?;
     match over_budget(held) {
         None if !held.gaps.is_empty() => Err(NotRun::Failed(held.gaps.join("; "))),
-        None if !held.budget.spent(&held.caches, &held.unmeasured).is_surely_within() => Err(NotRun::Skipped(
+        None if !held.spent().is_surely_within() => Err(NotRun::Skipped(
             "mounts that hold more than caches are not looked into: `docker cache size --exact` does".into(),
         )),
         found => Ok(found.into_iter().collect()),
     }
 }
 
-fn over_budget(Held { caches, unmeasured, budget, locks, volumes, .. }: &Held) -> Option<Finding> {
-    let spent = budget.spent(caches, unmeasured);
+impl Held {
+    fn spent(&self) -> Spent {
+        self.budget.spent(&self.caches, &self.unmeasured)
+    }
+}
+
+fn over_budget(held: &Held) -> Option<Finding> {
+    let (Held { caches, budget, locks, volumes, .. }, spent) = (held, held.spent());
     if !spent.over {
         return None;
     }

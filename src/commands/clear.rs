@@ -444,9 +444,9 @@ fn prune(FoundBuilder { builder, records }: &FoundBuilder, plan: &Plan, options:
                     builder.name
                 ));
             }
-            // The bytes of a shared record belong to an image as well.
             None => {
-                outcome.freed += records.iter().find(|record| record.id == *id && !record.shared).map_or(0, |r| r.bytes)
+                let record = records.iter().find(|record| record.id == *id);
+                outcome.freed += record.map_or(0, CacheRecord::clearable_bytes);
             }
         }
     }

@@ -451,8 +451,7 @@ fn of_mount(carried: &Mount, names: &Names, options: &Export, left: &mut Vec<Str
     let Mount { id, target, .. } = carried;
     let below = catalogue::known_below(target);
     if !is_of(names, id, target) {
-        let is_wanted =
-            |known: &Known| goes(known.class, options) && names.select(Some(known.row.language), Some(known.row.tool));
+        let is_wanted = |known: &Known| goes(known.class, options) && names.select_row(known.row);
         left.extend(below.iter().any(is_wanted).then(|| {
             format!(
                 "mount {id}: it may hold some at {target}, and goes as a whole: `--mount {}` without `--lang` and `--tool`",

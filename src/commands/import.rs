@@ -232,9 +232,13 @@ fn poured(steps: &[Step]) -> Option<(&Step, &Step)> {
         }
         _ => false,
     };
-    let later =
-        |at: usize| steps[at + 1..].iter().find(|other| differ(&steps[at], other)).map(|other| (&steps[at], other));
-    (0..steps.len()).find_map(later)
+    pair(steps, differ)
+}
+
+/// Returns the first two steps that are so to each other.
+fn pair(steps: &[Step], are: impl Fn(&Step, &Step) -> bool) -> Option<(&Step, &Step)> {
+    let mut steps = steps.iter().enumerate().map(|(at, one)| (one, &steps[at + 1..]));
+    steps.find_map(|(one, later)| later.iter().find(|other| are(one, other)).map(|other| (one, other)))
 }
 
 /// Makes sure that a mount that another one's files go to is used where a tool finds them.
@@ -243,6 +247,7 @@ fn poured(steps: &[Step]) -> Option<(&Step, &Step)> {
 /// When it is used elsewhere, or the builder cannot be asked.
 fn ensure_found(builder: &BuilderRef, steps: &[Step]) -> Result<()> {
     let records = builder.records()?;
+    let mounts = model::mounts(&records);
     let tool = |id: &str, target: &str| catalogue::for_mount(Some(id), target).map(|(row, _)| row.tool);
     for step in steps {
         let To::Mount(mount) = &step.to else { continue };
@@ -253,7 +258,7 @@ fn ensure_found(builder: &BuilderRef, steps: &[Step]) -> Result<()> {
                 && name.target != mount.target
                 && tool(&mount.id, &name.target) != wanted
         };
-        if let Some((_, name)) = model::mounts(&records).into_iter().find(|(_, name)| is_elsewhere(name)) {
+        if let Some((_, name)) = mounts.iter().find(|(_, name)| is_elsewhere(name)) {
             bail!(
                 "mount {} is used at {}, where {} is of no use\nhint: name another id by `--to-mount`",
                 mount.id,
@@ -278,10 +283,7 @@ fn rivals(steps: &[Step]) -> Option<(&Step, &Step)> {
         let others = other.places();
         one.places().iter().any(|a| others.iter().any(|b| a.starts_with(b) || b.starts_with(a)))
     };
-    steps.iter().enumerate().find_map(|(at, one)| {
-        let mut later = steps[at + 1..].iter();
-        later.find(|other| one.to.is(&other.to) && !apart(one, other) && overlap(one, other)).map(|other| (one, other))
-    })
+    pair(steps, |one, other| one.to.is(&other.to) && !apart(one, other) && overlap(one, other))
 }
 
 /// Returns true if the selection is about this entry, and the word that names it.

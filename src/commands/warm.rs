@@ -180,9 +180,9 @@ fn plan(
     names: &Names,
 ) -> Result<(Vec<Job>, Vec<String>)> {
     let mut locks = lockfiles::find(root)?;
-    locks.retain(|lock| names.select(Some(lock.row.language), Some(lock.row.tool)));
+    locks.retain(|lock| names.select_row(lock.row));
     if locks.is_empty() {
-        let rows = catalogue::ROWS.iter().filter(|row| names.select(Some(row.language), Some(row.tool)));
+        let rows = catalogue::ROWS.iter().filter(|row| names.select_row(row));
         let mut known: Vec<&str> = rows.flat_map(|row| row.warm.locks).copied().collect();
         known.dedup();
         let meant: Vec<&str> = options.lang.iter().chain(&options.tool).map(String::as_str).collect();

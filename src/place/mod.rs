@@ -103,7 +103,7 @@ impl Place {
         let mut answer = None;
         self.run(job, &mut |line| match line {
             Line::Progress { files, bytes } => progress(files, bytes),
-            line => answer = pick(line),
+            line => answer = pick(line).or(answer.take()),
         })?;
         answer.context("the helper gave no answer")
     }
