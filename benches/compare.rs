@@ -11,9 +11,11 @@ use std::io::{Read, Seek, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use support::parts;
 use support::process::{Run, call_line};
 use support::world::big_tree;
@@ -32,6 +34,9 @@ const TOOLS: [&str; 4] = ["pip", "npm", "cargo/registry", "go-mod"];
 const VOLUME: &str = "project-cache";
 /// A contest that has taken longer begins no further round.
 const LONG: Duration = Duration::from_secs(60);
+/// What takes longer is ended, and its part with it: builds that copy a mount out now and then hang when all is written (buildx
+/// 0.29 with Engine 28.5).
+const HANGS: Duration = Duration::from_secs(600);
 
 fn main() -> ExitCode {
     let options = Options::read();
@@ -498,8 +503,17 @@ fn time_fed(command: &mut Command, input: &str) -> Duration {
     let mut child = command.spawn().expect("it starts");
     // One that reads nothing may have ended.
     let _ = child.stdin.take().map(|mut stdin| stdin.write_all(input.as_bytes()));
+    let (ended, watched) = mpsc::channel::<()>();
+    let pid = Pid::from_child(&child);
+    let watchdog = thread::spawn(move || {
+        if watched.recv_timeout(HANGS) == Err(RecvTimeoutError::Timeout) {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+    });
     let status = child.wait().expect("it ends");
     let taken = started.elapsed();
+    drop(ended);
+    watchdog.join().unwrap();
     if !status.success() {
         let mut text = String::new();
         let _ = told.rewind().and_then(|()| told.read_to_string(&mut text));

@@ -104,6 +104,12 @@ impl Endpoint {
         Endpoint { context, host, source, config_flag: flags.config.clone() }
     }
 
+    /// Returns the socket that it is known to be: `/var/run/docker.sock`.
+    pub(super) fn socket(&self) -> Option<PathBuf> {
+        let path = PathBuf::from(self.host.as_ref()?.strip_prefix("unix://")?);
+        path.is_absolute().then_some(path)
+    }
+
     /// Returns the flags that keep docker's own configuration where it is.
     pub(super) fn config_flags(&self) -> Vec<OsString> {
         match &self.config_flag {

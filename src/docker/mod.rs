@@ -1,4 +1,5 @@
-//! The only door to processes: one method is one docker call. It decides nothing and prints nothing.
+//! The only door to docker: one method is one call of the command, or one exchange with the Engine API. It decides nothing and
+//! prints nothing.
 
 mod api;
 mod builder;
@@ -46,6 +47,8 @@ pub struct Docker {
     globals: Vec<OsString>,
     /// Where the flags lead, for messages: `unix:///var/run/docker.sock`.
     pub endpoint: endpoint::Endpoint,
+    /// True if it is docker that started this program: any other may be a script that goes elsewhere than the endpoint.
+    is_caller: bool,
     limit: Duration,
     /// True for calls that clean up: they run, and finish, after the user cancelled.
     survives_cancel: bool,
@@ -57,15 +60,16 @@ impl Docker {
     /// # Errors
     /// When there is none.
     pub fn find(globals: Vec<OsString>, endpoint: endpoint::Endpoint) -> Result<Docker> {
-        let program = std::env::var_os("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND")
-            .map(PathBuf::from)
+        let original = std::env::var_os("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND").map(PathBuf::from);
+        let is_caller = original.is_some();
+        let program = original
             // In a completion the variable holds the plugin's own path.
             .filter(|path| !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("docker-")))
             .and_then(|name| which::which(name).ok())
             .or_else(|| which::which("docker").ok())
             .ok_or_else(|| DockerError::new("docker", Cause::NoDocker))?;
         let limit = limit_of_user().unwrap_or(ASK_LIMIT);
-        Ok(Docker { program, globals, endpoint, limit, survives_cancel: false })
+        Ok(Docker { program, globals, endpoint, is_caller, limit, survives_cancel: false })
     }
 
     /// Returns the same command aimed at another docker context.
@@ -436,6 +440,7 @@ mod tests {
             program: which::which("sh").unwrap(),
             globals: vec!["-c".into(), script.into()],
             endpoint: endpoint::Endpoint::resolve(&flags, &endpoint::Settings::default()),
+            is_caller: false,
             limit: ASK_LIMIT,
             survives_cancel: false,
         }

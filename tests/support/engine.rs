@@ -296,14 +296,19 @@ impl Engine {
         command
     }
 
-    /// Runs the plugin itself, whose docker is this bash script; `docker` in there is the real one.
+    /// Runs the plugin itself, whose docker is this bash script; `docker` in there is the real one. All goes through it, as
+    /// docker did not start the plugin.
     pub fn cache_through(&self, script: &str, arguments: &[&str]) -> Run {
         self.cache_command(&[]);
-        let docker = self.folder.join("scripted-docker");
-        fs::write(&docker, format!("#!/bin/bash\n{script}\n")).unwrap();
+        let path = &self.env()["PATH"];
+        let path = path.to_str().unwrap();
+        let folder = self.folder.join("scripted");
+        fs::create_dir_all(&folder).unwrap();
+        let docker = folder.join("docker");
+        fs::write(&docker, format!("#!/bin/bash\nPATH='{path}'\n{script}\n")).unwrap();
         fs::set_permissions(&docker, fs::Permissions::from_mode(0o755)).unwrap();
         let mut command = self.command(self.config().join("cli-plugins/docker-cache"));
-        command.env("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND", docker).arg("cache").args(arguments);
+        command.env("PATH", format!("{}:{path}", folder.display())).arg("cache").args(arguments);
         Run::of(&mut command)
     }
 
