@@ -5,6 +5,7 @@ mod support;
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
@@ -613,6 +614,74 @@ fn a_cancelled_verify_calls_nothing_broken() {
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     let run = outcome(child);
     assert_eq!((run.code, run.stdout.as_str(), run.stderr.as_str()), (143, "", ""), "{run}");
+}
+
+/// Returns the plugin as the world's docker starts it, and the engine's socket, at which nothing answers yet.
+fn started_by_docker(world: &World) -> (Command, UnixListener) {
+    let (socket, docker) = (world.at("docker.sock"), world.at("bin/docker"));
+    let mut command = world.plugin(["cache", "size", "--volume", "x"]);
+    command.env("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND", docker);
+    command.env("DOCKER_HOST", format!("unix://{}", socket.display()));
+    (command, UnixListener::bind(socket).unwrap())
+}
+
+#[test]
+fn engine_is_asked_at_its_socket_without_docker() {
+    let world = World::new(REFUSES);
+    let (mut command, engine) = started_by_docker(&world);
+    // One thread for all: it ends with the test.
+    std::thread::spawn(move || {
+        for mut asked in engine.incoming().map_while(Result::ok) {
+            let requests = BufReader::new(asked.try_clone().unwrap()).lines().map_while(Result::ok);
+            let mut lines = requests.filter(|line| line.starts_with("GET ") || line == "Connection: close");
+            while let Some(line) = lines.next().filter(|line| line != "Connection: close") {
+                let body = if line.contains("/json") { "[]" } else { "{}" };
+                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{body}");
+                // In pieces, with time between them.
+                for piece in answer.as_bytes().chunks(20) {
+                    asked.write_all(piece).unwrap();
+                    std::thread::sleep(Duration::from_millis(60));
+                }
+            }
+        }
+    });
+    let run = Run::of(&mut command);
+    assert!(run.code == 1 && run.stderr.contains("no volume \"x\""), "{run}");
+    assert_eq!(world.log(), "", "docker is called");
+}
+
+#[test]
+fn docker_says_why_there_is_no_answer_at_the_socket() {
+    let world = World::new(REFUSES);
+    let (mut command, engine) = started_by_docker(&world);
+    drop(engine);
+    let run = Run::of(&mut command);
+    assert!(run.code == 1 && run.stderr.contains("Cannot connect to the Docker daemon at unix:///nosuch"), "{run}");
+    assert_eq!(world.log(), "[system][dial-stdio]\n");
+}
+
+#[test]
+fn docker_found_on_the_path_is_asked_whatever_is_at_the_socket() {
+    let world = World::new(REFUSES);
+    let (mut command, _engine) = started_by_docker(&world);
+    Run::of(command.env_remove("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND"));
+    assert_eq!(world.log(), "[system][dial-stdio]\n");
+}
+
+#[test]
+fn socket_that_hangs_meets_the_time_limit_and_the_user() {
+    let world = World::new(REFUSES);
+    let (mut command, engine) = started_by_docker(&world);
+    let run = Run::of(command.env("DOCKER_CACHE_TIMEOUT", "300ms"));
+    assert!(run.code == 1 && run.stderr.contains("did not answer within 300ms\nhint: "), "{run}");
+    drop(engine.accept().unwrap());
+    let child =
+        command.env_remove("DOCKER_CACHE_TIMEOUT").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let _asked = engine.accept().unwrap();
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let run = outcome(child);
+    assert_eq!((run.code, run.stdout.as_str(), run.stderr.as_str()), (143, "", ""), "{run}");
+    assert_eq!(world.log(), "", "docker is called");
 }
 
 /// Counts the processes that the world's docker became.
