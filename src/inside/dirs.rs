@@ -11,10 +11,25 @@ use std::time::Duration;
 use anyhow::Result;
 use rustix::fs::{CWD, Dir, FlockOperation, Mode, OFlags, flock, mkdirat, openat};
 use rustix::io::Errno;
+use rustix::path::Arg;
 
 /// How a directory is opened.
 pub const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
+
+/// Opens something to read it without a trace: when it was last used stays as it is, as far as the system lets this user have
+/// that (open(2): only owners, and who may act as one).
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn open_to_read(dir: impl AsFd, name: impl Arg + Copy, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    #[cfg(target_os = "linux")]
+    match openat(&dir, name, flags | OFlags::NOATIME, Mode::empty()) {
+        Err(Errno::PERM) => {}
+        opened => return opened,
+    }
+    openat(dir, name, flags, Mode::empty())
+}
 
 /// Takes a lock on an open directory; `waiting` is called once if there is something to wait for.
 ///

@@ -12,13 +12,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
-use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, openat};
+use rustix::fs::{FileType, OFlags, Stat, fstat};
 use rustix::io::{Errno, pread};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::archive::{self, Attribute, Kind, MAX_ATTRIBUTES, Member, walk_order};
-use super::dirs::{DIRECTORY, Dirs};
+use super::dirs::{DIRECTORY, Dirs, open_to_read};
 use super::rules::{Rule, Rules};
 use super::scan::{Found, NAMED, scan, state};
 use super::table::{self, MAX_LAYERS, MAX_ROWS, Row, Rows, Table};
@@ -148,7 +148,7 @@ const IN_MEMORY: u64 = 1 << 20;
 /// zstd's default.
 const LEVEL: i32 = 1;
 /// Bytes that are compressed at once, before compression.
-const FRAME: usize = 1 << 21;
+const FRAME: usize = 1 << 20;
 /// Bytes that go through pipes, files and compressors at once.
 const BUFFER: usize = 1 << 17;
 
@@ -581,7 +581,7 @@ fn member(
         Kind::Dir => DIRECTORY,
         _ => OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK,
     };
-    let opened = dirs.parent(path).and_then(|(dir, name)| Ok(openat(dir, name, flags, Mode::empty())?));
+    let opened = dirs.parent(path).and_then(|(dir, name)| Ok(open_to_read(dir, &*name, flags)?));
     let fd = match opened {
         Ok(fd) => fd,
         Err(error) => return Ok(Change::failed(found, &error)),

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use super::archive::{Kind, MAX_NAME, MAX_PATH, leads_in};
-use super::dirs::DIRECTORY;
+use super::dirs::{DIRECTORY, open_to_read};
 use super::pack::Tree;
 use super::rules::{At, Rules};
 use super::unpack::STAGING;
@@ -240,7 +240,7 @@ impl Reader<'_> {
     }
 
     fn enter(&mut self, above: &Arc<OwnedFd>, path: &mut Vec<u8>, name: usize, at: At<'_>) -> Result<()> {
-        let opened = openat(above, &path[name..], DIRECTORY, Mode::empty());
+        let opened = open_to_read(above, &path[name..], DIRECTORY);
         match opened.and_then(|fd| Ok((mount_of(&fd)?, fstat(&fd)?, fd))) {
             Ok((mount, ..)) if mount != self.mount => self.notes.skip(path, "something else is mounted there"),
             Ok((_, stat, fd)) => {

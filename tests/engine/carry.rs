@@ -93,6 +93,21 @@ for_each_engine!(volumes_come_back_as_they_were, [v20, v26, v28_containerd], |en
     assert_eq!((images.as_str(), containers.as_str()), ("", ""));
 });
 
+for_each_engine!(an_export_is_no_use_of_what_it_reads, [v20, v28_containerd], |engine| {
+    let root = engine.volume("project-cache", &[("pip/http/a", "1"), ("pip/http/large", &"1".repeat(3 << 20))]);
+    let files = ["pip/http/a", "pip/http/large"].map(|path| root.join(path));
+    let long_ago = std::time::SystemTime::now() - Duration::from_secs(40 * 86_400);
+    let times = fs::FileTimes::new().set_accessed(long_ago).set_modified(long_ago);
+    files.iter().for_each(|file| fs::File::options().write(true).open(file).unwrap().set_times(times).unwrap());
+    let used = || files.each_ref().map(|file| fs::metadata(file).unwrap().accessed().unwrap());
+    let before = used();
+    let exported = json(engine, &["export", "--dest", &text(&engine.folder().join("bundle"))]);
+    assert_eq!(exported["entries"][0]["files"], 2, "{exported}");
+    assert_eq!(used(), before);
+    files.iter().for_each(|file| drop(fs::read(file).unwrap()));
+    assert!(used() != before, "the file system of the tests does not tell when files were used");
+});
+
 for_each_engine!(dry_runs_change_nothing, [v20, v28], |engine| {
     let root = engine.volume("project-cache", &[("pip/a", "a")]);
     let bundle = engine.folder().join("bundle");
