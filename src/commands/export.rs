@@ -451,13 +451,7 @@ fn of_mount(carried: &Mount, names: &Names, options: &Export, left: &mut Vec<Str
     let Mount { id, target, .. } = carried;
     let below = catalogue::known_below(target);
     if !is_of(names, id, target) {
-        let is_wanted = |known: &Known| goes(known.class, options) && names.select_row(known.row);
-        left.extend(below.iter().any(is_wanted).then(|| {
-            format!(
-                "mount {id}: it may hold some at {target}, and goes as a whole: `--mount {}` without `--lang` and `--tool`",
-                report::quote(id)
-            )
-        }));
+        left.extend(only_whole(id, target, names, |known| goes(known.class, options)));
         return None;
     }
     if !carried.is_carriable() {
@@ -484,6 +478,18 @@ fn of_mount(carried: &Mount, names: &Names, options: &Export, left: &mut Vec<Str
         options: carried.options.clone(),
         rules,
         ..TreeConfig::default()
+    })
+}
+
+/// Returns the sentence about a mount of several things of which the selection by language and tool is about one that is
+/// `carried`.
+pub(super) fn only_whole(id: &str, target: &str, names: &Names, carried: impl Fn(&Known) -> bool) -> Option<String> {
+    let below = catalogue::known_below(target);
+    below.iter().any(|known| names.select_row(known.row) && carried(known)).then(|| {
+        format!(
+            "mount {id}: it may hold some at {target}, and goes as a whole: `--mount {}` without `--lang` and `--tool`",
+            report::quote(id)
+        )
     })
 }
 

@@ -10,13 +10,13 @@ use std::thread;
 use anyhow::{Context as _, Result, bail};
 
 use super::bundles::{Carrying, Source};
-use super::export::{Answer, AnswerEntry, show};
+use super::export::{Answer, AnswerEntry, only_whole, show};
 use super::{Context, layers};
 use crate::builders::Builders;
 use crate::bundle::location::Location;
 use crate::bundle::verify::{self, Verified};
 use crate::bundle::{Descriptor, Entry, Layout, TreeConfig};
-use crate::catalogue;
+use crate::catalogue::{self, Known};
 use crate::cli::{Import, Selection};
 use crate::docker::{BuilderRef, ContainerMount, Docker, DockerError, Overview, Volume, endpoint};
 use crate::inside::archive::{self, unsafe_path};
@@ -35,6 +35,8 @@ struct Plan {
     steps: Vec<Step>,
     /// The engine as it was looked at, if something goes to volumes.
     overview: Option<Overview>,
+    /// What is passed over, each with the reason.
+    left_out: Vec<String>,
 }
 
 /// Where an entry goes, or a part of one.
@@ -123,7 +125,8 @@ pub fn run(context: Context, options: &Import) -> Result<u8> {
     if let Some(builder) = builder.as_ref().filter(|_| options.to_mount.is_some()) {
         ensure_found(builder, &plan.steps)?;
     }
-    let mut answer = Answer { version: 1, entries: plan.entries.iter().map(answer).collect(), ..Answer::default() };
+    let entries = plan.entries.iter().map(answer).collect();
+    let mut answer = Answer { version: 1, entries, left_out: plan.left_out.clone(), ..Answer::default() };
     if options.dry_run {
         if imports_layers {
             answer.entries.extend(layers::listed(&layout.index()?.manifests));
@@ -166,7 +169,7 @@ fn answer(entry: &Entry) -> AnswerEntry {
 /// Proves what is selected of the bundle and says what goes where.
 fn plan(docker: &Docker, layout: &Layout, options: &Import, names: &Names, with_layers: bool) -> Result<Plan> {
     let selection = &options.selection;
-    let (mut used, mut chosen) = (HashSet::new(), HashSet::new());
+    let (mut used, mut chosen, mut left_out) = (HashSet::new(), HashSet::new(), Vec::new());
     let index = layout.index()?;
     let trees = index.manifests.iter().filter(|descriptor| descriptor.is_tree());
     let config = |descriptor| layout.entry(descriptor).map_or_else(|_| descriptor.told(), |entry| entry.config);
@@ -177,6 +180,9 @@ fn plan(docker: &Docker, layout: &Layout, options: &Import, names: &Names, with_
         used.extend(by_name);
         if wanted {
             chosen.insert(descriptor.digest.clone());
+        } else if config.kind == Kind::Mount && selection.wants(Kind::Mount) && selection.mount.is_empty() {
+            let taken = |known: &Known| config.rules.iter().any(|rule| rule.take && rule.path == known.path);
+            left_out.extend(only_whole(&config.name, &config.base, names, taken));
         }
     }
     let found = verify::digests(layout, |descriptor| match descriptor.is_tree() {
@@ -220,7 +226,7 @@ fn plan(docker: &Docker, layout: &Layout, options: &Import, names: &Names, with_
             other.source()
         );
     }
-    Ok(Plan { entries, steps, overview: volumes.overview })
+    Ok(Plan { entries, steps, overview: volumes.overview, left_out })
 }
 
 /// Returns two steps by which one mount would get what different tools have in different directories.

@@ -941,7 +941,13 @@ fn mounts_and_volumes_move_into_each_other_and_owners_are_mapped() {
     }
     assert!(engine.mounts().iter().all(|mount| !mount["Description"].as_str().unwrap().contains("\"/new\"")));
     let run = engine.cache(&["export", "--dest", &text(&bundle), "--tool", "pip", "--format", "json"]).ok();
-    assert!(run.stdout.contains("mount home: it may hold some at /root, and goes as a whole"), "{run}");
+    let whole = "mount home: it may hold some at /root, and goes as a whole";
+    assert!(run.stdout.contains(whole), "{run}");
+    engine.cache(&["export", "--dest", &text(&bundle), "--mount", "home"]).ok();
+    for (tool, told) in [("pip", true), ("apt", false)] {
+        let words = ["import", "--src", &text(&bundle), "--tool", tool, "--dry-run", "--format", "json"];
+        assert_eq!(engine.cache(&words).ok().stdout.contains(whole), told, "{tool}");
+    }
 }
 
 #[test]
