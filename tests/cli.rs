@@ -673,7 +673,7 @@ fn socket_that_hangs_meets_the_time_limit_and_the_user() {
     let world = World::new(REFUSES);
     let (mut command, engine) = started_by_docker(&world);
     let run = Run::of(command.env("DOCKER_CACHE_TIMEOUT", "300ms"));
-    assert!(run.code == 1 && run.stderr.contains("did not answer within 300ms\nhint: "), "{run}");
+    assert!(run.code == 1 && run.stderr.contains("(GET /info)` did not answer within 300ms\nhint: "), "{run}");
     drop(engine.accept().unwrap());
     let child =
         command.env_remove("DOCKER_CACHE_TIMEOUT").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

@@ -467,7 +467,7 @@ impl Docker {
         let mut socket = UnixStream::connect(path).ok()?;
         socket.set_read_timeout(Some(TICK)).and_then(|()| socket.set_write_timeout(Some(self.limit))).ok()?;
         socket.write_all(requests).ok()?;
-        let failed = |cause| Some(Err(DockerError::new(words(&paths.join(" ")), cause)));
+        let failed = |cause| Some(Err(DockerError::new(words(paths.first()?), cause)));
         let (begin, mut output) = (Instant::now(), Vec::new());
         loop {
             if cancel::requested() && !self.survives_cancel {
