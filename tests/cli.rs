@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use support::process::Run;
-use support::world::fake_docker;
+use support::world::{fake_docker, write_files};
 
 const PLUGIN: &str = env!("CARGO_BIN_EXE_docker-cache");
 
@@ -629,6 +629,11 @@ fn started_by_docker(world: &World) -> (Command, UnixListener) {
 fn engine_is_asked_at_its_socket_without_docker() {
     let world = World::new(REFUSES);
     let (mut command, engine) = started_by_docker(&world);
+    // As `docker context create far` keeps it: in a directory named by the SHA-256 of the name.
+    let host = format!("unix://{}", world.at("docker.sock").display());
+    let meta = format!(r#"{{"Name":"far","Endpoints":{{"docker":{{"Host":"{host}"}}}}}}"#);
+    let file = "512eea46ceb3921dff4363c7069d89d4964d1d9fccaa0f411851a7aa60a5c868/meta.json";
+    write_files(&world.at(".docker/contexts/meta"), &[(file, &meta)]);
     // One thread for all: it ends with the test.
     std::thread::spawn(move || {
         for mut asked in engine.incoming().map_while(Result::ok) {
@@ -645,8 +650,11 @@ fn engine_is_asked_at_its_socket_without_docker() {
             }
         }
     });
-    let run = Run::of(&mut command);
-    assert!(run.code == 1 && run.stderr.contains("no volume \"x\""), "{run}");
+    let named = Run::of(&mut command);
+    let of_context = Run::of(command.env_remove("DOCKER_HOST").env("DOCKER_CONTEXT", "far"));
+    for run in [named, of_context] {
+        assert!(run.code == 1 && run.stderr.contains("no volume \"x\""), "{run}");
+    }
     assert_eq!(world.log(), "", "docker is called");
 }
 

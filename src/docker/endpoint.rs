@@ -6,7 +6,9 @@ use std::fmt;
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use serde_json::Value;
 
+use crate::inside::pack::digest;
 use crate::model::{DEFAULT_SOCKET, null_is_default};
 
 /// Docker's global flags that say where to look, as far as this program needs them.
@@ -27,6 +29,8 @@ pub struct Endpoint {
     /// What named it.
     pub source: Source,
     config_flag: Option<PathBuf>,
+    /// Where docker keeps what it knows of contexts.
+    contexts: PathBuf,
 }
 
 /// What an endpoint was named by.
@@ -101,13 +105,23 @@ impl Endpoint {
             ("default".into(), None, Source::Default)
         };
         let host = host.or_else(|| (context == "default").then(|| env_host.unwrap_or_else(|| DEFAULT_SOCKET.into())));
-        Endpoint { context, host, source, config_flag: flags.config.clone() }
+        let contexts = settings.dir.join("contexts/meta");
+        Endpoint { context, host, source, config_flag: flags.config.clone(), contexts }
     }
 
     /// Returns the socket that it is known to be: `/var/run/docker.sock`.
     pub(super) fn socket(&self) -> Option<PathBuf> {
-        let path = PathBuf::from(self.host.as_ref()?.strip_prefix("unix://")?);
+        let host = self.host.clone().or_else(|| self.host_of_context())?;
+        let path = PathBuf::from(host.strip_prefix("unix://")?);
         path.is_absolute().then_some(path)
+    }
+
+    /// Returns the address of a named context. Docker keeps it in a directory that is named by the SHA-256 of the name.
+    fn host_of_context(&self) -> Option<String> {
+        let digest = digest(&mut self.context.as_bytes()).ok()?;
+        let text = std::fs::read(self.contexts.join(digest.file()).join("meta.json")).ok()?;
+        let meta: Value = serde_json::from_slice(&text).ok()?;
+        meta["Endpoints"]["docker"]["Host"].as_str().map(String::from)
     }
 
     /// Returns the flags that keep docker's own configuration where it is.
@@ -119,7 +133,7 @@ impl Endpoint {
     }
 
     pub(super) fn in_context(&self, context: &str) -> Endpoint {
-        Endpoint { context: context.into(), host: None, source: Source::Flag, config_flag: self.config_flag.clone() }
+        Endpoint { context: context.into(), host: None, source: Source::Flag, ..self.clone() }
     }
 }
 
