@@ -28,9 +28,10 @@ pub struct Endpoint {
     pub host: Option<String>,
     /// What named it.
     pub source: Source,
-    config_flag: Option<PathBuf>,
-    /// Where docker keeps what it knows of contexts.
-    contexts: PathBuf,
+    /// Docker's configuration directory.
+    config: PathBuf,
+    /// True if `--config` named it.
+    is_config_flag: bool,
 }
 
 /// What an endpoint was named by.
@@ -105,8 +106,7 @@ impl Endpoint {
             ("default".into(), None, Source::Default)
         };
         let host = host.or_else(|| (context == "default").then(|| env_host.unwrap_or_else(|| DEFAULT_SOCKET.into())));
-        let contexts = settings.dir.join("contexts/meta");
-        Endpoint { context, host, source, config_flag: flags.config.clone(), contexts }
+        Endpoint { context, host, source, config: settings.dir.clone(), is_config_flag: flags.config.is_some() }
     }
 
     /// Returns the socket that it is known to be: `/var/run/docker.sock`.
@@ -119,16 +119,16 @@ impl Endpoint {
     /// Returns the address of a named context. Docker keeps it in a directory that is named by the SHA-256 of the name.
     fn host_of_context(&self) -> Option<String> {
         let digest = digest(&mut self.context.as_bytes()).ok()?;
-        let text = std::fs::read(self.contexts.join(digest.file()).join("meta.json")).ok()?;
+        let text = std::fs::read(self.config.join("contexts/meta").join(digest.file()).join("meta.json")).ok()?;
         let meta: Value = serde_json::from_slice(&text).ok()?;
         meta["Endpoints"]["docker"]["Host"].as_str().map(String::from)
     }
 
     /// Returns the flags that keep docker's own configuration where it is.
     pub(super) fn config_flags(&self) -> Vec<OsString> {
-        match &self.config_flag {
-            Some(dir) => vec!["--config".into(), dir.into()],
-            None => Vec::new(),
+        match self.is_config_flag {
+            true => vec!["--config".into(), self.config.clone().into()],
+            false => Vec::new(),
         }
     }
 
