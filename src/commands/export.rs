@@ -449,7 +449,6 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
 /// Returns what an export takes of a mount, if it takes some. What it leaves out goes to `left`, a sentence each.
 fn of_mount(carried: &Mount, names: &Names, options: &Export, left: &mut Vec<String>) -> Option<TreeConfig> {
     let Mount { id, target, .. } = carried;
-    let below = catalogue::known_below(target);
     if !is_of(names, id, target) {
         left.extend(only_whole(id, target, names, |known| goes(known.class, options)));
         return None;
@@ -464,7 +463,7 @@ fn of_mount(carried: &Mount, names: &Names, options: &Export, left: &mut Vec<Str
     if !take {
         left.push(left_out(&format!("mount {id}"), target, class, known.is_some()));
     }
-    let below = below.into_iter().filter(|known| !known.path.is_empty());
+    let below = catalogue::known_below(target).into_iter().filter(|known| !known.path.is_empty());
     let mut rules: Vec<Rule> = below.map(|known| Rule { take: goes(known.class, options), path: known.path }).collect();
     rules.push(Rule { path: String::new(), take });
     rules.iter().any(|rule| rule.take).then(|| TreeConfig {

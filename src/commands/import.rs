@@ -108,7 +108,7 @@ pub fn run(context: Context, options: &Import) -> Result<u8> {
     let _lock = layout.lock(|| report::note("an export writes this bundle; waiting for it"))?;
     let imports_layers = with_layers && layers::missing(&options.build).is_none();
     let checking = Progress::new("Checking", options.output.telling());
-    let plan = plan(&docker, layout, options, &names, imports_layers)?;
+    let mut plan = plan(&docker, layout, options, &names, imports_layers)?;
     drop(checking);
     for step in plan.steps.iter().filter(|_| !options.output.quiet) {
         if let To::Volume(volume) = &step.to
@@ -126,7 +126,7 @@ pub fn run(context: Context, options: &Import) -> Result<u8> {
         ensure_found(builder, &plan.steps)?;
     }
     let entries = plan.entries.iter().map(answer).collect();
-    let mut answer = Answer { version: 1, entries, left_out: plan.left_out.clone(), ..Answer::default() };
+    let mut answer = Answer { version: 1, entries, left_out: std::mem::take(&mut plan.left_out), ..Answer::default() };
     if options.dry_run {
         if imports_layers {
             answer.entries.extend(layers::listed(&layout.index()?.manifests));

@@ -463,7 +463,7 @@ impl Docker {
 
     /// Returns what the engine answers at its socket; None if there is none to ask, or it fails: docker then says why.
     fn ask_socket(&self, paths: &[&str], requests: &[u8]) -> Option<Result<Vec<u8>>> {
-        let path = self.endpoint.socket().filter(|_| self.is_caller)?;
+        let path = self.is_caller.then(|| self.endpoint.socket())??;
         let mut socket = UnixStream::connect(path).ok()?;
         socket.set_read_timeout(Some(TICK)).and_then(|()| socket.set_write_timeout(Some(self.limit))).ok()?;
         socket.write_all(requests).ok()?;
