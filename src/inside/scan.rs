@@ -25,7 +25,7 @@ use super::walk::{Entries, Mount, mount_of};
 use crate::parallel;
 
 /// Entries that a thread looks at in one go.
-const BATCH: usize = 256;
+const BATCH: usize = 1024;
 /// Directories that they may be in: each is open until then, and a process may have 1,024 open files.
 const BATCH_DIRS: usize = 16;
 /// Batches on their way.

@@ -268,7 +268,7 @@ impl<'s, V: Visit> Walk<'s, V> {
             };
             if !is_folder {
                 self.visit.entry(&folder, name, part, &mut local);
-            } else if self.visit.enters(part, below.is_some_and(Names::leads_on)) {
+            } else {
                 let (above, name) = (folder.clone(), name.to_owned());
                 scope.spawn(move |scope| self.enter(scope, above, name, below, part, mount));
             }
@@ -296,6 +296,9 @@ impl<'s, V: Visit> Walk<'s, V> {
         part: usize,
         mount: Mount,
     ) {
+        if !self.visit.enters(part, names.is_some_and(Names::leads_on)) {
+            return self.leave(above);
+        }
         let opened =
             openat(&above.fd, &name, DIRECTORY, Mode::empty()).and_then(|fd| Ok((fstat(&fd)?, mount_of(&fd)?, fd)));
         match opened {
