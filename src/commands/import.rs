@@ -178,9 +178,10 @@ fn plan(docker: &Docker, layout: &Layout, options: &Import, names: &Names, with_
     for (descriptor, config) in &trees {
         let (wanted, by_name) = selects(selection, names, config, &ids);
         used.extend(by_name);
+        let is_named = selection.mount.is_empty() || by_name.is_some();
         if wanted {
             chosen.insert(descriptor.digest.clone());
-        } else if config.kind == Kind::Mount && selection.wants(Kind::Mount) && selection.mount.is_empty() {
+        } else if config.kind == Kind::Mount && selection.wants(Kind::Mount) && is_named {
             let taken = |known: &Known| config.rules.iter().any(|rule| rule.take && rule.path == known.path);
             left_out.extend(only_whole(&config.name, &config.base, names, taken));
         }

@@ -944,9 +944,14 @@ fn mounts_and_volumes_move_into_each_other_and_owners_are_mapped() {
     let whole = "mount home: it may hold some at /root, and goes as a whole";
     assert!(run.stdout.contains(whole), "{run}");
     engine.cache(&["export", "--dest", &text(&bundle), "--mount", "home"]).ok();
-    for (tool, told) in [("pip", true), ("apt", false)] {
-        let words = ["import", "--src", &text(&bundle), "--tool", tool, "--dry-run", "--format", "json"];
-        assert_eq!(engine.cache(&words).ok().stdout.contains(whole), told, "{tool}");
+    for (words, told) in [
+        (&["--tool", "pip"][..], true),
+        (&["--tool", "apt"], false),
+        (&["--tool", "pip", "--mount", "home"], true),
+        (&["--tool", "pip", "--mount", "second"], false),
+    ] {
+        let run = to_mount(&[words, &["--dry-run", "--format", "json"]].concat()).ok();
+        assert_eq!(run.stdout.contains(whole), told, "{words:?}");
     }
 }
 
