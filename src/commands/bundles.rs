@@ -1,12 +1,10 @@
 //! Bundles in registries, for the commands that read or write them.
 
 use std::collections::HashMap;
-use std::fs::{self, Metadata};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use tempfile::TempDir;
 
 use crate::bundle::location::{Location, Reference};
@@ -14,7 +12,7 @@ use crate::bundle::registry::Broken;
 use crate::bundle::remote::{self, Remote};
 use crate::bundle::{Layout, TreeConfig};
 use crate::docker::endpoint::Settings;
-use crate::docker::{Certificates, Credentials, abandoned, unique_name};
+use crate::docker::{Certificates, Credentials, temporary_dir};
 use crate::place::carry::Told;
 use crate::report::{Progress, State, Telling};
 
@@ -25,30 +23,6 @@ use crate::report::{Progress, State, Telling};
 pub fn remote(settings: &Settings, reference: &Reference, push: bool) -> Result<Remote> {
     let credentials = Credentials::of(&reference.host, &settings.dir)?;
     Remote::open(reference, credentials, &Certificates::of(&reference.host, &settings.dir)?, push)
-}
-
-/// Makes a directory for blobs on their way, on the disk that `TMPDIR` names; gone with the value. Those that killed runs have
-/// left there go first.
-///
-/// # Errors
-/// When it cannot be made.
-pub fn stage() -> Result<TempDir> {
-    stage_in(&std::env::temp_dir())
-}
-
-fn stage_in(dir: &Path) -> Result<TempDir> {
-    for left in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let name = left.file_name();
-        let is_over = name.to_str().is_some_and(|name| abandoned(name) == Some(name));
-        // Not of what a link leads to.
-        let is_own = |found: Metadata| found.is_dir() && found.uid() == rustix::process::geteuid().as_raw();
-        if is_over && left.metadata().is_ok_and(is_own) {
-            // What cannot be removed now, the next run removes.
-            let _ = fs::remove_dir_all(left.path());
-        }
-    }
-    let named = tempfile::Builder::new().prefix(&unique_name()).rand_bytes(0).tempdir_in(dir);
-    named.context("no directory for temporary files")
 }
 
 /// Tells how far an export or import is: its own work, and meanwhile blobs on their way from a builder or to one.
@@ -141,39 +115,12 @@ impl Source {
                 Ok(Source { layout: Layout::open(dir)?, broken: HashMap::new(), _fetched: None })
             }
             Location::Registry(reference) => {
-                let stage = stage()?;
+                let stage = temporary_dir()?;
                 let mut progress = Progress::new("Fetching", telling);
                 let remote = remote(settings, reference, false)?;
                 let broken = fetch(&remote, stage.path(), &mut |files, bytes| progress.update(files, bytes))?;
                 Ok(Source { layout: Layout::open(stage.path())?, broken, _fetched: Some(stage) })
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_killed_run_has_left_goes_with_the_next_and_nothing_else() {
-        let dir = tempfile::tempdir().unwrap();
-        let running = stage_in(dir.path()).unwrap();
-        // No process has this id: it is above what Linux gives.
-        let gone = || unique_name().replace(&format!("-{}-", std::process::id()), "-99999999-");
-        let [left, file, link, of_user] = [gone(), gone(), gone(), format!("my-{}", gone())];
-        let [left, file, link, of_user] = [left, file, link, of_user].map(|name| dir.path().join(name));
-        let elsewhere = dir.path().join("elsewhere");
-        for folder in [&left, &of_user, &elsewhere] {
-            fs::create_dir(folder).unwrap();
-            fs::write(folder.join("blob"), "").unwrap();
-        }
-        fs::write(&file, "").unwrap();
-        std::os::unix::fs::symlink(&elsewhere, &link).unwrap();
-        stage_in(dir.path()).unwrap();
-        assert!(!left.exists());
-        for stays in [running.path(), &file, &link, &of_user.join("blob"), &elsewhere.join("blob")] {
-            assert!(stays.exists(), "{}", stays.display());
         }
     }
 }

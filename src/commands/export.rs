@@ -18,7 +18,7 @@ use crate::bundle::location::Location;
 use crate::bundle::{Entry, Layout, TreeConfig, Writer};
 use crate::catalogue::{self, Class, Known};
 use crate::cli::{Export, Format, Output, Selection};
-use crate::docker::{BuilderRef, Docker, Info, Volume};
+use crate::docker::{BuilderRef, Docker, Info, Volume, temporary_dir};
 use crate::dockerfile::{Dockerfile, mount, stage};
 use crate::exit;
 use crate::inside::pack::{self, Packed, Previous};
@@ -174,7 +174,7 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
     let (dir, mut remote) = match dest {
         Location::Directory(dir) => (dir.as_path(), None),
         Location::Registry(reference) => {
-            stage = super::bundles::stage()?;
+            stage = temporary_dir()?;
             (stage.path(), Some(super::bundles::remote(&settings, reference, true)?))
         }
     };

@@ -212,7 +212,7 @@ impl LayersExport {
     /// # Errors
     /// When the first build fails, or the directory cannot be had.
     pub fn hand_over(&self, to: &BuilderRef, answer: &mut Answer) -> Result<bool> {
-        let dir = super::bundles::stage()?;
+        let dir = crate::docker::temporary_dir()?;
         let stage = Layout { dir: dir.path().into() };
         self.builder.export_layers(&stage.dir, &self.args).map_err(|error| self.explained(error))?;
         let layers = stage.index()?.manifests;

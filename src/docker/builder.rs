@@ -202,7 +202,7 @@ impl BuilderRef {
             "--cache-to=type=registry,ref={reference},mode=max,image-manifest=true,oci-mediatypes=true{insecure}"
         );
         let failed = |error: std::io::Error| DockerError::new("docker buildx build", Cause::Refused(error.to_string()));
-        let dir = tempfile::tempdir().map_err(failed)?;
+        let dir = super::temporary_dir().map_err(failed)?;
         let file = dir.path().join("metadata.json");
         self.layers_build(&[to, format!("--metadata-file={}", file.display())], args)?;
         let told: Value = serde_json::from_slice(&std::fs::read(file).unwrap_or_default()).unwrap_or_default();

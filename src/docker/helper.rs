@@ -1,13 +1,15 @@
 //! Calls that put this binary to work inside an engine and take it away again.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{self, File, Metadata};
 use std::io::{self, PipeReader, PipeWriter, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
+use tempfile::TempDir;
 
 use crate::inside::{self, pack::digest};
 
@@ -41,9 +43,33 @@ pub fn abandoned(text: &str) -> Option<&str> {
     over.then_some(name)
 }
 
+/// Makes a directory for what is on its way, on the disk that `TMPDIR` names; gone with the value. Those that killed runs have
+/// left there go first.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn temporary_dir() -> io::Result<TempDir> {
+    temporary_dir_in(&std::env::temp_dir())
+}
+
+fn temporary_dir_in(dir: &Path) -> io::Result<TempDir> {
+    for left in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = left.file_name();
+        let is_over = name.to_str().is_some_and(|name| abandoned(name) == Some(name));
+        // Not of what a link leads to.
+        let is_own = |found: Metadata| found.is_dir() && found.uid() == rustix::process::geteuid().as_raw();
+        if is_over && left.metadata().is_ok_and(is_own) {
+            // What cannot be removed now, the next run removes.
+            let _ = fs::remove_dir_all(left.path());
+        }
+    }
+    let made = tempfile::Builder::new().prefix(&unique_name()).rand_bytes(0).tempdir_in(dir);
+    made.map_err(|error| io::Error::new(error.kind(), format!("no temporary directory: {error}")))
+}
+
 /// Returns false for a process that is gone, or of which nothing is left but its exit status.
 fn is_alive(process: i32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     let is_zombie = stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with(['Z', 'X']));
     !is_zombie && Pid::from_raw(process).is_some_and(|process| test_kill_process(process) != Err(Errno::SRCH))
 }
@@ -56,8 +82,8 @@ fn now() -> Duration {
 
 /// Returns what tells this run of this machine, and the process ids that count here, from all others.
 fn machine() -> String {
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let processes = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let processes = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
     let node = rustix::system::uname();
     let text = format!("{boot}{}{}", processes.display(), node.nodename().to_string_lossy());
     digest(&mut text.as_bytes()).map(|blob| blob.file()[..8].to_string()).unwrap_or_default()
@@ -237,6 +263,28 @@ mod tests {
         assert!(abandoned(&other(DAY * 2)).is_some());
         for foreign in ["docker-cache-helper-", "docker-cache-helper-mine", "my-helper-1-2-3"] {
             assert_eq!(abandoned(foreign), None);
+        }
+    }
+
+    #[test]
+    fn what_a_killed_run_has_left_goes_with_the_next_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let running = temporary_dir_in(dir.path()).unwrap();
+        // No process has this id: it is above what Linux gives.
+        let gone = || unique_name().replace(&format!("-{}-", std::process::id()), "-99999999-");
+        let [left, file, link, of_user] = [gone(), gone(), gone(), format!("my-{}", gone())];
+        let [left, file, link, of_user] = [left, file, link, of_user].map(|name| dir.path().join(name));
+        let elsewhere = dir.path().join("elsewhere");
+        for folder in [&left, &of_user, &elsewhere] {
+            fs::create_dir(folder).unwrap();
+            fs::write(folder.join("blob"), "").unwrap();
+        }
+        fs::write(&file, "").unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &link).unwrap();
+        temporary_dir_in(dir.path()).unwrap();
+        assert!(!left.exists());
+        for stays in [running.path(), &file, &link, &of_user.join("blob"), &elsewhere.join("blob")] {
+            assert!(stays.exists(), "{}", stays.display());
         }
     }
 }

@@ -29,7 +29,7 @@ pub use self::builder::BuilderRef;
 pub use self::certificates::Certificates;
 pub use self::credentials::Credentials;
 pub use self::error::{Cause, DockerError};
-pub use self::helper::{BLOBS, abandoned, field, is_helper, unique_name};
+pub use self::helper::{BLOBS, abandoned, field, is_helper, temporary_dir, unique_name};
 pub use self::warm::Warmer;
 use crate::cancel;
 use crate::model::{CacheRecord, Moment};

@@ -6,12 +6,12 @@ use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::io::Write as _;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 
 use super::ContainerCleaner;
 use super::build::prune_all;
 use super::carry::is_context;
-use crate::docker::{BuilderRef, Cause, Docker, DockerError, Warmer, unique_name};
+use crate::docker::{BuilderRef, Cause, Docker, DockerError, Warmer, temporary_dir, unique_name};
 
 /// One download.
 #[derive(Clone, Debug)]
@@ -116,7 +116,7 @@ impl Download {
         let before = builder.records()?.into_iter().map(|record| record.id).collect();
         let step = format!("mount / from exec {}", self.command.join(" "));
         let _cleaner = BuildCleaner { builder, name, step, before };
-        let out = tempfile::tempdir().context("no temporary directory")?;
+        let out = temporary_dir()?;
         builder.warm_build(context, &build_args, self.network.as_deref(), out.path(), each)?;
         Ok(())
     }
