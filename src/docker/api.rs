@@ -288,9 +288,10 @@ impl Docker {
         Ok(Overview { info, containers, volumes: volumes.volumes.unwrap_or_default(), silent: Vec::new() })
     }
 
-    /// `GET /containers/ID/json` of containers that have volumes: marks the mounts that are parts of volumes, which Engine
-    /// 26.0 and later have, and adds those of `--tmpfs`; lists tell neither. Of a container that is gone by now nothing is
-    /// known, so that all of its are taken for parts.
+    /// `GET /containers/ID/json` of containers that have volumes, or run and have directories of the host, which may be
+    /// those of volumes: marks the mounts that are parts of volumes, which Engine 26.0 and later have, and adds those of
+    /// `--tmpfs`; lists tell neither. Of a container that is gone by now nothing is known, so that all of its are taken
+    /// for parts.
     ///
     /// # Errors
     /// See [`Docker::overview`].
@@ -321,9 +322,11 @@ impl Docker {
         }
         let is_part = |asked: &Asked| !asked.volume_options.subpath.is_empty();
         let in_memory = |destination| ContainerMount { r#type: "tmpfs".into(), destination, ..Default::default() };
-        let has_volume = |container: &Container| container.mounts.iter().any(|mount| mount.r#type == "volume");
+        let has = |container: &Container, kind| container.mounts.iter().any(|mount| mount.r#type == kind);
+        let may_use =
+            |container: &Container| has(container, "volume") || (container.is_running() && has(container, "bind"));
         let mut found: Vec<&mut Container> =
-            overview.containers.iter_mut().filter(|container| has_volume(container)).collect();
+            overview.containers.iter_mut().filter(|container| may_use(container)).collect();
         for some in found.chunks_mut(IN_CALL) {
             let paths: Vec<String> =
                 some.iter().map(|container| format!("/containers/{}/json", container.id)).collect();

@@ -361,12 +361,14 @@ for_each_engine!(nothing_is_unmounted_in_a_container_whoever_insists, [v20, v28]
     engine.volume("inner-cache", &[]);
     engine.build("RUN true", &["--tag", "box"]);
     fs::remove_file(root.join("pip/http/below")).unwrap();
-    for inner in [
-        ["--volume", "inner-cache:/cache/pip/http"],
-        ["--mount", "type=tmpfs,target=/cache/pip/http"],
-        ["--tmpfs", "/cache/pip/http"],
+    let (by_name, by_path) = ("project-cache:/cache".into(), format!("{}:/cache", root.display()));
+    for (outer, inner) in [
+        (&by_name, ["--volume", "inner-cache:/cache/pip/http"]),
+        (&by_name, ["--mount", "type=tmpfs,target=/cache/pip/http"]),
+        (&by_name, ["--tmpfs", "/cache/pip/http"]),
+        (&by_path, ["--tmpfs", "/cache/pip/http"]),
     ] {
-        let run = ["run", "--detach", "--name=worker", "--volume=project-cache:/cache"];
+        let run = ["run", "--detach", "--name=worker", "--volume", outer];
         engine.docker(&[&run[..], &inner, &["box", "/bin/busybox", "sleep", "600"]].concat());
         for how in [&[][..], &["--recreate"]] {
             let clear = ["clear", "--volume", "project-cache", "--force", "--force-in-use"];
