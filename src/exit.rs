@@ -41,10 +41,11 @@ pub fn refused(refusal: &Refusal) -> u8 {
     if error.kind() == ErrorKind::InvalidValue && what.contains("{{") {
         report::note("hint: Go templates are not understood; `--format json` has every field, for jq");
     }
-    if let Some(like) = word(error, ContextKind::SuggestedArg).or_else(|| word(error, ContextKind::SuggestedSubcommand))
-    {
-        report::note(&format!("hint: did you mean `{like}`?"));
-    } else if let Some(like) = named(error, path) {
+    let like = of_docker(error, path)
+        .or_else(|| word(error, ContextKind::SuggestedArg))
+        .or_else(|| word(error, ContextKind::SuggestedSubcommand))
+        .or_else(|| named(error, path));
+    if let Some(like) = like {
         report::note(&format!("hint: did you mean `{like}`?"));
     }
     let usage = command.clone().render_usage().to_string();
@@ -99,6 +100,24 @@ fn what(error: &clap::Error, command: &str) -> (String, u8) {
     }
 }
 
+/// Returns what does here what a word does in other commands of docker.
+fn of_docker(error: &clap::Error, command: &str) -> Option<String> {
+    let unknown = word(error, ContextKind::InvalidSubcommand)?;
+    let like = match (command, unknown.as_str()) {
+        ("docker cache", "ls" | "list" | "df" | "du" | "ps" | "info" | "inspect" | "status" | "stats") => "size",
+        ("docker cache", "prune" | "rm" | "remove" | "clean") => "clear",
+        ("docker cache", "check") => "doctor",
+        ("docker cache", "save" | "push") => "export",
+        ("docker cache", "load" | "pull" | "restore") => "import",
+        ("docker cache", "version") => "docker cache --version",
+        ("docker cache builder", "create" | "inspect" | "prune" | "rm" | "stop") => {
+            return Some(format!("docker buildx {unknown}"));
+        }
+        _ => return None,
+    };
+    Some(like.into())
+}
+
 /// Returns what the user may mean by a name where none is taken.
 fn named(error: &clap::Error, command: &str) -> Option<String> {
     let name = |kind| word(error, kind).filter(|name| !name.starts_with('-'));
@@ -122,7 +141,8 @@ fn named(error: &clap::Error, command: &str) -> Option<String> {
 fn word(error: &clap::Error, kind: ContextKind) -> Option<String> {
     match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
-        Some(ContextValue::Strings(texts)) => texts.first().cloned(),
+        // What is most like what the user wrote comes last.
+        Some(ContextValue::Strings(texts)) => texts.last().cloned(),
         _ => None,
     }
 }

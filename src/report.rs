@@ -73,7 +73,7 @@ pub fn error(error: &anyhow::Error) {
     }
 }
 
-/// Asks docker's question and returns true for yes: `y` or `Y`, as docker wants it.
+/// Asks docker's question and returns true for yes; after any other answer it says that nothing was done.
 ///
 /// # Errors
 /// When standard input is no terminal: nobody is there to answer.
@@ -94,7 +94,13 @@ pub fn ask(warning: &str) -> Result<bool> {
     });
     loop {
         match answers.recv_timeout(Duration::from_millis(50)) {
-            Ok(answer) => return Ok(matches!(answer?.trim(), "y" | "Y")),
+            Ok(answer) => {
+                let is_yes = ["y", "yes"].contains(&answer?.trim().to_lowercase().as_str());
+                if !is_yes {
+                    note("nothing was done");
+                }
+                return Ok(is_yes);
+            }
             Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(false),
             Err(mpsc::RecvTimeoutError::Timeout) => cancel::check()?,
         }

@@ -201,6 +201,9 @@ fn wrong_words_are_refused_as_docker_refuses_them() {
             size,
         ),
         ("cache size --frmat", 125, "unknown flag: --frmat\nhint: did you mean `--format`?", size),
+        ("cache expor", 1, "docker: unknown command: docker cache expor\nhint: did you mean `export`?", root),
+        ("cache docter", 1, "docker: unknown command: docker cache docter\nhint: did you mean `doctor`?", root),
+        ("cache df", 1, "docker: unknown command: docker cache df\nhint: did you mean `size`?", root),
         ("cache sizee", 1, "docker: unknown command: docker cache sizee\nhint: did you mean `size`?", root),
         ("help cache nosuch", 1, "docker: unknown command: docker cache nosuch", root),
     ];
