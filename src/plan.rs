@@ -230,7 +230,10 @@ impl Plan {
                 Source::Part { holder, part, sum, .. } => {
                     let hours: Vec<u64> = pieces.iter().filter_map(Piece::hour).collect();
                     let take = match (hours.iter().min(), hours.iter().max()) {
-                        (Some(first), Some(last)) => Take::Between(first * 3600, (last + 1) * 3600),
+                        (Some(first), Some(last)) => {
+                            // A file that was used since then stays.
+                            Take::Between(first * 3600, ((last + 1) * 3600).min(sum.last_used.max(1) + 1))
+                        }
                         // What is used while the user thinks it over is old no more.
                         _ if rules.by_age() => Take::Unused(sum.touched),
                         _ => Take::Everything,
@@ -386,8 +389,8 @@ fn split(row: usize, cache: &Cache, rules: &Rules) -> Vec<Piece> {
                 what: What::Hour(*hour),
                 bytes: aged.bytes,
                 files: Some(aged.files),
-                // The end of the hour: no file goes early.
-                last_used: (*hour > 0).then_some(hour * 3600 + 3599),
+                // The end of the hour, or the last use of all if that is in it: no file goes early.
+                last_used: (*hour > 0).then_some((hour * 3600 + 3599).min(sum.last_used)),
             })
             .collect(),
         Source::Part { sum, .. } => vec![Piece {
@@ -507,9 +510,11 @@ mod tests {
         // The end of an hour decides, so that no file goes early.
         let made = plan(rows.clone(), &Rules { before: Some(3 * 3600 - 1), ..Rules::default() });
         assert_eq!(made.bytes(), Bytes(10));
-        // A unit goes only if nothing uses it meanwhile.
+        // A unit goes only if nothing uses it meanwhile, and so does what was used in the last hour.
         let take = Take::Unused(7);
-        let made = plan(rows, &Rules { before: Some(10 * 3600), ..Rules::default() });
+        let made = plan(rows, &Rules { before: Some(9 * 3600 + 1), ..Rules::default() });
+        let until_then = Take::Between(3600, 9 * 3600 + 1);
+        assert_eq!(made.steps[0].act, Act::Cut { holder: Holder::Mount(0), part: 0, take: until_then });
         assert_eq!(made.steps[1].act, Act::Cut { holder: Holder::Mount(0), part: 0, take });
     }
 
@@ -533,7 +538,7 @@ mod tests {
         };
         let made = plan(rows(), &Rules { before: Some(900_000), ..Rules::default() });
         assert_eq!((names(&made), made.bytes()), (vec!["mixed"], Bytes(10)));
-        assert!(matches!(made.steps[0].act, Act::Cut { take: Take::Between(7200, 10_800), .. }));
+        assert!(matches!(made.steps[0].act, Act::Cut { take: Take::Between(7200, 7201), .. }));
         assert_eq!(made.kept.len(), 3);
         assert!(made.kept.iter().all(|kept| kept.why == "nobody knows when it was last used"), "{:?}", made.kept);
         let made = plan(rows(), &Rules { keep: Some(Bytes(10)), ..Rules::default() });
