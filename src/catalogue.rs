@@ -1978,7 +1978,7 @@ pub fn known_below(mount: &str) -> Vec<Known> {
 }
 
 /// Names of files that hold credentials, where a tool's own directory has them; a `*` at one of the ends stands for
-/// anything. An export leaves them out.
+/// anything. An export leaves them out, and a clear leaves them there.
 pub const SECRETS: &[&str] = &[
     "credentials*",
     "auth.json",
@@ -1997,6 +1997,11 @@ pub const SECRETS: &[&str] = &[
     "id_rsa",
     "id_ed25519",
 ];
+
+/// Returns [`SECRETS`] as jobs take them.
+pub fn secrets() -> Vec<String> {
+    SECRETS.iter().map(ToString::to_string).collect()
+}
 
 /// Returns the one of `known` that decides about `path` (relative to the same mount): the deepest at or above it.
 pub fn deepest<'a>(known: &'a [Known], path: &str) -> Option<&'a Known> {

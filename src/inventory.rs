@@ -572,7 +572,8 @@ fn look_inside(
     }
     for mounts in by_namespace.into_values() {
         let names = mounts.iter().map(|(records, ..)| records.name.clone()).collect();
-        let tree = |known: &[Known]| Tree { known: paths(known), ages, ..Tree::default() };
+        let tree =
+            |known: &[Known]| Tree { known: paths(known), ages, secrets: catalogue::secrets(), ..Tree::default() };
         let trees = mounts.iter().map(|(.., known)| tree(known)).collect();
         let found = match measure_inside(builder, names, trees) {
             Ok(found) => found,
@@ -896,7 +897,13 @@ fn measure(
     let place = Place::of_volumes(docker, info, &volumes, Access::Read);
     let Look { ages, glance, .. } = look;
     let trees = place.roots().into_iter().zip(found);
-    let trees = trees.map(|(root, found)| Tree { root, known: paths(&found.known), ages, glance });
+    let trees = trees.map(|(root, found)| Tree {
+        root,
+        known: paths(&found.known),
+        ages,
+        glance,
+        secrets: catalogue::secrets(),
+    });
     place.measure(trees.collect(), progress)
 }
 
@@ -926,9 +933,10 @@ fn volume_row(volume: &CacheVolume) -> Cache {
 }
 
 /// Returns the row of one part of a volume or mount.
-fn part_row(whole: &Cache, known: &[Known], holder: Holder, part: usize, sum: Sum) -> Cache {
+fn part_row(whole: &Cache, known: &[Known], holder: Holder, part: usize, mut sum: Sum) -> Cache {
     let known = known.get(part);
     let root = whole.path.as_deref().unwrap_or_default().trim_end_matches('/');
+    sum.secrets.iter_mut().for_each(|(path, _)| *path = format!("{root}/{path}"));
     let path = known.map_or("", |known| known.path.trim_end_matches('/'));
     Cache {
         path: Some(if path.is_empty() { root.into() } else { format!("{root}/{path}") }),

@@ -98,6 +98,15 @@ impl Plan {
         // Bytes that stay because something uses them count as kept.
         let mut staying = 0;
         for (row, cache) in inventory.caches.iter().enumerate() {
+            if let Source::Part { sum, .. } = &cache.source
+                && cache.class.is_deletable()
+            {
+                for (path, bytes) in &sum.secrets {
+                    let secret =
+                        Cache { path: Some(path.clone()), class: Class::Secret, files: Some(1), ..cache.clone() };
+                    plan.keep(&secret, *bytes, "it has the name of a file of secrets".into());
+                }
+            }
             if is_empty(cache) {
                 continue;
             }
@@ -309,7 +318,7 @@ impl<'a> Held<'a> {
 fn is_empty(cache: &Cache) -> bool {
     match &cache.source {
         Source::Records(records) => records.is_empty(),
-        Source::Part { sum, .. } => sum.files == 0 && sum.bytes <= sum.staying,
+        Source::Part { sum, .. } => sum.files == sum.secrets.len() as u64 && sum.bytes <= sum.staying,
     }
 }
 
@@ -397,7 +406,7 @@ fn split(row: usize, cache: &Cache, rules: &Rules) -> Vec<Piece> {
             row,
             what: What::Row,
             bytes: sum.bytes.saturating_sub(sum.staying),
-            files: Some(sum.files),
+            files: Some(sum.files - sum.secrets.len() as u64),
             last_used: cache.last_used,
         }],
     }
@@ -550,7 +559,7 @@ mod tests {
     /// it out. Returns the files that it lists and the kilobytes that it frees.
     fn clear(root: &std::path::Path, rules: &Rules) -> (u64, u64) {
         let known = ["pip", "go", "uv"].map(str::to_owned).to_vec();
-        let tree = Tree { root: root.into(), known: known.clone(), ages: true, glance: false };
+        let tree = Tree { root: root.into(), known: known.clone(), ages: true, ..Tree::default() };
         let measured = measure::all(&[tree], &mut |_, _| ()).remove(0).known;
         let mut rows = Vec::new();
         for (at, sum) in measured.into_iter().enumerate() {
@@ -568,7 +577,7 @@ mod tests {
                 takes[part] = take;
             }
         }
-        let cut = Cut { root: root.into(), known, take: takes };
+        let cut = Cut { root: root.into(), known, take: takes, ..Cut::default() };
         let removed = remove::all(&[cut], &mut |_, _| ()).remove(0);
         assert_eq!((made.bytes().0, removed.failed_count), (removed.freed, 0));
         (made.steps.iter().filter_map(|step| step.cache.files).sum(), removed.freed / 1024)

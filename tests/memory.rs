@@ -67,6 +67,7 @@ fn unpack(packed: Packed, blobs: &Path, root: &Path) -> u64 {
         to: String::new(),
         replace: false,
         owner: None,
+        secrets: Vec::new(),
     };
     inside(&Job::Unpack(Unpack { blobs: blobs.into(), trees: vec![target] })).1
 }

@@ -198,6 +198,7 @@ impl TreeConfig {
             to: String::new(),
             replace: false,
             owner: None,
+            secrets: Vec::new(),
         }
     }
 

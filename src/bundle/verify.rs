@@ -339,6 +339,7 @@ mod tests {
                 to: String::new(),
                 replace: false,
                 owner: None,
+                secrets: Vec::new(),
             };
             let done = unpack::all(&Unpack { blobs: layout.blobs(), trees: vec![target] }, &mut |_, _| ());
             let left = |dir: &Path| fs::read_dir(dir).unwrap().count();

@@ -223,9 +223,14 @@ fn recreate(found: &Inventory, options: &Clear) -> Result<Plan> {
                 .iter()
                 .filter(|row| matches!(row.source, Source::Part { holder: Holder::Volume(at), .. } if at == volume))
         };
+        let secrets = rows().filter(|row| row.class.is_deletable()).flat_map(|row| match &row.source {
+            Source::Part { sum, .. } => &sum.secrets[..],
+            Source::Records(_) => &[],
+        });
         let kept: Vec<String> = rows()
             .filter(|row| !row.class.is_deletable() && row.files != Some(0))
             .map(|row| format!("{} ({})", row.path.as_deref().unwrap_or_default(), row.class))
+            .chain(secrets.map(|(path, _)| format!("{path} ({})", catalogue::Class::Secret)))
             .collect();
         if !kept.is_empty() && !options.include_installs {
             bail!(
@@ -382,14 +387,14 @@ fn act(
     options: &Clear,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Outcome {
-    let takes = takes(found, plan, options);
+    let cuts = cuts(found, plan, options);
     thread::scope(|scope| {
         let builders = scope.spawn(|| {
             let mut outcomes = parallel::each(&found.builders, |builder| prune(builder, plan, options));
-            outcomes.push(cut_mounts(found, plan, &takes));
+            outcomes.push(cut_mounts(found, plan, &cuts));
             outcomes
         });
-        let volumes = cut_volumes(docker, found, plan, &takes, options, progress);
+        let volumes = cut_volumes(docker, found, plan, &cuts, options, progress);
         let mut outcome = volumes.unwrap_or_else(|error| Outcome::failure(format!("{error:#}")));
         parallel::join(builders).into_iter().for_each(|other| outcome.add(other));
         outcome
@@ -460,24 +465,21 @@ fn is_used(then: &[CacheRecord], now: &[CacheRecord]) -> bool {
     then.iter().any(|then| now.iter().any(|now| now.id == then.id && now.uses > then.uses))
 }
 
-/// What to take of each part of a volume or mount.
-type Takes = (Vec<String>, Vec<Take>);
-
-/// Returns the part of the plan that is done inside volumes and mounts.
-fn takes(found: &Inventory, plan: &Plan, options: &Clear) -> BTreeMap<Holder, Takes> {
-    let mut takes: BTreeMap<Holder, Takes> = BTreeMap::new();
+/// Returns the part of the plan that is done inside volumes and mounts, whose roots are not known yet.
+fn cuts(found: &Inventory, plan: &Plan, options: &Clear) -> BTreeMap<Holder, Cut> {
+    let mut cuts: BTreeMap<Holder, Cut> = BTreeMap::new();
     for step in &plan.steps {
         match step.act {
             Act::Cut { holder, part, take } => {
-                let (_, takes) = takes.entry(holder).or_insert_with(|| {
+                let cut = cuts.entry(holder).or_insert_with(|| {
                     let known = paths(match holder {
                         Holder::Volume(at) => &found.volumes[at].known,
                         Holder::Mount(at) => &found.mounts[at].known,
                     });
-                    let nothing = vec![Take::Nothing; known.len() + 1];
-                    (known, nothing)
+                    let take = vec![Take::Nothing; known.len() + 1];
+                    Cut { known, take, secrets: catalogue::secrets(), ..Cut::default() }
                 });
-                takes[part] = take;
+                cut.take[part] = take;
             }
             Act::Recreate { volume, .. } => {
                 let known = &found.volumes[volume].known;
@@ -487,27 +489,31 @@ fn takes(found: &Inventory, plan: &Plan, options: &Clear) -> BTreeMap<Holder, Ta
                 };
                 // What came after the plan was made may be no cache.
                 let of_volume = match options.include_installs {
-                    true => (Vec::new(), vec![Take::Everything]),
-                    false => (paths(known), known.iter().map(take).chain([Take::Nothing]).collect()),
+                    true => Cut { take: vec![Take::Everything], ..Cut::default() },
+                    false => Cut {
+                        known: paths(known),
+                        take: known.iter().map(take).chain([Take::Nothing]).collect(),
+                        secrets: catalogue::secrets(),
+                        ..Cut::default()
+                    },
                 };
-                takes.insert(Holder::Volume(volume), of_volume);
+                cuts.insert(Holder::Volume(volume), of_volume);
             }
             Act::Prune(_) => {}
         }
     }
-    takes
+    cuts
 }
 
 /// Runs the removal in a place and tells what came of it; `names` are those of its volumes or mounts. Returns also which of
 /// them, by their indices, nothing stays in that was to go.
 fn cut(
     place: &Place,
-    takes: Vec<&Takes>,
+    cuts: Vec<&Cut>,
     names: &[String],
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> (Outcome, Vec<usize>) {
-    let cuts = place.roots().into_iter().zip(takes);
-    let cuts = cuts.map(|(root, (known, take))| Cut { root, known: known.clone(), take: take.clone() });
+    let cuts = place.roots().into_iter().zip(cuts).map(|(root, cut)| Cut { root, ..cut.clone() });
     let mut removed: Vec<Removed> = Vec::new();
     let ran = place.run(&Job::Remove(cuts.collect()), &mut |line| match line {
         Line::Progress { files, bytes } => progress(files, bytes),
@@ -538,12 +544,12 @@ fn cut(
 }
 
 /// Empties parts of mounts, by one build for all mounts of a builder that share a namespace.
-fn cut_mounts(found: &Inventory, plan: &Plan, takes: &BTreeMap<Holder, Takes>) -> Outcome {
-    let mut places: BTreeMap<(&str, &str), Vec<(&FoundMount, &Takes)>> = BTreeMap::new();
-    for (holder, takes) in takes {
+fn cut_mounts(found: &Inventory, plan: &Plan, cuts: &BTreeMap<Holder, Cut>) -> Outcome {
+    let mut places: BTreeMap<(&str, &str), Vec<(&FoundMount, &Cut)>> = BTreeMap::new();
+    for (holder, cut) in cuts {
         if let Holder::Mount(at) = holder {
             let mount = &found.mounts[*at];
-            places.entry((&mount.builder.name, &mount.name.namespace)).or_default().push((mount, takes));
+            places.entry((&mount.builder.name, &mount.name.namespace)).or_default().push((mount, cut));
         }
     }
     let mut outcome = Outcome::default();
@@ -571,7 +577,7 @@ fn cut_mounts(found: &Inventory, plan: &Plan, takes: &BTreeMap<Holder, Takes>) -
         builder.forgets_when_pruned &= !is_pruned(&builder, plan);
         let place = Place::Build(MountPlace::new(&builder, names));
         let names: Vec<String> = mounts.iter().map(|(mount, _)| format!("mount {}", mount.name.shown())).collect();
-        outcome.add(cut(&place, mounts.iter().map(|(_, takes)| *takes).collect(), &names, &mut |_, _| ()).0);
+        outcome.add(cut(&place, mounts.iter().map(|(_, cut)| *cut).collect(), &names, &mut |_, _| ()).0);
     }
     outcome
 }
@@ -581,15 +587,15 @@ fn cut_volumes(
     docker: &Docker,
     found: &Inventory,
     plan: &Plan,
-    takes: &BTreeMap<Holder, Takes>,
+    of_holders: &BTreeMap<Holder, Cut>,
     options: &Clear,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Outcome> {
     let mut outcome = Outcome::default();
-    let mut cuts: Vec<(&FoundVolume, &Takes)> = Vec::new();
-    for (holder, takes) in takes {
+    let mut cuts: Vec<(&FoundVolume, &Cut)> = Vec::new();
+    for (holder, cut) in of_holders {
         if let Holder::Volume(at) = holder {
-            cuts.push((&found.volumes[*at], takes));
+            cuts.push((&found.volumes[*at], cut));
         }
     }
     let Some(info) = found.info.as_ref().filter(|_| !cuts.is_empty()) else { return Ok(outcome) };
@@ -645,7 +651,7 @@ fn cut_volumes(
     let raw: Vec<&Volume> = cuts.iter().map(|(found, _)| &found.volume).collect();
     let place = Place::of_volumes(docker, info, &raw, Access::Write);
     let names: Vec<String> = raw.iter().map(|volume| format!("volume {}", volume.name)).collect();
-    let (cleared, done) = cut(&place, cuts.iter().map(|(_, takes)| *takes).collect(), &names, progress);
+    let (cleared, done) = cut(&place, cuts.iter().map(|(_, cut)| *cut).collect(), &names, progress);
     outcome.add(cleared);
     let is_made_anew = |name: &str| {
         let is_of = |step: &Step| matches!(step.act, Act::Recreate { emptied: false, .. }) && step.cache.name == name;

@@ -659,7 +659,7 @@ fn tree(config: &TreeConfig, previous: Option<Previous>) -> pack::Tree {
         root: Default::default(),
         base: config.base.clone(),
         rules: config.rules.clone(),
-        secrets: catalogue::SECRETS.iter().map(ToString::to_string).collect(),
+        secrets: catalogue::secrets(),
         previous,
     }
 }

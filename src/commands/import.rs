@@ -612,6 +612,7 @@ fn target(step: &Step, options: &Import) -> Target {
         to: step.below.clone(),
         replace: options.replace,
         owner: options.owner,
+        secrets: catalogue::secrets(),
         ..step.entry.config.target()
     }
 }

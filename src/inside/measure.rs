@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::dirs::DIRECTORY;
-use super::scan::changed;
+use super::scan::{changed, fits};
 use super::walk::{self, Counters, Folder, Troubles, Visit, blocks, last_used};
 
 /// A tree to measure.
@@ -31,6 +31,9 @@ pub struct Tree {
     /// sums are too small.
     #[serde(default)]
     pub glance: bool,
+    /// Names of files that stay where a known path, or the root, has them, as in [`super::pack::Tree::secrets`].
+    #[serde(default)]
+    pub secrets: Vec<String>,
 }
 
 /// What a tree holds.
@@ -51,7 +54,7 @@ pub struct Sum {
     /// Bytes on the disk, as `du` counts them: blocks, directories included.
     pub bytes: u64,
     /// Those of the bytes that stay when the part is emptied: the directories that known paths name or lead through,
-    /// and files that have further hard links outside the part.
+    /// files that have further hard links outside the part, and files of secrets.
     #[serde(default)]
     pub staying: u64,
     /// Number of entries that are not directories; hard links of one file count once.
@@ -74,6 +77,9 @@ pub struct Sum {
     /// Those of the staying bytes that go with other parts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shared: Vec<Shared>,
+    /// Paths of files of secrets below the root, which stay, and their bytes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<(String, u64)>,
 }
 
 /// The files that were last used in one hour.
@@ -108,6 +114,7 @@ impl Sum {
             sum.files += aged.files;
         }
         self.shared.extend(other.shared);
+        self.secrets.extend(other.secrets);
     }
 
     fn add_file(&mut self, Use { bytes, staying, moment, touched }: Use, ages: bool) {
@@ -137,6 +144,7 @@ pub fn all(trees: &[Tree], progress: &mut (dyn FnMut(u64, u64) + Send)) -> Vec<M
 struct Measure<'a> {
     ages: bool,
     glance: bool,
+    secrets: &'a [String],
     /// The known paths, then the rest.
     parts: Vec<Mutex<Sum>>,
     counters: &'a Counters,
@@ -184,10 +192,11 @@ impl Link {
 }
 
 impl<'a> Measure<'a> {
-    fn new(tree: &Tree, counters: &'a Counters) -> Self {
+    fn new(tree: &'a Tree, counters: &'a Counters) -> Self {
         Measure {
             ages: tree.ages,
             glance: tree.glance,
+            secrets: &tree.secrets,
             parts: (0..=tree.known.len()).map(|_| Mutex::default()).collect(),
             counters,
             links: Mutex::default(),
@@ -252,6 +261,11 @@ impl Visit for Measure<'_> {
             return if part == folder.part { sum.add(seen) } else { self.add(part, seen) };
         }
         match statat(&folder.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if part == folder.part && is_secret(folder, name, self.secrets) => {
+                let bytes = blocks(&stat);
+                sum.add_file(Use { staying: bytes, ..Use::of(&stat) }, false);
+                sum.secrets.push((folder.path(name), bytes));
+            }
             Ok(stat) if stat.st_nlink > 1 => {
                 #[allow(clippy::unnecessary_cast, reason = "its width differs between systems")]
                 let count = stat.st_nlink as u64;
@@ -287,6 +301,12 @@ impl Visit for Measure<'_> {
     fn refused(&self, path: String, error: Errno) {
         self.unreadable.add(path, error);
     }
+}
+
+/// Tells whether an entry of a folder's own part has the name of a file of secrets, where such lie: in the root, or where a
+/// known path leads.
+pub fn is_secret(folder: &Folder, name: &CStr, secrets: &[String]) -> bool {
+    folder.named && secrets.iter().any(|secret| fits(secret, name.to_bytes()))
 }
 
 /// Tells whether git takes a directory for the top of a work tree: its `.git` is a repository, a link, or a file that says

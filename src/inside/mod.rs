@@ -240,6 +240,7 @@ mod tests {
             to: String::new(),
             replace: false,
             owner: None,
+            secrets: Vec::new(),
         };
         lower();
         let mut unpacked = Vec::new();

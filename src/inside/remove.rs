@@ -11,18 +11,21 @@ use rustix::fs::{AtFlags, Mode, Stat, fchmod, statat, unlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::measure::{self, Measured, Tree};
+use super::measure::{self, Measured, Tree, is_secret};
 use super::unpack;
 use super::walk::{self, Counters, Folder, Troubles, Visit, blocks, last_used};
 
 /// A tree to remove parts of.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Cut {
     pub root: PathBuf,
     /// The paths that tell the parts apart, as in [`super::measure::Tree::known`]. A directory whose path ends in `/` goes too.
     pub known: Vec<String>,
     /// What to remove of each, and last of what none of them covers.
     pub take: Vec<Take>,
+    /// As in [`super::measure::Tree::secrets`].
+    #[serde(default)]
+    pub secrets: Vec<String>,
 }
 
 /// What to remove of a part.
@@ -58,7 +61,7 @@ pub fn all(cuts: &[Cut], progress: &mut (dyn FnMut(u64, u64) + Send)) -> Vec<Rem
     let mut cuts = cuts.to_vec();
     let used = keep_used(&mut cuts);
     let counters = Counters::default();
-    let removals: Vec<Removal> = cuts.iter().map(|cut| Removal::new(&cut.take, &counters)).collect();
+    let removals: Vec<Removal> = cuts.iter().map(|cut| Removal::new(cut, &counters)).collect();
     for (cut, removal) in cuts.iter().zip(&removals) {
         if let Err(error) = unpack::sweep(&cut.root) {
             removal.failed.tell(format!("{error:#}"));
@@ -91,6 +94,7 @@ fn keep_used(cuts: &mut [Cut]) -> Vec<Vec<String>> {
 
 struct Removal<'a> {
     take: &'a [Take],
+    secrets: &'a [String],
     counters: &'a Counters,
     freed: AtomicU64,
     /// Held while one of several hard links is removed, so that the last one is known to be the last.
@@ -100,9 +104,10 @@ struct Removal<'a> {
 }
 
 impl<'a> Removal<'a> {
-    fn new(take: &'a [Take], counters: &'a Counters) -> Self {
+    fn new(cut: &'a Cut, counters: &'a Counters) -> Self {
         Removal {
-            take,
+            take: &cut.take,
+            secrets: &cut.secrets,
             counters,
             freed: AtomicU64::new(0),
             links: Mutex::default(),
@@ -161,7 +166,7 @@ impl Visit for Removal<'_> {
 
     fn entry(&self, folder: &Folder, name: &CStr, part: usize, (files, freed): &mut (u64, u64)) {
         let take = self.take(part);
-        if take == Take::Nothing {
+        if take == Take::Nothing || (part == folder.part && is_secret(folder, name, self.secrets)) {
             return;
         }
         let removed = statat(&folder.fd, name, AtFlags::SYMLINK_NOFOLLOW).and_then(|stat| match take {
@@ -230,7 +235,7 @@ mod tests {
 
     fn cut(root: &Path, known: &[&str], take: &[Take]) -> Removed {
         let known = known.iter().map(ToString::to_string).collect();
-        all(&[Cut { root: root.into(), known, take: take.to_vec() }], &mut |_, _| ()).remove(0)
+        all(&[Cut { root: root.into(), known, take: take.to_vec(), ..Cut::default() }], &mut |_, _| ()).remove(0)
     }
 
     /// Returns all paths below a directory, following no link.
@@ -285,6 +290,27 @@ mod tests {
         let expected =
             ["bundle", "bundle/old", "bundle/old/config", "bundle/old/config/f", "toolchains", "toolchains/new"];
         assert_eq!(left, [&expected[..], &["toolchains/new/bin", "toolchains/new/bin/rustc"]].concat());
+    }
+
+    #[test]
+    fn files_of_secrets_stay_where_tools_have_them_unless_they_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        for file in ["npm/.npmrc", "npm/_cacache/.npmrc", "npm/key.pem", "uv/.netrc", "other/.npmrc"] {
+            fs::create_dir_all(dir.path().join(file).parent().unwrap()).unwrap();
+            fs::write(dir.path().join(file), "1").unwrap();
+        }
+        let known = ["npm", "npm/.npmrc/", "uv"].map(str::to_owned).to_vec();
+        let secrets = vec![".npmrc".to_owned(), ".netrc".into(), "*.pem".into()];
+        let tree = Tree { root: dir.path().into(), known: known.clone(), secrets: secrets.clone(), ..Tree::default() };
+        let sums = measure::all(&[tree], &mut |_, _| ()).remove(0).known;
+        let planned: u64 = sums.iter().map(|sum| sum.bytes - sum.staying).sum();
+        let told: Vec<&str> = sums.iter().flat_map(|sum| &sum.secrets).map(|(path, _)| path.as_str()).collect();
+        assert_eq!(told, ["npm/key.pem", "uv/.netrc"]);
+        let take = [vec![Take::Everything; 3], vec![Take::Nothing]].concat();
+        let removed = all(&[Cut { root: dir.path().into(), known, take, secrets }], &mut |_, _| ()).remove(0);
+        assert_eq!((removed.failed_count, removed.freed), (0, planned), "{removed:?}");
+        let left: Vec<_> = paths(dir.path()).into_iter().map(|path| path.display().to_string()).collect();
+        assert_eq!(left, ["npm", "npm/key.pem", "other", "other/.npmrc", "uv", "uv/.netrc"]);
     }
 
     #[test]
@@ -373,7 +399,7 @@ mod tests {
             let known = vec!["pip".to_string()];
             let tree = Tree { root: root.clone(), known: known.clone(), ..Tree::default() };
             let touched = measure::all(&[tree], &mut |_, _| ())[0].known[0].touched;
-            Cut { root, known, take: vec![Take::Unused(touched + changed), Take::Nothing] }
+            Cut { root, known, take: vec![Take::Unused(touched + changed), Take::Nothing], ..Cut::default() }
         };
         let cuts = [Cut { take: vec![Take::Everything; 2], ..cut_of("a", 0) }, cut_of("b", 1), cut_of("c", 0)];
         let used: Vec<Vec<String>> = all(&cuts, &mut |_, _| ()).into_iter().map(|removed| removed.used).collect();
@@ -598,7 +624,7 @@ mod tests {
 
             let take = known.iter().map(|known| if goes(known) { Take::Everything } else { Take::Nothing });
             let take: Vec<Take> = take.chain([Take::Nothing]).collect();
-            let cut = |root: &PathBuf| Cut { root: root.clone(), known: names.clone(), take: take.clone() };
+            let cut = |root: &PathBuf| Cut { root: root.clone(), known: names.clone(), take: take.clone(), ..Cut::default() };
             let removed = all(&roots.iter().map(cut).collect::<Vec<_>>(), &mut |_, _| ());
             prop_assert!(removed.iter().all(|removed| removed.failed_count == 0), "{:?}", removed);
             prop_assert_eq!(roots.iter().map(|root| paths(root)).collect::<Vec<_>>(), expected);

@@ -2,7 +2,7 @@
 //! renames. Until then the tree is as it was; no link is ever followed.
 
 use std::cmp::Ordering;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
@@ -29,6 +29,7 @@ use super::measure::is_work_tree;
 use super::moves::{self, Moves, Name};
 use super::pack::{Blob, Hashed, Layer, digest};
 use super::rules::{At, Rule, Rules};
+use super::scan::fits;
 use super::table::{self, MAX_ROWS, Row, Table, decoder};
 use super::walk::{Counters, mount_of};
 use crate::parallel;
@@ -61,6 +62,8 @@ pub struct Target {
     pub replace: bool,
     /// Owner of everything, instead of what the bundle says.
     pub owner: Option<(u32, u32)>,
+    /// Names of files that are not replaced, as in [`super::pack::Tree::secrets`].
+    pub secrets: Vec<String>,
 }
 
 /// What became of a tree.
@@ -182,9 +185,15 @@ impl<'a> Unpacking<'a> {
         let target = self.target;
         let merged_rules = placed_rules(target);
         let rules = Rules::new(&merged_rules);
+        let mut secrets = BTreeSet::new();
+        if target.replace {
+            let root = place.root.as_fd();
+            add_secrets(root, &mut Vec::new(), &merged_rules, rules.root(), &target.secrets, &mut secrets)?;
+        }
         let mut merge = Merge {
             rules: &merged_rules,
             replace: target.replace,
+            secrets: &secrets,
             tree: self.staging.number,
             moves: &mut place.moves,
             path: Vec::new(),
@@ -197,6 +206,9 @@ impl<'a> Unpacking<'a> {
             true => place.path.display().to_string(),
             false => format!("{}/{}", place.path.display(), String::from_utf8_lossy(&merge.path)),
         })?;
+        let kept = secrets.iter().take(NAMED).map(|path| String::from_utf8_lossy(path));
+        let kept = kept.map(|path| format!("{path}: it has the name of a file of secrets, and stays"));
+        merge.unpacked.notes.extend(kept);
         let newer = String::from_utf8_lossy(&merge.newer);
         match merge.newer_count {
             0 => {}
@@ -490,6 +502,37 @@ fn refuse_work_trees(dir: BorrowedFd<'_>, path: &Path, rules: &[Rule], at: At<'_
     Ok(())
 }
 
+/// Finds what has the name of a file of secrets in the directories that rules name, or in the root, and take: no bundle has it.
+fn add_secrets(
+    dir: BorrowedFd<'_>,
+    path: &mut Vec<u8>,
+    rules: &[Rule],
+    at: At<'_>,
+    secrets: &[String],
+    found: &mut BTreeSet<Vec<u8>>,
+) -> Result<()> {
+    let taken = (path.is_empty() || at.is_named()) && at.rule.is_some_and(|rule| rules[rule].take);
+    for name in names(dir)? {
+        let (below, above) = (at.child(name.to_bytes()), path.len());
+        let is_secret = taken && !below.is_named() && secrets.iter().any(|secret| fits(secret, name.to_bytes()));
+        if !is_secret && !below.leads_on() {
+            continue;
+        }
+        if above > 0 {
+            path.push(b'/');
+        }
+        path.extend(name.to_bytes());
+        if !is_dir(&statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW)?) {
+            found.extend(is_secret.then(|| path.clone()));
+        } else if below.leads_on() {
+            let dir = openat(dir, &name, DIRECTORY, Mode::empty())?;
+            add_secrets(dir.as_fd(), path, rules, below, secrets, found)?;
+        }
+        path.truncate(above);
+    }
+    Ok(())
+}
+
 /// Returns where a path goes if the directory `from` becomes `to`; None if it does not lie there.
 pub fn placed(path: &[u8], from: &str, to: &str) -> Option<Vec<u8>> {
     let below = match from.is_empty() {
@@ -678,6 +721,8 @@ fn make_dir(above: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
 struct Merge<'a> {
     rules: &'a [Rule],
     replace: bool,
+    /// Paths of files that are not replaced.
+    secrets: &'a BTreeSet<Vec<u8>>,
     /// Number of the staging tree.
     tree: usize,
     moves: &'a mut Moves,
@@ -732,7 +777,10 @@ impl Merge<'_> {
             },
             Err(error) => return Err(error.into()),
         };
-        if self.replace && self.taken(at) && at.is_whole() {
+        if self.secrets.contains(&self.path) {
+            return self.keep(new, name);
+        }
+        if self.goes(at) {
             return self.bring(new, &arriving, old, name, true);
         }
         match (is_dir(&arriving), is_dir(&there)) {
@@ -776,9 +824,16 @@ impl Merge<'_> {
         Ok(())
     }
 
+    /// Tells whether what is there goes with all that is in it.
+    fn goes(&self, at: At<'_>) -> bool {
+        let is_kept =
+            |secret: &Vec<u8>| Path::new(OsStr::from_bytes(secret)).starts_with(OsStr::from_bytes(&self.path));
+        self.replace && self.taken(at) && at.is_whole() && !self.secrets.iter().any(is_kept)
+    }
+
     /// Takes away, of what does not arrive, what the rules take.
     fn leaving(&mut self, old: BorrowedFd<'_>, name: &CStr, at: At<'_>) -> Result<()> {
-        if self.taken(at) && at.is_whole() {
+        if self.goes(at) {
             self.moves.take_away(Name { dir: old, name, path: &self.path })
         } else if is_dir(&statat(old, name, AtFlags::SYMLINK_NOFOLLOW)?) && (self.taken(at) || at.takes_below()) {
             let below = openat(old, name, DIRECTORY, Mode::empty())?;
@@ -876,6 +931,7 @@ mod tests {
             to: String::new(),
             replace: false,
             owner: None,
+            secrets: Vec::new(),
         }
     }
 
@@ -1184,6 +1240,32 @@ mod tests {
         let whole = Target { from: "pip".into(), to: "state".into(), replace: true, ..target(&packed, &back) };
         let whole = Target { rules: rules(&taken), ..whole };
         assert!(unpack(whole, &out).unwrap_err().to_string().contains("/state is a git work tree"));
+    }
+
+    #[test]
+    fn files_of_secrets_are_not_replaced() {
+        let (_dir, tree, out, back) = dirs();
+        let taken = [("pip", true), ("npm", true), ("venvs/*", true), ("venvs/*/lib", false), ("state", false)];
+        let write = |root: &Path, path: &str| {
+            fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();
+            fs::write(root.join(path), path).unwrap();
+        };
+        ["pip/http/a", "pip/token", "venvs/x/bin"].iter().for_each(|path| write(&tree, path));
+        let packed = pack(&tree, &out, &taken, None);
+        let stays = ["npm/token", "pip/token", "state/token", "venvs/x/lib/a", "venvs/x/token", "venvs/y/token"];
+        let goes = ["pip/http/old", "pip/http/token", "npm/_cacache/a", "venvs/x/old", "venvs/y/old"];
+        stays.iter().chain(&goes).for_each(|path| write(&back, path));
+        let replacing = Target { replace: true, rules: rules(&taken), ..target(&packed, &back) };
+        let unpacked = unpack(Target { secrets: vec!["token".into()], ..replacing }, &out).unwrap();
+        let told = unpacked
+            .notes
+            .iter()
+            .filter_map(|note| note.strip_suffix(": it has the name of a file of secrets, and stays"));
+        assert_eq!(told.collect::<Vec<_>>(), ["npm/token", "pip/token", "venvs/x/token", "venvs/y/token"]);
+        for path in stays.iter().chain(&["pip/http/a", "venvs/x/bin"]) {
+            assert_eq!(fs::read_to_string(back.join(path)).unwrap(), *path);
+        }
+        assert_eq!(goes.map(|path| back.join(path).exists()), [false; 5]);
     }
 
     #[test]

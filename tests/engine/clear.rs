@@ -356,6 +356,31 @@ for_each_engine!(what_a_container_uses_stays_and_is_named, [v20, v26, v28_contai
     engine.docker(&["rm", "--force", "worker"]);
 });
 
+for_each_engine!(files_of_secrets_stay_and_are_named_until_somebody_names_them, [v20, v28], |engine| {
+    let root = engine.volume("project-cache", &[("npm/_cacache/a", "1"), ("npm/.npmrc", "1"), ("pip/id_rsa", "1")]);
+    let clear = |words: &[&str]| engine.cache(&[&["clear", "--volume", "project-cache", "--force"], words].concat());
+    let run = clear(&["--format", "json"]).ok();
+    let told: Value = serde_json::from_str(&run.stdout).unwrap();
+    let kept = told["kept"].as_array().unwrap().iter();
+    let kept: Vec<_> = kept.map(|row| (row["path"].as_str().unwrap(), row["class"].as_str().unwrap())).collect();
+    assert_eq!(kept, [("/cache/npm/.npmrc", "secret"), ("/cache/pip/id_rsa", "secret")], "{run}");
+    assert!(
+        !root.join("npm/_cacache").exists() && root.join("npm/.npmrc").exists() && root.join("pip/id_rsa").exists()
+    );
+    let refused = clear(&["--recreate"]);
+    assert!(refused.code == 1 && refused.stderr.contains("/cache/npm/.npmrc (secret)"), "{refused}");
+    write_files(&root, &[("npm/_cacache/a", "1")]);
+    let bundle = engine.folder().join("bundle").display().to_string();
+    engine.cache(&["export", "--dest", &bundle, "--volume", "project-cache"]).ok();
+    write_files(&root, &[("npm/_cacache/b", "1")]);
+    let run = engine.cache(&["import", "--src", &bundle, "--volume", "project-cache", "--replace"]).ok();
+    assert!(run.stderr.contains("npm/.npmrc: it has the name of a file of secrets, and stays"), "{run}");
+    let is_there = ["npm/_cacache/a", "npm/_cacache/b", "npm/.npmrc"].map(|path| root.join(path).exists());
+    assert_eq!(is_there, [true, false, true]);
+    clear(&["--path", "/cache/npm/.npmrc", "--include-installs"]).ok();
+    assert!(!root.join("npm/.npmrc").exists() && root.join("pip/id_rsa").exists());
+});
+
 for_each_engine!(nothing_is_unmounted_in_a_container_whoever_insists, [v20, v28], |engine| {
     let root = engine.volume("project-cache", &[("pip/file", "1"), ("pip/http/below", "1")]);
     engine.volume("inner-cache", &[]);
