@@ -252,6 +252,16 @@ impl<'a> Workload<'a> {
         writes.places.iter().flatten().any(|place| self.mount_of(place).is_some())
     }
 
+    /// Tells whether the image's steps or the container's scripts speak of a path, or of one below it.
+    fn prepares(&self, path: &str) -> bool {
+        let path = path.trim_end_matches('/');
+        let is_of_name = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        self.preparation.match_indices(path).any(|(at, _)| {
+            let (before, after) = (&self.preparation[..at], &self.preparation[at + path.len()..]);
+            !before.ends_with(is_of_name) && !after.starts_with(is_of_name)
+        })
+    }
+
     /// Returns the volumes that somebody means to keep.
     fn volumes(&self) -> impl Iterator<Item = (&'a str, &'a Mount)> {
         let volumes = self.described.mounts.iter().filter(|mount| mount.kind == MountKind::Volume);
@@ -322,14 +332,13 @@ fn volume_unused(workload: &Workload<'_>, files: &[File]) -> Vec<Found> {
         let own = workload.volumes().find(|(_, mount)| {
             tool_at(&mount.target).is_some_and(|row| row.tool == tool && rest_is_cache(row, &mount.target))
         });
-        if let Some((name, mount)) = own.filter(|(_, mount)| !workload.preparation.contains(&mount.target)) {
+        if let Some((name, mount)) = own.filter(|(_, mount)| !workload.prepares(&mount.target)) {
             let who = workload.scope.user.as_deref().filter(|_| workload.scope.is_root() == Some(false));
             let who = who.map(|user| format!(" as user {user}")).unwrap_or_default();
             let message = format!("volume {name} at `{}` stays empty: {tool} writes to {written}{who}", mount.target);
             let mut unused = at(CHECK, Severity::Warning, &mount.place, message);
             // Docker gives to root what it makes for a volume, unless the image has it.
-            let is_theirs =
-                |place: &String| workload.scope.is_root() == Some(true) || workload.preparation.contains(place);
+            let is_theirs = |place: &String| workload.scope.is_root() == Some(true) || workload.prepares(place);
             if let ([place], Some(file)) = (places.as_slice(), file_of(files, &mount.place))
                 && is_theirs(place)
             {
@@ -339,7 +348,7 @@ fn volume_unused(workload: &Workload<'_>, files: &[File]) -> Vec<Found> {
             found.push(unused);
         } else if let Some((name, mount, place)) = common_volume(workload, writes.row)
             && let Some(variable) = writes.row.env.last()
-            && !workload.preparation.contains(&mount.target)
+            && !workload.prepares(&mount.target)
         {
             let message = format!(
                 "{tool} writes to {written}, beside volume {name} at `{}`: set `{variable}={place}` in its environment",
@@ -640,6 +649,14 @@ mod tests {
             assert_eq!(found(&[("compose.yml", &files)]), unused(line), "{service}");
             let message = findings(&[("compose.yml", &files)])[0].message.clone();
             assert!(message.contains(says), "{message}");
+        }
+        let service = compose("build: .\ncommand: pip install x\nvolumes: [\"c:/cache/\"]");
+        for (step, expected) in [
+            ("--mount=type=cache,target=/var/cache/apt apt-get update", unused(5)),
+            ("mkdir -p /cache/pip && chown 1000 /cache", vec![]),
+        ] {
+            let dockerfile = format!("FROM python:3.12\nRUN {step}\n");
+            assert_eq!(found(&[("compose.yml", &service), ("Dockerfile", &dockerfile)]), expected, "{step}");
         }
         for service in [
             "image: node:22\nuser: node\nvolumes:\n  - npm:/root/.npm",
