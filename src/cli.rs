@@ -389,7 +389,8 @@ pub struct Clear {
     /// Clear the least recently used, until this size remains; small is 2GB, medium 5GB, large 10GB
     #[arg(long, value_name = "SIZE", visible_alias = "to-budget")]
     pub keep: Option<Budget>,
-    /// Clear only this directory of the named volume or mount, as containers or builds see it, and the directory itself
+    /// Clear only this directory of the named volume or mount, as containers or builds see it; one below a
+    /// tool's own goes itself
     #[arg(long, value_name = "DIR")]
     pub path: Vec<String>,
     /// Clear every cache
@@ -475,7 +476,7 @@ pub struct Import {
     /// Replace also in volumes that running containers use
     #[arg(long, requires = "replace")]
     pub force_in_use: bool,
-    /// Owner of all that is imported, by numbers
+    /// Owner of all that is imported, by numbers; what is there already keeps its own
     #[arg(long, value_name = "UID[:GID]", value_parser = owner)]
     pub owner: Option<(u32, u32)>,
     /// Import into this volume, whatever it was exported from

@@ -43,6 +43,9 @@ pub struct Answer {
     /// Something of it was asked for by name.
     #[serde(skip)]
     pub failed: bool,
+    /// True if only a plan was asked for.
+    #[serde(skip)]
+    pub is_plan: bool,
     /// The steps of an import of layers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<Steps>,
@@ -167,7 +170,8 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
         });
         let entries = layer.into_iter().chain(entries);
         let (entries, left_out) = (entries.collect(), plan.left_out);
-        return show(&Answer { version: 1, entries, left_out, failed, ..Answer::default() }, &options.output, NOTHING);
+        let answer = Answer { version: 1, entries, left_out, failed, is_plan: options.dry_run, ..Answer::default() };
+        return show(&answer, &options.output, NOTHING);
     }
     let wait = || report::note("another export writes this bundle; waiting for it");
     let stage;
@@ -707,11 +711,15 @@ pub fn show(answer: &Answer, output: &Output, nothing: &str) -> Result<u8> {
             let header = ["KIND", "NAME", "LANGUAGE", "SIZE", "FILES"];
             let table = report::table_within(report::room(), &header, rows.collect(), &["FILES", "LANGUAGE", "KIND"]);
             let (written, reused) = (Bytes(answer.bytes_written), Bytes(answer.bytes_reused));
+            let told = match answer.is_plan {
+                true => "Nothing was written: this is a dry run\n".into(),
+                false => format!("Written:  {written}\nReused:   {reused}\n"),
+            };
             let steps = answer.steps.as_ref().map(|Steps { cached, ran }| {
                 format!("Layers:   {cached} of {} steps CACHED\n", *cached as usize + ran.len())
             });
             let steps = steps.unwrap_or_default();
-            report::data(&format!("{table}\nWritten:  {written}\nReused:   {reused}\n{steps}"))?;
+            report::data(&format!("{table}\n{told}{steps}"))?;
         }
     }
     if !quiet || answer.failed {

@@ -126,7 +126,8 @@ pub fn run(context: Context, options: &Import) -> Result<u8> {
         ensure_found(builder, &plan.steps)?;
     }
     let entries = plan.entries.iter().map(answer).collect();
-    let mut answer = Answer { version: 1, entries, left_out: std::mem::take(&mut plan.left_out), ..Answer::default() };
+    let (left_out, is_plan) = (std::mem::take(&mut plan.left_out), options.dry_run);
+    let mut answer = Answer { version: 1, entries, left_out, is_plan, ..Answer::default() };
     if options.dry_run {
         if imports_layers {
             answer.entries.extend(layers::listed(&layout.index()?.manifests));
