@@ -375,6 +375,57 @@ fn a_cache_that_the_dockerfile_itself_moves_or_turns_off_is_not_looked_for_elsew
 }
 
 #[test]
+fn no_mount_is_put_where_a_variable_names_no_directory_of_the_tools_own() {
+    let setting = |name: &str, value: &str, run: &str| format!("FROM python\nENV {name}={value}\nRUN {run}\n");
+    let places = [
+        "/dev/null",
+        "/dev/shm/x",
+        "/proc/x",
+        "/",
+        "//",
+        "/usr",
+        "/usr/",
+        "/usr/local",
+        "/usr/local/lib",
+        "/usr/bin",
+        "/etc",
+        "/opt",
+        "/root",
+        "/home/app",
+        "/tmp",
+        "/var",
+        "/var/lib",
+        "/var/cache",
+        "/usr/lib/python3/dist-packages/x",
+        "/app/node_modules",
+        "/a/..",
+        "off",
+    ];
+    for place in places {
+        told_and_left("missing-cache-mount", &[&setting("PIP_CACHE_DIR", place, "pip install x")]);
+    }
+    told_and_left(
+        "missing-cache-mount",
+        &[
+            &setting("COMPOSER_CACHE_DIR", "/dev/null", "composer install"),
+            &setting("npm_config_cache", "/dev/null", "npm ci"),
+            &setting("YARN_CACHE_FOLDER", "/dev/null", "yarn install --frozen-lockfile"),
+            &setting("CARGO_HOME", "/dev/null", "cargo build\nFROM debian"),
+            &setting("GOCACHE", "/c\nENV GOCACHE=off", "go build\nFROM debian"),
+            &setting("PIP_CACHE_DIR", "/c", "PIP_CACHE_DIR=off pip install x"),
+        ],
+    );
+    let mounted = "--mount=type=cache,target=/root/.cache/pip pip install x";
+    let text = setting("PIP_CACHE_DIR", "/dev/null", mounted);
+    assert_eq!(fixed(&text), text);
+    for place in ["/usr/local/pip", "/usr/lib/pip/cache", "/var/cache/x", "/root/.cache", "/tmp/pip", "/cache", "/devs"]
+    {
+        let fixed = fixed(&setting("PIP_CACHE_DIR", place, "pip install x"));
+        assert!(fixed.contains(&format!("target={place} ")), "{fixed}");
+    }
+}
+
+#[test]
 fn a_mount_where_only_old_versions_write_is_dead_unless_a_setting_leads_there() {
     let step = |target: &str, run: &str| format!("RUN --mount=type=cache,target={target} {run}\n");
     let pnpm = step("/root/.pnpm-store", "pnpm install --frozen-lockfile");

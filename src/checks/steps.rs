@@ -499,9 +499,27 @@ fn place(paths: &[&str], command: &Command, commands: &[Command], scope: &Scope)
             },
         };
         // A relative one depends on where the command runs.
-        return (path.starts_with('/') && !path.contains("/../")).then(|| Some(clean(&path)));
+        return Some(clean(&path)).filter(|place| path.starts_with('/') && may_be_own(place)).map(Some);
     }
     Some(None)
+}
+
+/// Tells whether a cleaned path may be a directory of a tool's own: no device, none that others need, nothing installed.
+fn may_be_own(place: &str) -> bool {
+    const SYSTEM: &[&str] = &[
+        "bin", "boot", "etc", "games", "home", "include", "lib", "lib32", "lib64", "libexec", "local", "media", "mnt",
+        "opt", "root", "run", "sbin", "share", "snap", "srv", "src", "tmp", "usr", "var",
+    ];
+    let names: Vec<&str> = place.split('/').filter(|name| !name.is_empty()).collect();
+    let below = match &names[..] {
+        ["usr", "local", below @ ..] | ["usr" | "var", below @ ..] | below => below,
+    };
+    let is_system = match below {
+        [] | ["dev" | "proc" | "sys", ..] | ["home", _] => true,
+        [name] => SYSTEM.contains(name) || names[0] == "var" && matches!(*name, "cache" | "log" | "spool"),
+        _ => false,
+    };
+    !is_system && !names.iter().any(|name| matches!(*name, ".." | "site-packages" | "dist-packages" | "node_modules"))
 }
 
 /// Returns a variable as a command sees it: set before it, exported in the script, or by the stage.
