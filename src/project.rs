@@ -103,6 +103,8 @@ pub struct Around {
     /// A settings file of a package manager that may move its cache: `.npmrc`, `poetry.toml`, `.yarnrc.yml`, `.yarnrc`, and
     /// `pnpm-workspace.yaml` and `package.json` if they say that or name an old pnpm.
     pub settings: Vec<String>,
+    /// `uv.toml`, `pyproject.toml` or `bunfig.toml` has what is installed be links into the cache.
+    pub symlinks: bool,
     /// Directories that `COPY . .` takes in for nothing, and that no `.dockerignore` keeps out.
     pub not_ignored: Vec<String>,
     /// Name of the `.dockerignore` that counts.
@@ -451,6 +453,8 @@ fn around(dockerfile: &Path, root: &Path) -> Around {
     };
     let of_pnpm = [("pnpm-workspace.yaml", &["storeDir"][..]), ("package.json", &["\"pnpm@5", "\"pnpm@6"])];
     let of_pnpm = of_pnpm.into_iter().filter(|(name, words)| says(name, words)).map(|(name, _)| name);
+    let symlinks =
+        ["uv.toml", "pyproject.toml", "bunfig.toml"].iter().any(|name| says(name, &["\"symlink\"", "'symlink'"]));
     let own_name = format!("{}.dockerignore", dockerfile.file_name().unwrap_or_default().to_string_lossy());
     let ignore_file = [own_name.as_str(), ".dockerignore"].into_iter().find(|name| beside.join(name).exists());
     let patterns = ignore_file.map(|name| text(&beside.join(name)));
@@ -473,6 +477,7 @@ fn around(dockerfile: &Path, root: &Path) -> Around {
         vendored: has("vendor"),
         go_without_dependencies: has("go.mod") && !has("go.sum"),
         settings: settings.chain(of_pnpm).map(str::to_owned).collect(),
+        symlinks,
         not_ignored,
         ignore_file: ignore_file.map(str::to_owned),
     }
@@ -562,6 +567,23 @@ mod tests {
             assert!(!kept_out(patterns), "{patterns:?}");
         }
         assert!(is_ignored(&"*".repeat(1 << 20), ".git") && !is_ignored(&"*x".repeat(1 << 19), ".git"));
+    }
+
+    #[test]
+    fn links_into_a_cache_are_seen_in_the_settings_of_the_tools() {
+        for (name, text, symlinks) in [
+            ("uv.toml", "link-mode = \"symlink\"\n", true),
+            ("pyproject.toml", "[tool.uv]\nlink-mode='symlink'\n", true),
+            ("bunfig.toml", "[install]\nbackend = \"symlink\"\n", true),
+            ("uv.toml", "link-mode = \"copy\"\n", false),
+            ("other.toml", "link-mode = \"symlink\"\n", false),
+        ] {
+            let root = tempfile::tempdir().unwrap();
+            fs::write(root.path().join(name), text).unwrap();
+            assert_eq!(around(&root.path().join("Dockerfile"), root.path()).symlinks, symlinks, "{name} {text}");
+            fs::create_dir(root.path().join("a")).unwrap();
+            assert_eq!(around(&root.path().join("a/Dockerfile"), root.path()).symlinks, symlinks, "{name} {text}");
+        }
     }
 
     #[test]

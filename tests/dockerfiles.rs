@@ -314,6 +314,8 @@ fn no_mount_takes_what_a_later_step_or_the_image_needs() {
             "FROM golang AS b\nRUN go mod download\nENV GOPROXY=off\nRUN go build\nFROM debian\n",
             "FROM golang AS b\nRUN go mod download\nRUN golangci-lint run\nRUN go build\nFROM debian\n",
             "FROM python\nENV UV_LINK_MODE=symlink\nRUN uv sync\n",
+            "FROM oven/bun\nRUN bun install --backend=symlink\n",
+            "FROM oven/bun\nRUN bun install --backend symlink\n",
             "# syntax=docker/dockerfile:1.1\nFROM python\nRUN pip install x\n",
             "FROM opensuse/leap\nRUN zypper install -y x\n",
             // What decides whether a step fails.
@@ -328,6 +330,11 @@ fn no_mount_takes_what_a_later_step_or_the_image_needs() {
             "FROM python\nENV PIP_NO_CACHE_DIR=1\nONBUILD RUN pip install y\nRUN pip install x\n",
         ],
     );
+    let around = Around { symlinks: true, ..Around::default() };
+    for text in ["FROM python\nRUN uv sync\n", "FROM oven/bun\nRUN bun install\n"] {
+        assert_eq!(fix("Dockerfile", text, &around, &|_| true), text);
+        assert!(fixed(text).contains("--mount=type=cache"), "{text}");
+    }
     for text in [
         "FROM node\nUSER node\nRUN npm ci\n",
         "FROM python\nRUN useradd -m -u 1001 app\nUSER app\nRUN mkdir -p ~/.cache\nRUN pip install x\n",

@@ -215,7 +215,8 @@ fn is_special(facts: &Facts<'_>, run: &Run, row: &Row) -> bool {
             let is_kept = |arg: &str| arg == "install" || puts.iter().any(|goal| arg.contains(goal));
             if runs_tool(command, row) { command.args().any(is_kept) } else { java.contains(&command.program()) }
         }),
-        "uv" => facts.file.source.contains("symlink"),
+        // What it installs are links into its cache.
+        "uv" | "bun" => facts.around.symlinks || facts.file.source.contains("symlink"),
         "zypper" => !["keeppackages", "keep-packages"].iter().any(|word| facts.mentioned(run, word)),
         _ => false,
     }
