@@ -486,11 +486,33 @@ fn packages_that_the_image_may_need_are_told_and_left_there() {
     for text in [
         "FROM golang:1.22\nCOPY go.mod go.sum ./\nRUN go mod download\nCOPY . .\nRUN go build -o /app .\n",
         "FROM maven:3.9\nCOPY pom.xml .\nRUN mvn dependency:go-offline\nCOPY . .\nRUN mvn package\n",
+        "FROM maven\nRUN mvn package\nENTRYPOINT [\"./entry.sh\"]\n",
+        "FROM maven\nRUN mvn package\nENTRYPOINT [\"/app/entry\"]\nCMD [\"java\"]\n",
+        "FROM maven\nRUN mvn package\nENTRYPOINT [\"tini\", \"--\", \"./entry\"]\n",
+        "FROM maven\nRUN mvn package\nENTRYPOINT [\"/bin/sh\", \"/entry.sh\"]\n",
+        "FROM gradle\nCOPY entry.sh /usr/local/bin/entry\nRUN gradle build\nENTRYPOINT [\"entry\"]\n",
+        "FROM gradle\nCOPY scripts/ /usr/local/bin/\nRUN gradle build\nENTRYPOINT [\"entry\"]\n",
+        "FROM gradle\nCOPY rootfs /\nRUN gradle build\nENTRYPOINT [\"entry\"]\n",
+        "FROM gradle\nWORKDIR /usr/src/app\nCOPY . .\nRUN gradle build\nCMD [\"/usr/src/app/entry\"]\n",
+        "FROM gradle\nRUN gradle run && cp run /usr/bin/run\nCMD exec run\n",
+        "FROM rust\nRUN cargo build\nENTRYPOINT [\"./entry.sh\"]\n",
+        "FROM rust\nRUN cargo build\nCMD $START\n",
     ] {
         let found: Vec<Found> =
             found(text).into_iter().filter(|found| found.finding.check == "missing-cache-mount").collect();
         assert!(found.len() == 1 && found[0].finding.severity == Severity::Note, "{found:?}");
         assert!(found[0].edits.is_empty() && found[0].finding.message.contains("may need it there"), "{found:?}");
+    }
+    for text in [
+        "FROM maven\nCOPY . /\nRUN mvn package\nCMD [\"java\", \"-jar\", \"/app.jar\"]\n",
+        "FROM maven\nRUN mvn package\nCMD exec /opt/java/openjdk/bin/java -jar /app.jar\n",
+        "FROM gradle\nRUN apt-get update && apt-get install nginx\nRUN gradle build\nCMD [\"nginx\"]\n",
+        "FROM golang\nRUN go build -o server .\nENTRYPOINT [\"./server\"]\nCMD [\"--port=80\"]\n",
+        "FROM golang\nRUN go build -o /bin/app .\nCMD [\"/bin/app\"]\n",
+        "FROM golang\nRUN go install .\nCMD [\"/go/bin/app\"]\n",
+        "FROM rust\nRUN cargo build\nCMD [\"./target/debug/app\"]\n",
+    ] {
+        assert!(fixed(text).contains("--mount=type=cache"), "{text}");
     }
 }
 

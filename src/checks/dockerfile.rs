@@ -9,6 +9,7 @@ use crate::dockerfile::Instruction;
 use crate::dockerfile::bases::Os;
 use crate::dockerfile::mount::{Mount, clean, within};
 use crate::dockerfile::shell::Command;
+use crate::dockerfile::stage::Step;
 use crate::report::quote;
 
 /// A finding, and the edits of its file that put it right; none if that is for the author to decide.
@@ -354,21 +355,56 @@ fn may_be_for_the_image(facts: &Facts<'_>, run: &Run, row: &Row) -> bool {
     row.build.read_later && facts.is_on(last, run.stage) && starts_tool(facts, last, row).is_none()
 }
 
-/// Tells whether the image starts the tool; `None` if the Dockerfile does not say what it starts.
+/// Tells whether the image starts the tool; `None` if the Dockerfile does not say what it starts, or it may be a script.
 fn starts_tool(facts: &Facts<'_>, last: usize, row: &Row) -> Option<bool> {
     let lineage = facts.lineage(last);
-    let mut starts = lineage
-        .iter()
-        .flat_map(|stage| &facts.stages[*stage].steps)
-        .map(|step| &facts.file.instructions[step.instruction])
+    let steps: Vec<&Step> = lineage.iter().flat_map(|stage| &facts.stages[*stage].steps).collect();
+    let instructions = steps.iter().map(|step| &facts.file.instructions[step.instruction]);
+    let starts: Vec<Command> = instructions
         .filter(|instruction| matches!(instruction.keyword.as_str(), "CMD" | "ENTRYPOINT"))
-        .peekable();
-    let uses_tool = |instruction: &Instruction| {
-        let commands = crate::dockerfile::stage::scripts(instruction);
-        commands.iter().any(|command| runs_tool(command, row) || is_opaque(command) && shell_only(command))
+        .flat_map(crate::dockerfile::stage::scripts)
+        .collect();
+    if starts.iter().any(|command| runs_tool(command, row) || is_opaque(command) && shell_only(command)) {
+        return Some(true);
+    }
+    (!starts.is_empty() && !starts.iter().any(|command| may_be_script(facts, &steps, command, row))).then_some(false)
+}
+
+/// Tells whether what an image starts may be a script, and so run any tool: not what the tool built, and not a program of
+/// the system that no step puts there.
+fn may_be_script(facts: &Facts<'_>, steps: &[&Step], command: &Command, row: &Row) -> bool {
+    const STARTERS: &[&str] = &["tini", "dumb-init", "catatonit", "gosu", "su-exec"];
+    const SYSTEM: &[&str] =
+        &["/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/cargo/bin", "/go/bin"];
+    let program = command.words.first().map_or("", |word| word.text.as_str());
+    let is_it = |word: &str| word.rsplit('/').next() == Some(command.program());
+    let is_built = |step: &&Step| {
+        let mut builds = step.commands.iter().filter(|command| runs_tool(command, row));
+        builds.any(|command| command.args().skip(1).any(is_it))
     };
-    starts.peek()?;
-    Some(starts.any(uses_tool))
+    let is_path = |word: &str| word.contains('/') && is_it(word);
+    let is_put = |step: &&Step| {
+        let instruction = &facts.file.instructions[step.instruction];
+        let is_copy = matches!(instruction.keyword.as_str(), "COPY" | "ADD");
+        let mut copied = instruction.args.text.split([' ', '\t', '"', ',', ']']).filter(|_| is_copy);
+        let mut named =
+            step.commands.iter().flat_map(|command| command.args().chain(command.outputs.iter().map(String::as_str)));
+        copied.any(|word| word == "/" || is_path(word) || word.trim_end_matches('/').ends_with("/bin"))
+            || named.any(is_path)
+    };
+    if program.ends_with(".sh")
+        || program.starts_with('$')
+        || STARTERS.contains(&command.program())
+        || shell_only(command)
+    {
+        return true;
+    }
+    if command.program() == "java" {
+        return false;
+    }
+    let is_in_system = program.rsplit_once('/').is_none_or(|(directory, _)| SYSTEM.contains(&directory));
+    let is_built = row.language != "java" && (program.contains("target/") || steps.iter().any(is_built));
+    !is_built && (!is_in_system || steps.iter().any(is_put))
 }
 
 fn shell_only(command: &Command) -> bool {
