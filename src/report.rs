@@ -180,7 +180,7 @@ const SHORTENED: &[&str] = &["NAME", "DIRECTORY", "STEP"];
 const SHORTEST: usize = 24;
 
 /// The last columns whose cells may go on in further lines.
-const WRAPPED: &[&str] = &["WHY", "CACHE"];
+const WRAPPED: &[&str] = &["WHY", "CACHE", "FINDS NOTHING IF"];
 
 /// Returns a table that is no wider than this, if that can be: reasons go on in further lines, long names are shortened, and
 /// the expendable columns go, in their order.

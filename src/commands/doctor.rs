@@ -132,7 +132,7 @@ fn list(checks: &[&'static Check], format: DoctorFormat) -> Result<()> {
         }
         _ => {
             let rows: Vec<_> = checks.iter().map(|check| vec![check.name.into(), check.promise.into()]).collect();
-            report::data(&report::table(&["CHECK", "FINDS NOTHING IF"], &rows))
+            report::data(&report::table_within(report::room(), &["CHECK", "FINDS NOTHING IF"], rows, &[]))
         }
     }
 }

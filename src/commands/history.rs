@@ -67,5 +67,5 @@ fn table(samples: &[Sample]) -> String {
     });
     let header = ["MEASURED", "TOTAL", "LAYERS", "MOUNTS", "VOLUMES", "CHANGE", ""];
     let columns = header.len() - usize::from(!report::is_terminal());
-    report::table(&header[..columns], &rows.collect::<Vec<_>>())
+    report::table_within(report::room(), &header[..columns], rows.collect(), &["LAYERS", "MOUNTS", "VOLUMES", ""])
 }
