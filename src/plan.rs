@@ -241,7 +241,7 @@ impl Plan {
                     let take = match (hours.iter().min(), hours.iter().max()) {
                         (Some(first), Some(last)) => {
                             // A file that was used since then stays.
-                            Take::Between(first * 3600, ((last + 1) * 3600).min(sum.last_used.max(1) + 1))
+                            Take::Between(first * 3600, ((last + 1) * 3600).min(sum.last_used + 1))
                         }
                         // What is used while the user thinks it over is old no more.
                         _ if rules.by_age() => Take::Unused(sum.touched),
@@ -318,7 +318,7 @@ impl<'a> Held<'a> {
 fn is_empty(cache: &Cache) -> bool {
     match &cache.source {
         Source::Records(records) => records.is_empty(),
-        Source::Part { sum, .. } => sum.files == sum.secrets.len() as u64 && sum.bytes <= sum.staying,
+        Source::Part { sum, .. } => sum.removable_files() == 0 && sum.bytes <= sum.staying,
     }
 }
 
@@ -406,7 +406,7 @@ fn split(row: usize, cache: &Cache, rules: &Rules) -> Vec<Piece> {
             row,
             what: What::Row,
             bytes: sum.bytes.saturating_sub(sum.staying),
-            files: Some(sum.files - sum.secrets.len() as u64),
+            files: Some(sum.removable_files()),
             last_used: cache.last_used,
         }],
     }

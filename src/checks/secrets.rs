@@ -3,7 +3,7 @@
 
 use super::{Fact, Finding, NotRun, Severity};
 use crate::catalogue::{self, Class};
-use crate::inside::scan::fits;
+use crate::inside::scan::is_secret;
 use crate::model::VolumeUser;
 use crate::report::quote;
 
@@ -88,7 +88,7 @@ fn finding(Holder { kind, name, mounted_at, names }: &Holder) -> Finding {
     let goes = |name: &&String| {
         let (directory, file) = name.rsplit_once('/').unwrap_or(("", name));
         let is_own = known.iter().any(|known| known.path == directory) || directory.is_empty();
-        let is_left = is_own && catalogue::SECRETS.iter().any(|secret| fits(secret, file.as_bytes()));
+        let is_left = is_own && is_secret(catalogue::SECRETS, file.as_bytes());
         !is_left && catalogue::deepest(&known, name).is_some_and(|known| known.class.is_deletable())
     };
     let exported: Vec<&String> = names.iter().filter(goes).collect();

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::dirs::DIRECTORY;
-use super::scan::{changed, fits};
+use super::scan::{changed, is_secret};
 use super::walk::{self, Counters, Folder, Troubles, Visit, blocks, last_used};
 
 /// A tree to measure.
@@ -100,6 +100,11 @@ pub struct Shared {
 }
 
 impl Sum {
+    /// Returns the number of files without those of secrets.
+    pub fn removable_files(&self) -> u64 {
+        self.files - self.secrets.len() as u64
+    }
+
     fn add(&mut self, other: Sum) {
         self.bytes += other.bytes;
         self.staying += other.staying;
@@ -261,7 +266,7 @@ impl Visit for Measure<'_> {
             return if part == folder.part { sum.add(seen) } else { self.add(part, seen) };
         }
         match statat(&folder.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if part == folder.part && is_secret(folder, name, self.secrets) => {
+            Ok(stat) if stays(folder, name, part, self.secrets) => {
                 let bytes = blocks(&stat);
                 sum.add_file(Use { staying: bytes, ..Use::of(&stat) }, false);
                 sum.secrets.push((folder.path(name), bytes));
@@ -303,10 +308,10 @@ impl Visit for Measure<'_> {
     }
 }
 
-/// Tells whether an entry of a folder's own part has the name of a file of secrets, where such lie: in the root, or where a
-/// known path leads.
-pub fn is_secret(folder: &Folder, name: &CStr, secrets: &[String]) -> bool {
-    folder.named && secrets.iter().any(|secret| fits(secret, name.to_bytes()))
+/// Tells whether an entry stays because of its name: that of a file of secrets, in the root or where a known path leads,
+/// unless such a path names the entry itself.
+pub fn stays(folder: &Folder, name: &CStr, part: usize, secrets: &[String]) -> bool {
+    folder.named && part == folder.part && is_secret(secrets, name.to_bytes())
 }
 
 /// Tells whether git takes a directory for the top of a work tree: its `.git` is a repository, a link, or a file that says

@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, Mode, Stat, fchmod, statat, unlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::measure::{self, Measured, Tree, is_secret};
+use super::measure::{self, Measured, Tree};
 use super::unpack;
 use super::walk::{self, Counters, Folder, Troubles, Visit, blocks, last_used};
 
@@ -166,7 +166,7 @@ impl Visit for Removal<'_> {
 
     fn entry(&self, folder: &Folder, name: &CStr, part: usize, (files, freed): &mut (u64, u64)) {
         let take = self.take(part);
-        if take == Take::Nothing || (part == folder.part && is_secret(folder, name, self.secrets)) {
+        if take == Take::Nothing || measure::stays(folder, name, part, self.secrets) {
             return;
         }
         let removed = statat(&folder.fd, name, AtFlags::SYMLINK_NOFOLLOW).and_then(|stat| match take {

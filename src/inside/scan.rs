@@ -224,7 +224,7 @@ impl Reader<'_> {
             }
             let at_name = path.len();
             path.extend(name.to_bytes());
-            let is_secret = || is_guarded && is_secret(&self.tree.secrets, name);
+            let is_secret = || is_guarded && is_secret(&self.tree.secrets, name.to_bytes());
             if path.len() > MAX_PATH || name.to_bytes().len() > MAX_NAME {
                 self.notes.skip(path, "its path is too long for a bundle");
             } else if is_directory(dir, name, kind) {
@@ -281,8 +281,8 @@ fn is_directory(dir: &OwnedFd, name: &CStr, kind: FileType) -> bool {
 }
 
 /// Tells whether a name in a directory that a rule names, or in the root, is that of a file of secrets.
-fn is_secret(secrets: &[String], name: &CStr) -> bool {
-    secrets.iter().any(|secret| fits(secret, name.to_bytes()))
+pub fn is_secret(secrets: &[impl AsRef<str>], name: &[u8]) -> bool {
+    secrets.iter().any(|secret| fits(secret.as_ref(), name))
 }
 
 /// Finds the inodes of files of secrets that have more names than one. It reads those directories alone that the rules
@@ -295,7 +295,7 @@ fn add_linked_secrets(above: &OwnedFd, name: &CStr, at: At<'_>, secrets: &[Strin
     let is_guarded = is_root || at.is_named();
     for (name, kind) in entries.iter() {
         let below = at.child(name.to_bytes());
-        if is_guarded && kind != FileType::Directory && is_secret(secrets, name) {
+        if is_guarded && kind != FileType::Directory && is_secret(secrets, name.to_bytes()) {
             let stat = statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW);
             inodes.extend(stat.ok().filter(|stat| stat.st_nlink > 1).map(|stat| stat.st_ino));
         } else if below.leads_on() {
@@ -366,7 +366,7 @@ impl Look<'_> {
 }
 
 /// Returns true if a name is what a pattern says, `*` at one of its ends standing for anything.
-pub fn fits(pattern: &str, name: &[u8]) -> bool {
+fn fits(pattern: &str, name: &[u8]) -> bool {
     match (pattern.strip_prefix('*'), pattern.strip_suffix('*')) {
         (Some(end), _) => name.ends_with(end.as_bytes()),
         (_, Some(start)) => name.starts_with(start.as_bytes()),

@@ -29,7 +29,7 @@ use super::measure::is_work_tree;
 use super::moves::{self, Moves, Name};
 use super::pack::{Blob, Hashed, Layer, digest};
 use super::rules::{At, Rule, Rules};
-use super::scan::fits;
+use super::scan::is_secret;
 use super::table::{self, MAX_ROWS, Row, Table, decoder};
 use super::walk::{Counters, mount_of};
 use crate::parallel;
@@ -122,7 +122,7 @@ fn unpack(job: &Unpack, done: &Counters) -> Result<Vec<Unpacked>> {
         if target.replace {
             places[at].refuse_mounts()?;
             let rules = placed_rules(target);
-            refuse_work_trees(places[at].root.as_fd(), &target.root, &rules, Rules::new(&rules).root())?;
+            refuse_work_trees(places[at].root.as_fd(), &target.root, &rules)?;
         }
         let staging = places[at].staging(number)?;
         trees.push((at, Unpacking::beside(&job.blobs, target, staging, done)?));
@@ -185,11 +185,10 @@ impl<'a> Unpacking<'a> {
         let target = self.target;
         let merged_rules = placed_rules(target);
         let rules = Rules::new(&merged_rules);
-        let mut secrets = BTreeSet::new();
-        if target.replace {
-            let root = place.root.as_fd();
-            add_secrets(root, &mut Vec::new(), &merged_rules, rules.root(), &target.secrets, &mut secrets)?;
-        }
+        let secrets = match target.replace {
+            true => secrets(place.root.as_fd(), &merged_rules, rules.root(), &target.secrets)?,
+            false => BTreeSet::new(),
+        };
         let mut merge = Merge {
             rules: &merged_rules,
             replace: target.replace,
@@ -206,7 +205,7 @@ impl<'a> Unpacking<'a> {
             true => place.path.display().to_string(),
             false => format!("{}/{}", place.path.display(), String::from_utf8_lossy(&merge.path)),
         })?;
-        let kept = secrets.iter().take(NAMED).map(|path| String::from_utf8_lossy(path));
+        let kept = secrets.iter().take(NAMED).map(|path| path.display());
         let kept = kept.map(|path| format!("{path}: it has the name of a file of secrets, and stays"));
         merge.unpacked.notes.extend(kept);
         let newer = String::from_utf8_lossy(&merge.newer);
@@ -480,15 +479,14 @@ fn placed_rules(target: &Target) -> Vec<Rule> {
         .collect()
 }
 
-/// Refuses a git work tree in a place that the rules take: it is somebody's own, whatever the place is called.
-fn refuse_work_trees(dir: BorrowedFd<'_>, path: &Path, rules: &[Rule], at: At<'_>) -> Result<()> {
-    let taken = at.is_named() && at.rule.is_some_and(|rule| rules[rule].take);
-    if taken && is_work_tree(dir) {
-        bail!(
-            "{} is a git work tree, which --replace would take away\nhint: move it elsewhere, or import without `--replace`",
-            path.display()
-        );
-    }
+/// Calls `each` for a directory and those below it that lead to a rule, with their paths.
+fn each_ruled(
+    dir: BorrowedFd<'_>,
+    path: &mut PathBuf,
+    at: At<'_>,
+    each: &mut dyn FnMut(BorrowedFd<'_>, &Path, At<'_>) -> Result<()>,
+) -> Result<()> {
+    each(dir, path, at)?;
     if at.is_whole() {
         return Ok(());
     }
@@ -496,41 +494,46 @@ fn refuse_work_trees(dir: BorrowedFd<'_>, path: &Path, rules: &[Rule], at: At<'_
         let at = at.child(name.to_bytes());
         if at.leads_on() && is_dir(&statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW)?) {
             let below = openat(dir, &name, DIRECTORY, Mode::empty())?;
-            refuse_work_trees(below.as_fd(), &path.join(OsStr::from_bytes(name.to_bytes())), rules, at)?;
+            path.push(OsStr::from_bytes(name.to_bytes()));
+            each_ruled(below.as_fd(), path, at, each)?;
+            path.pop();
         }
     }
     Ok(())
 }
 
-/// Finds what has the name of a file of secrets in the directories that rules name, or in the root, and take: no bundle has it.
-fn add_secrets(
-    dir: BorrowedFd<'_>,
-    path: &mut Vec<u8>,
-    rules: &[Rule],
-    at: At<'_>,
-    secrets: &[String],
-    found: &mut BTreeSet<Vec<u8>>,
-) -> Result<()> {
-    let taken = (path.is_empty() || at.is_named()) && at.rule.is_some_and(|rule| rules[rule].take);
-    for name in names(dir)? {
-        let (below, above) = (at.child(name.to_bytes()), path.len());
-        let is_secret = taken && !below.is_named() && secrets.iter().any(|secret| fits(secret, name.to_bytes()));
-        if !is_secret && !below.leads_on() {
-            continue;
+/// Refuses a git work tree in a place that the rules take: it is somebody's own, whatever the place is called.
+fn refuse_work_trees(root: BorrowedFd<'_>, path: &Path, rules: &[Rule]) -> Result<()> {
+    each_ruled(root, &mut path.to_owned(), Rules::new(rules).root(), &mut |dir, path, at| {
+        let taken = at.is_named() && at.rule.is_some_and(|rule| rules[rule].take);
+        ensure!(
+            !(taken && is_work_tree(dir)),
+            "{} is a git work tree, which --replace would take away\nhint: move it elsewhere, or import without `--replace`",
+            path.display()
+        );
+        Ok(())
+    })
+}
+
+/// Finds what has one of the names of files of secrets in the directories that the rules name, or in the root, and take: no
+/// bundle has it.
+fn secrets(root: BorrowedFd<'_>, rules: &[Rule], at: At<'_>, secrets: &[String]) -> Result<BTreeSet<PathBuf>> {
+    let mut found = BTreeSet::new();
+    each_ruled(root, &mut PathBuf::new(), at, &mut |dir, path, at| {
+        let is_guarded = at.is_named() || path.as_os_str().is_empty();
+        if !is_guarded || !at.rule.is_some_and(|rule| rules[rule].take) {
+            return Ok(());
         }
-        if above > 0 {
-            path.push(b'/');
+        for name in names(dir)? {
+            let is_own = !at.child(name.to_bytes()).is_named();
+            if is_own && is_secret(secrets, name.to_bytes()) && !is_dir(&statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW)?)
+            {
+                found.insert(path.join(OsStr::from_bytes(name.to_bytes())));
+            }
         }
-        path.extend(name.to_bytes());
-        if !is_dir(&statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW)?) {
-            found.extend(is_secret.then(|| path.clone()));
-        } else if below.leads_on() {
-            let dir = openat(dir, &name, DIRECTORY, Mode::empty())?;
-            add_secrets(dir.as_fd(), path, rules, below, secrets, found)?;
-        }
-        path.truncate(above);
-    }
-    Ok(())
+        Ok(())
+    })?;
+    Ok(found)
 }
 
 /// Returns where a path goes if the directory `from` becomes `to`; None if it does not lie there.
@@ -722,7 +725,7 @@ struct Merge<'a> {
     rules: &'a [Rule],
     replace: bool,
     /// Paths of files that are not replaced.
-    secrets: &'a BTreeSet<Vec<u8>>,
+    secrets: &'a BTreeSet<PathBuf>,
     /// Number of the staging tree.
     tree: usize,
     moves: &'a mut Moves,
@@ -777,7 +780,7 @@ impl Merge<'_> {
             },
             Err(error) => return Err(error.into()),
         };
-        if self.secrets.contains(&self.path) {
+        if self.secrets.contains(Path::new(OsStr::from_bytes(&self.path))) {
             return self.keep(new, name);
         }
         if self.goes(at) {
@@ -826,8 +829,7 @@ impl Merge<'_> {
 
     /// Tells whether what is there goes with all that is in it.
     fn goes(&self, at: At<'_>) -> bool {
-        let is_kept =
-            |secret: &Vec<u8>| Path::new(OsStr::from_bytes(secret)).starts_with(OsStr::from_bytes(&self.path));
+        let is_kept = |secret: &PathBuf| secret.starts_with(OsStr::from_bytes(&self.path));
         self.replace && self.taken(at) && at.is_whole() && !self.secrets.iter().any(is_kept)
     }
 
