@@ -9,6 +9,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 
 use crate::budget::Budget;
 use crate::bundle::location::Location;
+use crate::catalogue::{self, Row};
 use crate::checks;
 use crate::checks::caches::VOLUME_OWNER;
 use crate::checks::project::MOUNT_OWNER;
@@ -531,6 +532,25 @@ fn name(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("a name is needed".into()) } else { Ok(text.into()) }
 }
 
+fn language(name: &str) -> Result<&'static str, String> {
+    catalogue::language(name).ok_or_else(|| none_of(name, catalogue::languages()))
+}
+
+fn tool(name: &str) -> Result<&'static str, String> {
+    catalogue::tool(name).ok_or_else(|| none_of(name, catalogue::tools()))
+}
+
+/// Says what names there are, and which is most like what the user wrote, if any is: as clap measures it.
+fn none_of(wrote: &str, names: impl Iterator<Item = &'static str>) -> String {
+    let names: Vec<&str> = names.collect();
+    let all = names.join(", ");
+    let likeness = |name: &str| strsim::jaro(wrote, name);
+    match names.into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b))).filter(|name| likeness(name) > 0.7) {
+        Some(like) => format!("did you mean `{like}`? There are {all}"),
+        None => format!("there are {all}"),
+    }
+}
+
 fn variable(text: &str) -> Result<String, String> {
     if text.starts_with('=') { Err("a name is needed before the `=`".into()) } else { name(text) }
 }
@@ -594,12 +614,8 @@ pub struct Warm {
     /// Fill the cache mounts of this builder [default: $BUILDX_BUILDER, else those in use]
     #[arg(long, value_name = "NAME", env = "BUILDX_BUILDER", hide_env = true, hide_default_value = true)]
     pub builder: Option<String>,
-    /// Only caches of these languages
-    #[arg(long, value_name = "LANGUAGE", value_delimiter = ',')]
-    pub lang: Vec<String>,
-    /// Only caches of these tools
-    #[arg(long, value_name = "TOOL", value_delimiter = ',')]
-    pub tool: Vec<String>,
+    #[command(flatten)]
+    pub names: Names,
     /// Set a variable for the tools; NAME alone takes its value from here. For cache mounts it is a build argument, which
     /// BuildKit's history keeps: give credentials to volumes only
     #[arg(long, value_name = "NAME[=VALUE]", value_parser = variable, action = ArgAction::Append)]
@@ -612,13 +628,6 @@ pub struct Warm {
     pub dry_run: bool,
     #[command(flatten)]
     pub output: Output,
-}
-
-impl Warm {
-    /// Returns the languages and tools as other commands have them.
-    pub fn selection(&self) -> Selection {
-        Selection { lang: self.lang.clone(), tool: self.tool.clone(), ..Selection::default() }
-    }
 }
 
 /// Show the builders and choose the one to build with
@@ -701,15 +710,40 @@ pub struct HooksStatus {
     pub output: Output,
 }
 
+/// The languages and tools that a command is about, as the catalogue names them; all of them where none is named.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Names {
+    /// Only caches of these languages
+    #[arg(long, value_name = "LANGUAGE", value_delimiter = ',', value_parser = language)]
+    pub lang: Vec<&'static str>,
+    /// Only caches of these tools
+    #[arg(long, value_name = "TOOL", value_delimiter = ',', value_parser = tool)]
+    pub tool: Vec<&'static str>,
+}
+
+impl Names {
+    /// Returns true if a cache of this language and tool was asked for.
+    pub fn select(&self, language: Option<&str>, tool: Option<&str>) -> bool {
+        (self.lang.is_empty() || language.is_some_and(|name| self.lang.contains(&name)))
+            && (self.tool.is_empty() || tool.is_some_and(|name| self.tool.contains(&name)))
+    }
+
+    /// Returns true if what this row of the catalogue is about was asked for.
+    pub fn select_row(&self, row: &Row) -> bool {
+        self.select(Some(row.language), Some(row.tool))
+    }
+
+    /// Returns true if any is named.
+    pub fn any(&self) -> bool {
+        !self.lang.is_empty() || !self.tool.is_empty()
+    }
+}
+
 /// Which caches a command is about. A filter narrows what would have been taken without it.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Selection {
-    /// Only caches of these languages
-    #[arg(long, value_name = "LANGUAGE", value_delimiter = ',')]
-    pub lang: Vec<String>,
-    /// Only caches of these tools
-    #[arg(long, value_name = "TOOL", value_delimiter = ',')]
-    pub tool: Vec<String>,
+    #[command(flatten)]
+    pub names: Names,
     /// Only these volumes; also takes one that is not known to be a cache
     #[arg(long, value_name = "NAME", value_parser = name)]
     pub volume: Vec<String>,
@@ -727,7 +761,7 @@ pub struct Selection {
 impl Selection {
     /// Returns true if it takes less than all caches of its builders and of the engine's volumes.
     pub fn narrows(&self) -> bool {
-        [&self.lang, &self.tool, &self.volume, &self.mount].into_iter().any(|names| !names.is_empty())
+        self.names.any() || !self.volume.is_empty() || !self.mount.is_empty()
     }
 
     /// Returns true if it is about this kind: naming volumes says that no mounts are meant, and layers belong to no language,

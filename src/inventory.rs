@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use crate::answers::Answers;
 use crate::cancel;
-use crate::catalogue::{self, Class, Known, Row, Unit};
-use crate::cli::Selection;
+use crate::catalogue::{self, Class, Known, Unit};
+use crate::cli::{Names, Selection};
 use crate::docker::{BuilderRef, Container, ContainerMount, Docker, Info, Overview, Volume, endpoint, is_helper};
 use crate::inside::measure::{Measured, Sum, Tree};
 use crate::model::{self, Bytes, CacheRecord, CacheVolume, Kind, Moment, Mount, MountName, VolumeUser};
@@ -233,10 +233,10 @@ pub fn collect_in(
     look: Look,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Inventory> {
-    let names = names(wanted.selection)?;
+    let names = &wanted.selection.names;
     let mut inventory = thread::scope(|scope| -> Result<Inventory> {
         let built = look.mounts || look.layers;
-        let built = built.then(|| scope.spawn(|| of_builders(answers, wanted, look, &names)));
+        let built = built.then(|| scope.spawn(|| of_builders(answers, wanted, look, names)));
         let mut inventory = match look.volumes {
             true => of_volumes(answers.docker, answers.overview()?, wanted, look, progress)?,
             false => Inventory::default(),
@@ -253,7 +253,7 @@ pub fn collect_in(
     // Half of what was asked for is not an answer.
     cancel::check()?;
     let is_unmeasured = |cache: &&Cache| {
-        cache.kind == Kind::Mount && matches!(cache.source, Source::Records(_)) && is_mixed(cache, &names)
+        cache.kind == Kind::Mount && matches!(cache.source, Source::Records(_)) && is_mixed(cache, names)
     };
     inventory.unmeasured = inventory.caches.iter().filter(is_unmeasured).cloned().collect();
     inventory.caches.retain(|cache| cache.kind == Kind::Layer || names.select(cache.language, cache.tool));
@@ -261,62 +261,6 @@ pub fn collect_in(
         b.bytes.cmp(&a.bytes).then_with(|| (a.kind, &a.name, &a.path).cmp(&(b.kind, &b.name, &b.path)))
     });
     Ok(inventory)
-}
-
-/// The catalogue's names of the languages and tools that were asked for.
-#[derive(Debug, Default)]
-pub struct Names {
-    languages: Vec<&'static str>,
-    tools: Vec<&'static str>,
-}
-
-impl Names {
-    /// Returns true if a cache of this language and tool was asked for.
-    pub fn select(&self, language: Option<&str>, tool: Option<&str>) -> bool {
-        (self.languages.is_empty() || language.is_some_and(|name| self.languages.contains(&name)))
-            && (self.tools.is_empty() || tool.is_some_and(|name| self.tools.contains(&name)))
-    }
-
-    /// Returns true if what this row of the catalogue is about was asked for.
-    pub fn select_row(&self, row: &Row) -> bool {
-        self.select(Some(row.language), Some(row.tool))
-    }
-
-    fn any(&self) -> bool {
-        !self.languages.is_empty() || !self.tools.is_empty()
-    }
-}
-
-/// Returns the catalogue's names of the languages and tools that were asked for.
-///
-/// # Errors
-/// When there is none of a name.
-pub fn names(selection: &Selection) -> Result<Names> {
-    let mut names = Names::default();
-    for name in &selection.lang {
-        match catalogue::language(name) {
-            Some(name) => names.languages.push(name),
-            None => bail!("no language {name:?}\nhint: {}", there_are(name, catalogue::languages())),
-        }
-    }
-    for name in &selection.tool {
-        match catalogue::tool(name) {
-            Some(name) => names.tools.push(name),
-            None => bail!("no tool {name:?}\nhint: {}", there_are(name, catalogue::tools())),
-        }
-    }
-    Ok(names)
-}
-
-/// Lists the names, the one first that is most like what the user wrote, if any is: as clap measures it.
-fn there_are(wrote: &str, names: impl Iterator<Item = &'static str>) -> String {
-    let names: Vec<&str> = names.collect();
-    let all = names.join(", ");
-    let likeness = |name: &str| strsim::jaro(wrote, name);
-    match names.into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b))).filter(|name| likeness(name) > 0.7) {
-        Some(like) => format!("did you mean `{like}`? There are {all}"),
-        None => format!("there are {all}"),
-    }
 }
 
 /// Finds layers and mounts of the selected builders.

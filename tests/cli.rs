@@ -291,9 +291,9 @@ fn what_is_named_and_not_there_is_refused_before_docker_is_asked() {
         ("cache verify localhost:5000/cache", 125, "`type=registry,ref=localhost:5000/cache`"),
         ("cache verify local.cache/x", 1, "is no bundle"),
         ("cache warm --tool cargo", 1, "no lock files of cargo in ."),
-        ("cache warm --tool pipp", 1, "no tool \"pipp\"\nhint: did you mean `pip`? There are "),
-        ("cache warm --lang pyton", 1, "no language \"pyton\"\nhint: did you mean `python`? There are "),
-        ("cache warm --lang qqq", 1, "no language \"qqq\"\nhint: there are "),
+        ("cache warm --tool pipp", 125, "\"pipp\" for \"--tool\" flag: did you mean `pip`? There are "),
+        ("cache size --lang go,pyton", 125, "\"pyton\" for \"--lang\" flag: did you mean `python`? There are "),
+        ("cache clear --lang qqq", 125, "\"qqq\" for \"--lang\" flag: there are "),
     ] {
         let run = world.run(line);
         assert!(run.code == code && run.stderr.contains(what), "{line}: {run}");

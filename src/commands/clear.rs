@@ -124,16 +124,13 @@ pub fn run(context: Context, options: &Clear) -> Result<u8> {
 /// Returns what is wrong with the flags, if anything is.
 fn misuse(options: &Clear) -> Option<&'static str> {
     let Clear { selection, layers, kind, older_than, keep, all, .. } = options;
-    let named = [&selection.lang, &selection.tool, &selection.volume, &selection.mount];
-    if named.iter().all(|names| names.is_empty())
-        && !(*layers || *all || !kind.is_empty() || older_than.is_some() || keep.is_some())
-    {
+    if !(selection.narrows() || *layers || *all || !kind.is_empty() || older_than.is_some() || keep.is_some()) {
         return Some(NOTHING_CHOSEN);
     }
     if !options.path.is_empty() && selection.volume.is_empty() == selection.mount.is_empty() {
         return Some("--path is a directory of one place\nhint: add either `--volume NAME` or `--mount ID`");
     }
-    let by_name = !selection.tool.is_empty() || !selection.mount.is_empty() || !options.path.is_empty();
+    let by_name = !selection.names.tool.is_empty() || !selection.mount.is_empty() || !options.path.is_empty();
     if options.include_installs && !options.recreate && !by_name {
         return Some(
             "--include-installs removes only what is named\nhint: add `--tool NAME`, `--mount ID` or `--path DIR`, or `--volume NAME --recreate`",
@@ -170,7 +167,7 @@ fn rules(options: &Clear, now: Moment) -> Rules {
         before: options.older_than.map(|age| now.0.saturating_sub(age.as_secs())),
         keep: options.keep.map(|budget| budget.0),
         include_installs: options.include_installs,
-        tools: options.selection.tool.iter().filter_map(|name| catalogue::tool(name)).collect(),
+        tools: options.selection.names.tool.clone(),
         mounts: options.selection.mount.clone(),
         by_path: !options.path.is_empty(),
         force_in_use: options.force_in_use,

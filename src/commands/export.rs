@@ -17,14 +17,14 @@ use crate::builders::Builders;
 use crate::bundle::location::Location;
 use crate::bundle::{Entry, Layout, TreeConfig, Writer};
 use crate::catalogue::{self, Class, Known};
-use crate::cli::{Export, Format, Output, Selection};
+use crate::cli::{Export, Format, Names, Output, Selection};
 use crate::docker::{BuilderRef, Docker, Info, Volume, temporary_dir};
 use crate::dockerfile::{Dockerfile, mount, stage};
 use crate::exit;
 use crate::inside::pack::{self, Packed, Previous};
 use crate::inside::rules::Rule;
 use crate::inside::unpack::Unpacked;
-use crate::inventory::{self, Cache, FoundBuilder, FoundVolume, Inventory, Names, Source, Wanted};
+use crate::inventory::{self, Cache, FoundBuilder, FoundVolume, Inventory, Source, Wanted};
 use crate::model::{self, Bytes, CacheRecord, Kind, Mount, MountName};
 use crate::place::carry;
 use crate::place::{self, Access, MountPlace, Place};
@@ -271,7 +271,7 @@ fn plan_volumes(
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<()> {
     let selection = &options.selection;
-    let names = inventory::names(selection)?;
+    let names = &selection.names;
     let overview = docker.overview()?;
     let mut look = |glance| {
         let wanted = Wanted { selection, paths: &[], exact: None };
@@ -279,11 +279,11 @@ fn plan_volumes(
     };
     let mut planned = Plan::default();
     if !former.is_empty() {
-        items_of_volumes(look(true)?, options, &names, &mut planned);
+        items_of_volumes(look(true)?, options, names, &mut planned);
     }
     if planned.items.iter().any(|item| !former.contains_key(&item.config.ref_name())) || planned.items.is_empty() {
         planned = Plan::default();
-        items_of_volumes(look(false)?, options, &names, &mut planned);
+        items_of_volumes(look(false)?, options, names, &mut planned);
     }
     for item in &mut planned.items {
         if let Some((bytes, files)) = former.get(&item.config.ref_name()) {
@@ -364,7 +364,7 @@ fn left_out(name: &str, path: &str, class: Class, is_known: bool) -> String {
 
 fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result<()> {
     let selection = &options.selection;
-    let names = inventory::names(selection)?;
+    let names = &selection.names;
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     let mut named: Vec<&str> = Vec::new();
     // Of a mount that several have, the first one's is taken.
@@ -393,7 +393,7 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
         let mut is_named = |id: &str, record: &MountName| is_named(selection, &mut named, id, record, &ids);
         for (mount, record) in &mounts {
             let candidates = candidates(mount, !record.parents.is_empty(), &told);
-            if candidates.is_empty() && is_named(mount.shown(), mount) && is_of(&names, mount.shown(), &mount.target) {
+            if candidates.is_empty() && is_named(mount.shown(), mount) && is_of(names, mount.shown(), &mount.target) {
                 plan.left_out.push(format!(
                     "mount {}: docker does not tell the uid, gid, mode or from of this variant; the Dockerfile that uses \
                      it may: `-f FILE`",
@@ -405,7 +405,7 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
                     continue;
                 }
                 let mut left = Vec::new();
-                let config = of_mount(&carried, &names, options, &mut left);
+                let config = of_mount(&carried, names, options, &mut left);
                 // Copies of a mount would tell it again.
                 left.retain(|left| !plan.left_out.contains(left));
                 plan.left_out.extend(left);

@@ -23,7 +23,7 @@ use crate::inside::archive::{self, unsafe_path};
 use crate::inside::rules::{Rule, Rules};
 use crate::inside::table::Table;
 use crate::inside::unpack::{Target, Unpacked, placed};
-use crate::inventory::{self, Held, Names};
+use crate::inventory::{self, Held};
 use crate::model::{self, CacheVolume, Kind, Mount, MountName};
 use crate::place::carry;
 use crate::place::{self, Access, MountPlace, Place};
@@ -92,7 +92,6 @@ const NOTHING: &str = "Nothing to import";
 pub fn run(context: Context, options: &Import) -> Result<u8> {
     layers::named(&options.build)?;
     let (docker, settings) = context.into_docker()?;
-    let names = inventory::names(&options.selection)?;
     let mut with_layers =
         options.selection.wants(Kind::Layer) && options.to_volume.is_none() && options.to_mount.is_none();
     if let (Location::Registry(_), true, Some(missing)) = (&options.src, with_layers, layers::missing(&options.build)) {
@@ -101,14 +100,14 @@ pub fn run(context: Context, options: &Import) -> Result<u8> {
     }
     let source = Source::open(&settings, &options.src, options.output.telling(), |config| match config {
         // Which ids there are is not known yet: more may be fetched than is chosen.
-        Some(config) => selects(&options.selection, &names, config, &HashSet::new()).0,
+        Some(config) => selects(&options.selection, config, &HashSet::new()).0,
         None => with_layers,
     })?;
     let layout = &source.layout;
     let _lock = layout.lock(|| report::note("an export writes this bundle; waiting for it"))?;
     let imports_layers = with_layers && layers::missing(&options.build).is_none();
     let checking = Progress::new("Checking", options.output.telling());
-    let mut plan = plan(&docker, layout, options, &names, imports_layers)?;
+    let mut plan = plan(&docker, layout, options, imports_layers)?;
     drop(checking);
     for step in plan.steps.iter().filter(|_| !options.output.quiet) {
         if let To::Volume(volume) = &step.to
@@ -168,7 +167,7 @@ fn answer(entry: &Entry) -> AnswerEntry {
 }
 
 /// Proves what is selected of the bundle and says what goes where.
-fn plan(docker: &Docker, layout: &Layout, options: &Import, names: &Names, with_layers: bool) -> Result<Plan> {
+fn plan(docker: &Docker, layout: &Layout, options: &Import, with_layers: bool) -> Result<Plan> {
     let selection = &options.selection;
     let (mut used, mut chosen, mut left_out) = (HashSet::new(), HashSet::new(), Vec::new());
     let index = layout.index()?;
@@ -177,14 +176,14 @@ fn plan(docker: &Docker, layout: &Layout, options: &Import, names: &Names, with_
     let trees: Vec<(&Descriptor, TreeConfig)> = trees.map(|descriptor| (descriptor, config(descriptor))).collect();
     let ids: HashSet<String> = trees.iter().map(|(_, config)| config.name.clone()).collect();
     for (descriptor, config) in &trees {
-        let (wanted, by_name) = selects(selection, names, config, &ids);
+        let (wanted, by_name) = selects(selection, config, &ids);
         used.extend(by_name);
         let is_named = selection.mount.is_empty() || by_name.is_some();
         if wanted {
             chosen.insert(descriptor.digest.clone());
         } else if config.kind == Kind::Mount && selection.wants(Kind::Mount) && is_named {
             let taken = |known: &Known| config.rules.iter().any(|rule| rule.take && rule.path == known.path);
-            left_out.extend(only_whole(&config.name, &config.base, names, taken));
+            left_out.extend(only_whole(&config.name, &config.base, &selection.names, taken));
         }
     }
     let found = verify::digests(layout, |descriptor| match descriptor.is_tree() {
@@ -295,12 +294,7 @@ fn rivals(steps: &[Step]) -> Option<(&Step, &Step)> {
 }
 
 /// Returns true if the selection is about this entry, and the word that names it.
-fn selects<'a>(
-    selection: &'a Selection,
-    names: &Names,
-    config: &TreeConfig,
-    ids: &HashSet<String>,
-) -> (bool, Option<&'a str>) {
+fn selects<'a>(selection: &'a Selection, config: &TreeConfig, ids: &HashSet<String>) -> (bool, Option<&'a str>) {
     let named = match config.kind {
         Kind::Volume => &selection.volume,
         _ => &selection.mount,
@@ -308,7 +302,7 @@ fn selects<'a>(
     let by_name = named.iter().find(|name| model::is_called(name, &config.name, &config.base, ids));
     let wanted = selection.wants(config.kind)
         && (named.is_empty() || by_name.is_some())
-        && names.select(config.language.as_deref(), config.tool.as_deref());
+        && selection.names.select(config.language.as_deref(), config.tool.as_deref());
     (wanted, by_name.map(String::as_str))
 }
 

@@ -17,7 +17,7 @@ use crate::docker::{BuilderRef, Docker, Volume, endpoint};
 use crate::dockerfile::Dockerfile;
 use crate::dockerfile::mount::{Mount, within};
 use crate::dockerfile::stage::{Base, Scope};
-use crate::inventory::{self, Names};
+use crate::inventory;
 use crate::lockfiles::{self, Lock};
 use crate::model::CacheVolume;
 use crate::place::warm::{Download, Site, is_plain};
@@ -71,8 +71,7 @@ struct Told {
 pub fn run(context: Context, options: &Warm) -> Result<u8> {
     let (docker, settings) = context.into_docker()?;
     let root = options.path.as_deref().unwrap_or(Path::new("."));
-    let names = inventory::names(&options.selection())?;
-    let (jobs, left_out) = plan(&docker, &settings, options, root, &names)?;
+    let (jobs, left_out) = plan(&docker, &settings, options, root)?;
     let quiet = options.output.quiet;
     if !quiet {
         left_out.iter().for_each(|why| report::note(&format!("left out: {why}")));
@@ -177,15 +176,15 @@ fn plan(
     settings: &endpoint::Settings,
     options: &Warm,
     root: &Path,
-    names: &Names,
 ) -> Result<(Vec<Job>, Vec<String>)> {
+    let names = &options.names;
     let mut locks = lockfiles::find(root)?;
     locks.retain(|lock| names.select_row(lock.row));
     if locks.is_empty() {
         let rows = catalogue::ROWS.iter().filter(|row| names.select_row(row));
         let mut known: Vec<&str> = rows.flat_map(|row| row.warm.locks).copied().collect();
         known.dedup();
-        let meant: Vec<&str> = options.lang.iter().chain(&options.tool).map(String::as_str).collect();
+        let meant: Vec<&str> = names.lang.iter().chain(&names.tool).copied().collect();
         let of = if meant.is_empty() { String::new() } else { format!(" of {}", meant.join(", ")) };
         match known.is_empty() {
             true => bail!("warm does not know what to download{of}"),
