@@ -66,12 +66,13 @@ impl Budget {
         Budget(Bytes(gigabytes * 1_000_000_000))
     }
 
-    /// Compares the caches with the budget; of the unmeasured ones nobody knows how much counts.
-    pub fn spent(self, caches: &[Cache], unmeasured: &[Cache]) -> Spent {
+    /// Compares the caches with the budget. Of the unmeasured ones nobody knows how much counts, and if some are `missing`,
+    /// nobody knows how much there is.
+    pub fn spent(self, caches: &[Cache], unmeasured: &[Cache], missing: bool) -> Spent {
         let counted = caches.iter().filter(|cache| cache.class.is_deletable());
         let used = counted.map(Cache::clearable_bytes).sum();
         let unmeasured_bytes = unmeasured.iter().map(|cache| cache.bytes).sum();
-        Spent { bytes: self.0.0, used_bytes: used, unmeasured_bytes, over: used > self.0.0 }
+        Spent { bytes: self.0.0, used_bytes: used, unmeasured_bytes, missing, over: used > self.0.0 }
     }
 }
 
@@ -84,14 +85,16 @@ pub struct Spent {
     pub used_bytes: u64,
     /// Of mounts of which only a part counts, and that were not looked into.
     pub unmeasured_bytes: u64,
-    /// Even without those.
+    /// Whether something could not be looked into, so that there is more.
+    pub missing: bool,
+    /// Even without all that.
     pub over: bool,
 }
 
 impl Spent {
     /// Returns true if all is within the budget, whatever is not measured.
     pub fn is_surely_within(&self) -> bool {
-        self.used_bytes + self.unmeasured_bytes <= self.bytes
+        !self.missing && self.used_bytes + self.unmeasured_bytes <= self.bytes
     }
 }
 

@@ -213,7 +213,7 @@ fn cache_over_budget(facts: &AllFacts) -> Result<Vec<Finding>, NotRun> {
 
 impl Held {
     fn spent(&self) -> Spent {
-        self.budget.spent(&self.caches, &self.unmeasured)
+        self.budget.spent(&self.caches, &self.unmeasured, !self.gaps.is_empty())
     }
 }
 

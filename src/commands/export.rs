@@ -79,6 +79,14 @@ struct Item {
     from: From,
 }
 
+impl Item {
+    /// Returns true if it is all of a volume, of which no tool's cache is known.
+    fn is_whole_volume(&self) -> bool {
+        let TreeConfig { kind, tool, rules, .. } = &self.config;
+        *kind == Kind::Volume && tool.is_none() && rules.iter().any(|rule| rule.take && rule.path.is_empty())
+    }
+}
+
 enum From {
     /// Index into the plan's volumes.
     Volume(usize),
@@ -95,6 +103,8 @@ struct Plan {
     info: Option<Info>,
     builders: Vec<FoundBuilder>,
     left_out: Vec<String>,
+    /// Whether some of that is left out for a failure.
+    failed: bool,
 }
 
 impl Plan {
@@ -138,7 +148,13 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
         plan.left_out.push(why.clone());
     }
     // What was asked for by name and cannot be had is a failure, after all the rest is saved.
-    let failed = matches!(&layers, Layers::Without(_)) && options.build.directory.is_some();
+    let failed = plan.failed || (matches!(&layers, Layers::Without(_)) && options.build.directory.is_some());
+    for item in plan.items.iter().filter(|item| item.is_whole_volume() && !options.output.quiet) {
+        report::note(&format!(
+            "volume {}: no cache is known in it; all of it goes along, but for files with names of secrets at its top",
+            item.config.name
+        ));
+    }
     let nothing = plan.items.is_empty() && !matches!(&layers, Layers::Of(_));
     if let Location::Directory(dir) = dest
         && !nothing
@@ -446,6 +462,7 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
             names.join(", ")
         );
     }
+    plan.failed = !silent.is_empty();
     plan.left_out.extend(silent);
     Ok(())
 }
@@ -464,11 +481,12 @@ fn of_mount(carried: &Mount, names: &Names, options: &Export, left: &mut Vec<Str
     let known = catalogue::for_mount(Some(id), target);
     let class = known.map_or_else(|| inventory::class_of_unknown(target), |(_, class)| class);
     let take = goes(class, options) || (!options.selection.mount.is_empty() && class != Class::Secret);
-    if !take {
-        left.push(left_out(&format!("mount {id}"), target, class, known.is_some()));
-    }
     let below = catalogue::known_below(target).into_iter().filter(|known| !known.path.is_empty());
     let mut rules: Vec<Rule> = below.map(|known| Rule { take: goes(known.class, options), path: known.path }).collect();
+    if !take {
+        let is_all = !rules.iter().any(|rule| rule.take);
+        left.push(left_out(&format!("mount {id}"), target, class, known.is_some() && is_all));
+    }
     rules.push(Rule { path: String::new(), take });
     rules.iter().any(|rule| rule.take).then(|| TreeConfig {
         version: 1,

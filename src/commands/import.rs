@@ -193,7 +193,8 @@ fn plan(docker: &Docker, layout: &Layout, options: &Import, with_layers: bool) -
     let broken = |found: &&Verified| found.broken.is_some();
     if let Some(Verified { kind, name, broken: Some(why), .. }) = found.iter().find(broken) {
         bail!(
-            "nothing was imported: {kind} {name} is broken: {why}\nhint: `docker cache verify {}` tells all of it",
+            "nothing was imported: {kind} {name} is broken: {why}\nhint: `docker cache verify {}` tells all of it, and what \
+             is whole can be had by name: `--mount`, `--volume`, `--tool`",
             crate::docker::quote(options.src.to_string())
         );
     }
@@ -225,6 +226,14 @@ fn plan(docker: &Docker, layout: &Layout, options: &Import, with_layers: bool) -
              `--mount` or `--volume`, or leave out `--replace`",
             one.source(),
             other.source()
+        );
+    }
+    let takes_another = |step: &&Step| options.replace && volumes.loses_its_own(step);
+    if let Some((step, To::Volume(name))) = steps.iter().find(takes_another).map(|step| (step, &step.to)) {
+        bail!(
+            "{} is not of volume {name}, and --replace would remove all that the volume holds\nhint: leave out `--replace`, \
+             or name a new volume by `--to-volume`",
+            step.source()
         );
     }
     Ok(Plan { entries, steps, overview: volumes.overview, left_out })
@@ -341,6 +350,15 @@ impl Volumes {
             Some(overview) if entries.iter().any(is_elsewhere) => look(docker.with_parts(overview)?),
             overview => Ok(Volumes { overview, ..volumes }),
         }
+    }
+
+    /// Returns true if a step replaces all of another volume by what is no tool's: that volume may hold more than caches.
+    fn loses_its_own(&self, step: &Step) -> bool {
+        let To::Volume(name) = &step.to else { return false };
+        let Entry { config, .. } = &step.entry;
+        let is_own = config.kind == Kind::Volume && config.name == *name;
+        let is_there = self.found.iter().any(|found| found.name == *name);
+        is_there && !is_own && config.tool.is_none() && step.places().iter().any(|place| place.as_os_str().is_empty())
     }
 
     /// Returns where the rest of this program takes a volume to be mounted. None if it is not there, or if it is the

@@ -78,9 +78,9 @@ pub fn look(
 }
 
 /// Returns what is told to programs.
-pub fn answer<'a>(Inventory { caches, unmeasured, .. }: &'a Inventory, options: &Size) -> Answer<'a> {
-    let budget = options.budget.map(|budget| budget.spent(caches, unmeasured));
-    Answer { version: 1, caches, total_bytes: total(caches).0, budget }
+pub fn answer<'a>(found: &'a Inventory, options: &Size) -> Answer<'a> {
+    let caches = &found.caches;
+    Answer { version: 1, caches, total_bytes: total(caches).0, budget: spent(found, options) }
 }
 
 /// Returns the rows for people, with as many columns as there is room for.
@@ -92,17 +92,21 @@ pub fn table(caches: &[Cache], options: &Size, room: usize) -> String {
 }
 
 /// Returns the lines below the rows.
-pub fn sums(Inventory { caches, unmeasured, .. }: &Inventory, options: &Size) -> String {
-    let budget = options.budget.map(|budget| told(budget.spent(caches, unmeasured))).unwrap_or_default();
-    format!("Total:    {}\n{budget}", total(caches))
+pub fn sums(found: &Inventory, options: &Size) -> String {
+    format!("Total:    {}\n{}", total(&found.caches), spent(found, options).map(told).unwrap_or_default())
+}
+
+fn spent(Inventory { caches, unmeasured, gaps, .. }: &Inventory, options: &Size) -> Option<Spent> {
+    options.budget.map(|budget| budget.spent(caches, unmeasured, !gaps.is_empty()))
 }
 
 /// Returns the line that compares with a budget.
 fn told(spent: Spent) -> String {
-    let Spent { bytes, used_bytes, unmeasured_bytes, over } = spent;
+    let Spent { bytes, used_bytes, unmeasured_bytes, missing, over } = spent;
     let more = match over {
         true => format!(", over by {}", Bytes(used_bytes - bytes)),
         false if spent.is_surely_within() => String::new(),
+        false if missing => ", and what could not be counted".into(),
         false => format!(
             ", and some of {} in mounts that hold more than caches: --exact looks into them",
             Bytes(unmeasured_bytes)

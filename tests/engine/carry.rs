@@ -1074,6 +1074,29 @@ for_each_engine!(variants_of_a_mount_are_carried_where_the_dockerfile_tells_them
     assert!(run.stderr.contains("found owned 1000:750"), "{run}");
 });
 
+// No engine before 24 proves that it runs here: there a container looks into the volumes.
+for_each_engine!(no_volume_is_replaced_by_another_that_is_no_cache, [v20, v28], |engine| {
+    engine.volume("scratch-db", &[("a", "a")]);
+    let root = engine.volume("app-data", &[("db.sqlite", "precious"), ("uploads/1", "1")]);
+    let bundle = text(&engine.folder().join("bundle"));
+    let run = engine.cache(&["export", "--dest", &bundle, "--volume", "scratch-db"]).ok();
+    assert!(run.stderr.contains("volume scratch-db: no cache is known in it; all of it goes along"), "{run}");
+    let before = Tree::read(&root);
+    let import = ["import", "--src", &bundle, "--to-volume", "app-data"];
+    for more in [&["--replace"][..], &["--replace", "--dry-run"]] {
+        let refused = engine.cache(&[&import[..], more].concat());
+        assert!(refused.code == 1 && refused.stderr.contains("remove all that the volume holds\nhint: "), "{refused}");
+        assert_same(&before, &Tree::read(&root));
+    }
+    engine.cache(&import).ok();
+    assert!(["a", "db.sqlite", "uploads/1"].iter().all(|path| root.join(path).exists()));
+    // It is the volume's own in its place.
+    let own = engine.mountpoint("scratch-db");
+    write_files(&own, &[("b", "b")]);
+    engine.cache(&["import", "--src", &bundle, "--replace"]).ok();
+    assert!(own.join("a").exists() && !own.join("b").exists());
+});
+
 #[test]
 fn a_bundle_in_a_volume_that_it_carries_is_refused() {
     let engine = Engine::start(Generation::V28);
