@@ -2,12 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::inventory::Cache;
@@ -103,7 +104,8 @@ fn file() -> Result<PathBuf> {
 fn lines() -> Result<Vec<Line>> {
     let path = file()?;
     let mut text = Vec::new();
-    match File::open(&path).and_then(|file| file.take(MAX).read_to_end(&mut text)) {
+    let open = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(&path);
+    match open.and_then(|file| file.take(MAX).read_to_end(&mut text)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
         read => read.with_context(|| format!("`{}` cannot be read", path.display()))?,
     };

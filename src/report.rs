@@ -272,9 +272,12 @@ fn width(cell: &str) -> usize {
     plain(cell).chars().count()
 }
 
-/// Returns text without control characters: names come from volumes and Dockerfiles of others.
+/// Returns text without control characters, those that turn the direction of writing among them: names come from volumes
+/// and Dockerfiles of others.
 pub fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    let turns =
+        |c| matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().map(|c| if c.is_control() || turns(c) { '\u{fffd}' } else { c }).collect()
 }
 
 /// Returns a word as a POSIX shell reads it back, for messages and remedies.
@@ -509,6 +512,11 @@ pub fn terminal_width() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_name_writes_elsewhere_on_the_terminal() {
+        assert_eq!(plain("a\u{1b}[2K\nERROR: \u{202e}gnp.pem é"), "a\u{fffd}[2K\u{fffd}ERROR: \u{fffd}gnp.pem é");
+    }
 
     #[test]
     fn tables_look_like_dockers() {

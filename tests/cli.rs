@@ -6,6 +6,7 @@ mod support;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
@@ -544,7 +545,7 @@ fn a_builder_is_not_copied_to_itself() {
 #[test]
 fn a_time_limit_that_is_none_is_told() {
     let world = World::new(REFUSES);
-    for (limit, told) in [("abc", true), ("30", true), ("30s", false), ("", false)] {
+    for (limit, told) in [("abc", true), ("30", true), ("0s", true), ("30s", false), ("", false)] {
         let mut command = world.plugin(["cache", "builder", "ls"]);
         let run = Run::of(command.env("DOCKER_CACHE_TIMEOUT", limit));
         assert_eq!(run.stderr.contains("DOCKER_CACHE_TIMEOUT"), told, "{limit}: {run}");
@@ -617,6 +618,31 @@ fn a_cancelled_verify_calls_nothing_broken() {
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     let run = outcome(child);
     assert_eq!((run.code, run.stdout.as_str(), run.stderr.as_str()), (143, "", ""), "{run}");
+}
+
+#[test]
+fn nobody_who_cancels_waits_for_a_registry_that_is_silent() {
+    let world = World::new(REFUSES);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let reference = format!("type=registry,ref={}/x:y", listener.local_addr().unwrap());
+    let mut command = world.plugin(["cache", "verify", &reference]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let _silent = listener.accept().unwrap();
+    let begin = Instant::now();
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let run = outcome(child);
+    assert!(begin.elapsed() < Duration::from_secs(20), "{run}");
+    assert_eq!((run.code, run.stdout.as_str(), run.stderr.as_str()), (143, "", ""), "{run}");
+}
+
+#[test]
+fn a_history_that_is_no_file_is_empty() {
+    let world = World::new(REFUSES);
+    let directory = world.at(".local/state/docker-cache");
+    fs::create_dir_all(&directory).unwrap();
+    Run::of(Command::new("mkfifo").arg(directory.join("sizes.jsonl"))).ok();
+    let run = world.run("cache size --history --format json").ok();
+    assert!(run.stdout.contains("\"samples\":[]"), "{run}");
 }
 
 /// Returns the plugin as the world's docker starts it, and the engine's socket, at which nothing answers yet.

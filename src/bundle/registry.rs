@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ use super::{Descriptor, MAX_JSON};
 use crate::cancel;
 use crate::docker::{Certificates, Credentials};
 use crate::inside::pack::{Blob, digest};
+use crate::report::plain;
 
 /// What manifests may be: what buildx, and this program, write.
 pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -159,7 +161,7 @@ impl Registry {
             let kind = header_of(&answer, header::CONTENT_TYPE).unwrap_or_default();
             let media_type = kind.split(';').next().unwrap_or_default().to_string();
             let mut bytes = Vec::new();
-            let read = answer.into_body().into_reader().take(MAX_JSON + 1).read_to_end(&mut bytes);
+            let read = cancel::Reader(answer.into_body().into_reader().take(MAX_JSON + 1)).read_to_end(&mut bytes);
             read.map_err(|error| unreachable(&self.reference, &error))?;
             Ok(Some((media_type, bytes)))
         });
@@ -339,8 +341,14 @@ impl Registry {
             request = request.header(header::AUTHORIZATION, value);
         }
         let answer = match sent {
-            Sent::Nothing => self.agent.run(request.body(())?),
-            Sent::Bytes(bytes) => self.agent.run(request.body(*bytes)?),
+            Sent::Nothing => {
+                let (agent, request) = (self.agent.clone(), request.body(())?);
+                unless_cancelled(move || agent.run(request))?
+            }
+            Sent::Bytes(bytes) => {
+                let (agent, request) = (self.agent.clone(), request.body(bytes.to_vec())?);
+                unless_cancelled(move || agent.run(request))?
+            }
             Sent::Blob(path, size, progress) => {
                 let mut body = Counted { from: cancel::Reader(File::open(path)?), progress };
                 let body = SendBody::from_reader(&mut body);
@@ -402,22 +410,24 @@ impl Registry {
             if let Some(basic) = self.basic() {
                 request = request.header(header::AUTHORIZATION, basic);
             }
-            request.call()
+            unless_cancelled(move || request.call())?
         } else {
-            self.agent.post(realm).send_form([
+            let form = [
                 ("grant_type", "refresh_token"),
                 ("service", field("service")),
                 ("scope", &scope),
                 ("client_id", "docker-cache"),
                 ("refresh_token", &self.credentials.identity),
-            ])
+            ];
+            let (request, form) = (self.agent.post(realm), form.map(|(name, value)| (name, value.to_owned())));
+            unless_cancelled(move || request.send_form(form))?
         };
         let answer = self.unless_passing(answer.map_err(|error| unreachable(&self.reference, &error))?)?;
         if !answer.status().is_success() {
             return Err(self.refused("no token", answer));
         }
         let mut text = Vec::new();
-        answer.into_body().into_reader().take(MAX_JSON).read_to_end(&mut text)?;
+        cancel::Reader(answer.into_body().into_reader().take(MAX_JSON)).read_to_end(&mut text)?;
         // The answer is a secret: what is wrong with it is not shown.
         let told: Option<Told> = serde_json::from_slice(&text).ok();
         let tokens = told.map(|told| [told.token, told.access_token]).into_iter().flatten().flatten();
@@ -574,6 +584,21 @@ fn chain(pem: &[u8]) -> Result<Vec<Certificate<'static>>, ureq::Error> {
     Ok(chain)
 }
 
+/// Makes a call that may wait long for an answer; when the user cancels, nobody waits for it any more.
+///
+/// # Errors
+/// When the user cancels.
+fn unless_cancelled<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let (sender, answer) = channel();
+    thread::spawn(move || sender.send(call()));
+    loop {
+        match answer.recv_timeout(Duration::from_millis(100)) {
+            Err(RecvTimeoutError::Timeout) => cancel::check()?,
+            answer => return answer.context("the call ended without an answer"),
+        }
+    }
+}
+
 /// Returns the error of a call that had no answer. What the library says of TLS comes as an error of input and output.
 fn unreachable(reference: &Reference, error: &(impl std::error::Error + ?Sized)) -> anyhow::Error {
     let (host, why) = (&reference.host, error.to_string());
@@ -616,11 +641,11 @@ fn said(answer: Response<Body>) -> String {
     }
     let mut text = Vec::new();
     // What cannot be read says nothing.
-    let _ = answer.into_body().into_reader().take(1 << 16).read_to_end(&mut text);
+    let _ = cancel::Reader(answer.into_body().into_reader().take(1 << 16)).read_to_end(&mut text);
     let told: Option<Told> = serde_json::from_slice(&text).ok();
     let one = |one: &One| if one.message.is_empty() { one.code.clone() } else { one.message.clone() };
     let words = told.map(|told| told.errors.iter().map(one).collect::<Vec<_>>().join(", "));
-    words.filter(|words| !words.is_empty()).unwrap_or("it does not say why".into())
+    words.filter(|words| !words.is_empty()).map_or("it does not say why".into(), |words| plain(&words))
 }
 
 /// Returns what follows a prefix, whatever its case.

@@ -477,6 +477,9 @@ fn cuts(found: &Inventory, plan: &Plan, options: &Clear) -> BTreeMap<Holder, Cut
                     Cut { known, take, secrets: catalogue::secrets(), ..Cut::default() }
                 });
                 cut.take[part] = take;
+                if matches!(&step.cache.source, Source::Part { sum, .. } if sum.is_work_tree) {
+                    cut.work_trees.push(part);
+                }
             }
             Act::Recreate { volume, .. } => {
                 let known = &found.volumes[volume].known;
@@ -486,7 +489,7 @@ fn cuts(found: &Inventory, plan: &Plan, options: &Clear) -> BTreeMap<Holder, Cut
                 };
                 // What came after the plan was made may be no cache.
                 let of_volume = match options.include_installs {
-                    true => Cut { take: vec![Take::Everything], ..Cut::default() },
+                    true => Cut { take: vec![Take::Everything], work_trees: vec![0], ..Cut::default() },
                     false => Cut {
                         known: paths(known),
                         take: known.iter().map(take).chain([Take::Nothing]).collect(),

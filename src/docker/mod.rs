@@ -148,7 +148,7 @@ const LIMIT: &str = "DOCKER_CACHE_TIMEOUT";
 
 /// Returns what `DOCKER_CACHE_TIMEOUT` says, if it can be read: `30s`.
 fn limit_of_user() -> Option<Duration> {
-    humantime::parse_duration(&endpoint::variable(LIMIT)?).ok()
+    humantime::parse_duration(&endpoint::variable(LIMIT)?).ok().filter(|limit| !limit.is_zero())
 }
 
 /// Returns the line that says so if `DOCKER_CACHE_TIMEOUT` cannot be read.

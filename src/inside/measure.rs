@@ -255,8 +255,7 @@ impl Visit for Measure<'_> {
     fn folder(&self, folder: &Folder) {
         let bytes = blocks(&folder.stat);
         let staying = if folder.named { bytes } else { 0 };
-        let is_top = folder.named && folder.above.as_ref().is_none_or(|above| above.part != folder.part);
-        let is_work_tree = is_top && is_work_tree(&folder.fd);
+        let is_work_tree = folder.is_top() && is_work_tree(&folder.fd);
         self.add(folder.part, Sum { bytes, staying, exists: true, is_work_tree, ..Sum::default() });
     }
 

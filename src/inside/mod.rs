@@ -29,10 +29,15 @@ use self::own::{Gift, Given, Owned};
 use self::pack::{Pack, Packed};
 use self::remove::{Cut, Removed};
 use self::unpack::{Unpack, Unpacked};
-use crate::parallel;
+use crate::{parallel, report};
 
 /// Name of the hidden subcommand.
 pub const COMMAND: &str = "inside";
+
+/// Returns a path for messages: one line of text, whatever somebody has called a file.
+fn shown(path: &[u8]) -> String {
+    report::plain(&String::from_utf8_lossy(path))
+}
 
 /// Something to do inside.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::archive::unsafe_path;
 use super::dirs::{DIRECTORY, Dirs};
+use super::shown;
 
 /// What was moved, a [`Move`] a line: `KIND NUMBER INODE PATH` and a zero byte.
 const JOURNAL: &CStr = c"moves";
@@ -119,7 +120,7 @@ impl Moves {
             let back =
                 if one.came { one.send_back(&mut tree, &mut beside) } else { one.put_back(&mut tree, &mut beside) };
             back.and_then(|free| if free { Ok(()) } else { bail!("something else is in its place") })
-                .with_context(|| format!("{} cannot be moved back", String::from_utf8_lossy(&one.path)))
+                .with_context(|| format!("{} cannot be moved back", shown(&one.path)))
         });
         undone.fold(Ok(()), Result::and)
     }

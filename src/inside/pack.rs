@@ -21,6 +21,7 @@ use super::archive::{self, Attribute, Kind, MAX_ATTRIBUTES, Member, walk_order};
 use super::dirs::{DIRECTORY, Dirs, open_to_read};
 use super::rules::{Rule, Rules};
 use super::scan::{Found, NAMED, scan, state};
+use super::shown;
 use super::table::{self, MAX_LAYERS, MAX_ROWS, Row, Rows, Table};
 use super::walk::{Counters, permissions};
 use crate::parallel;
@@ -125,7 +126,7 @@ impl Packed {
     fn skip(&mut self, path: &[u8], why: &str) {
         self.skipped_count += 1;
         if self.skipped.len() < NAMED {
-            self.skipped.push(format!("{}: {why}", String::from_utf8_lossy(path)));
+            self.skipped.push(format!("{}: {why}", shown(path)));
         }
     }
 
@@ -491,7 +492,7 @@ fn make(
     for (path, found) in members {
         crate::cancel::check()?;
         let change = member(&mut dirs, &path, &found, &mut out, buffer, read)
-            .with_context(|| format!("packing {}", String::from_utf8_lossy(&path)))?;
+            .with_context(|| format!("packing {}", shown(&path)))?;
         // What changed meanwhile may be in the archive all the same: this is the most that there can be.
         layer.entries += 1;
         layer.cost += table::cost(found.size());

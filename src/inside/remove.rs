@@ -5,13 +5,13 @@ use std::ffi::CStr;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use rustix::fs::{AtFlags, Mode, Stat, fchmod, statat, unlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::measure::{self, Measured, Tree};
+use super::measure::{self, Measured, Tree, is_work_tree};
 use super::unpack;
 use super::walk::{self, Counters, Folder, Troubles, Visit, blocks, last_used};
 
@@ -26,6 +26,9 @@ pub struct Cut {
     /// As in [`super::measure::Tree::secrets`].
     #[serde(default)]
     pub secrets: Vec<String>,
+    /// The parts that are meant to go although they are git work trees.
+    #[serde(default)]
+    pub work_trees: Vec<usize>,
 }
 
 /// What to remove of a part.
@@ -93,8 +96,9 @@ fn keep_used(cuts: &mut [Cut]) -> Vec<Vec<String>> {
 }
 
 struct Removal<'a> {
-    take: &'a [Take],
-    secrets: &'a [String],
+    cut: &'a Cut,
+    /// The parts that stay, for a git work tree begins there that was not there before.
+    spared: Vec<AtomicBool>,
     counters: &'a Counters,
     freed: AtomicU64,
     /// Held while one of several hard links is removed, so that the last one is known to be the last.
@@ -106,8 +110,8 @@ struct Removal<'a> {
 impl<'a> Removal<'a> {
     fn new(cut: &'a Cut, counters: &'a Counters) -> Self {
         Removal {
-            take: &cut.take,
-            secrets: &cut.secrets,
+            cut,
+            spared: cut.take.iter().map(|_| AtomicBool::default()).collect(),
             counters,
             freed: AtomicU64::new(0),
             links: Mutex::default(),
@@ -117,7 +121,8 @@ impl<'a> Removal<'a> {
     }
 
     fn take(&self, part: usize) -> Take {
-        self.take.get(part).copied().unwrap_or(Take::Nothing)
+        let stays = self.spared.get(part).is_none_or(|spared| spared.load(Relaxed));
+        if stays { Take::Nothing } else { self.cut.take[part] }
     }
 
     fn finish(self) -> Removed {
@@ -164,9 +169,17 @@ impl Visit for Removal<'_> {
         leads_on || self.take(part) != Take::Nothing
     }
 
+    fn folder(&self, folder: &Folder) {
+        let may_go = self.take(folder.part) == Take::Nothing || self.cut.work_trees.contains(&folder.part);
+        if !may_go && folder.is_top() && is_work_tree(&folder.fd) {
+            self.spared[folder.part].store(true, Relaxed);
+            self.failed.tell(format!("{}: it is a git work tree now", folder.path(c"")));
+        }
+    }
+
     fn entry(&self, folder: &Folder, name: &CStr, part: usize, (files, freed): &mut (u64, u64)) {
         let take = self.take(part);
-        if take == Take::Nothing || measure::stays(folder, name, part, self.secrets) {
+        if take == Take::Nothing || measure::stays(folder, name, part, &self.cut.secrets) {
             return;
         }
         let removed = statat(&folder.fd, name, AtFlags::SYMLINK_NOFOLLOW).and_then(|stat| match take {
@@ -226,7 +239,6 @@ mod tests {
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
     use std::path::Path;
-    use std::sync::atomic::AtomicBool;
 
     use proptest::prelude::*;
 
@@ -293,6 +305,22 @@ mod tests {
     }
 
     #[test]
+    fn a_git_work_tree_that_nobody_meant_stays_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        for file in ["pip/.git/HEAD", "pip/src/main.py", "npm/.git/HEAD", "npm/mine", "uv/a/.git/HEAD"] {
+            fs::create_dir_all(dir.path().join(file).parent().unwrap()).unwrap();
+            fs::write(dir.path().join(file), "1").unwrap();
+        }
+        let known = ["pip", "npm", "uv"].map(str::to_owned).to_vec();
+        let take = [vec![Take::Everything; 3], vec![Take::Nothing]].concat();
+        let cut = Cut { root: dir.path().into(), known, take, work_trees: vec![1], ..Cut::default() };
+        let removed = all(&[cut], &mut |_, _| ()).remove(0);
+        assert_eq!(removed.failed, ["pip: it is a git work tree now"]);
+        let left: Vec<_> = paths(dir.path()).into_iter().map(|path| path.display().to_string()).collect();
+        assert_eq!(left, ["npm", "pip", "pip/.git", "pip/.git/HEAD", "pip/src", "pip/src/main.py", "uv"]);
+    }
+
+    #[test]
     fn files_of_secrets_stay_where_tools_have_them_unless_they_are_named() {
         let dir = tempfile::tempdir().unwrap();
         for file in ["npm/.npmrc", "npm/_cacache/.npmrc", "npm/key.pem", "uv/.netrc", "other/.npmrc"] {
@@ -307,7 +335,8 @@ mod tests {
         let told: Vec<&str> = sums.iter().flat_map(|sum| &sum.secrets).map(|(path, _)| path.as_str()).collect();
         assert_eq!(told, ["npm/key.pem", "uv/.netrc"]);
         let take = [vec![Take::Everything; 3], vec![Take::Nothing]].concat();
-        let removed = all(&[Cut { root: dir.path().into(), known, take, secrets }], &mut |_, _| ()).remove(0);
+        let removed =
+            all(&[Cut { root: dir.path().into(), known, take, secrets, ..Cut::default() }], &mut |_, _| ()).remove(0);
         assert_eq!((removed.failed_count, removed.freed), (0, planned), "{removed:?}");
         let left: Vec<_> = paths(dir.path()).into_iter().map(|path| path.display().to_string()).collect();
         assert_eq!(left, ["npm", "npm/key.pem", "other", "other/.npmrc", "uv", "uv/.netrc"]);

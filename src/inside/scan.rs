@@ -20,6 +20,7 @@ use super::archive::{Kind, MAX_NAME, MAX_PATH, leads_in};
 use super::dirs::{DIRECTORY, open_to_read};
 use super::pack::Tree;
 use super::rules::{At, Rules};
+use super::shown;
 use super::unpack::STAGING;
 use super::walk::{Entries, Mount, mount_of};
 use crate::parallel;
@@ -65,7 +66,7 @@ pub struct Notes {
 
 impl Notes {
     fn skip(&mut self, path: &[u8], why: &str) {
-        let skipped = vec![format!("{}: {why}", String::from_utf8_lossy(path))];
+        let skipped = vec![format!("{}: {why}", shown(path))];
         self.add(Notes { skipped, skipped_count: 1, ..Notes::default() });
     }
 
@@ -230,7 +231,7 @@ impl Reader<'_> {
             } else if is_directory(dir, name, kind) {
                 self.enter(dir, path, at_name, at)?;
             } else if taken && is_secret() {
-                self.notes.secrets.push(String::from_utf8_lossy(path).into_owned());
+                self.notes.secrets.push(shown(path));
             } else if taken {
                 self.add(dir, path, at_name, None)?;
             }
@@ -348,8 +349,7 @@ impl Look<'_> {
                     return Some(self.found(Kind::Symlink, stat, target));
                 }
                 Ok(target) => {
-                    let target = String::from_utf8_lossy(&target).into_owned();
-                    notes.skip(path, &format!("it is a link that leads out, to {target}"));
+                    notes.skip(path, &format!("it is a link that leads out, to {}", shown(&target)));
                 }
                 Err(error) => notes.fail(path, error),
             },

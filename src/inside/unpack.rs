@@ -30,6 +30,7 @@ use super::moves::{self, Moves, Name};
 use super::pack::{Blob, Hashed, Layer, digest};
 use super::rules::{At, Rule, Rules};
 use super::scan::is_secret;
+use super::shown;
 use super::table::{self, MAX_ROWS, Row, Table, decoder};
 use super::walk::{Counters, mount_of};
 use crate::parallel;
@@ -203,12 +204,12 @@ impl<'a> Unpacking<'a> {
         let moved = merge.directory(Some(self.staging.new.as_fd()), place.root.as_fd(), rules.root());
         moved.with_context(|| match merge.path.is_empty() {
             true => place.path.display().to_string(),
-            false => format!("{}/{}", place.path.display(), String::from_utf8_lossy(&merge.path)),
+            false => format!("{}/{}", place.path.display(), shown(&merge.path)),
         })?;
-        let kept = secrets.iter().take(NAMED).map(|path| path.display());
+        let kept = secrets.iter().take(NAMED).map(|path| shown(path.as_os_str().as_bytes()));
         let kept = kept.map(|path| format!("{path}: it has the name of a file of secrets, and stays"));
         merge.unpacked.notes.extend(kept);
-        let newer = String::from_utf8_lossy(&merge.newer);
+        let newer = shown(&merge.newer);
         match merge.newer_count {
             0 => {}
             1 => merge.unpacked.notes.push(format!("{newer}: what is there is newer, and stays")),
@@ -446,7 +447,7 @@ impl<'a> Unpacking<'a> {
             .with_context(|| format!("{:?} cannot be given to {uid}:{gid}", String::from_utf8_lossy(&member.path)))?;
         for (name, value) in &member.attributes {
             if let Err(error) = fsetxattr(fd, &name[..], value, XattrFlags::empty()) {
-                let name = String::from_utf8_lossy(name);
+                let name = shown(name);
                 self.note(member, &format!("its attribute {name} cannot be set: {}", io::Error::from(error)));
             }
         }
@@ -463,7 +464,7 @@ impl<'a> Unpacking<'a> {
     fn note(&self, member: &Member, why: &str) {
         let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
         if notes.len() < NAMED {
-            notes.push(format!("{}: {why}", String::from_utf8_lossy(&member.path)));
+            notes.push(format!("{}: {why}", shown(&member.path)));
         }
     }
 }
@@ -808,7 +809,7 @@ impl Merge<'_> {
             },
             _ => {
                 if self.unpacked.notes.len() < NAMED {
-                    let path = String::from_utf8_lossy(&self.path);
+                    let path = shown(&self.path);
                     self.unpacked.notes.push(format!("{path}: something of another kind is there, and stays"));
                 }
                 self.keep(new, name)

@@ -18,6 +18,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, Stat, fstat, openat, statat};
 use rustix::io::Errno;
 
 use super::dirs::DIRECTORY;
+use super::shown;
 use super::unpack::STAGING;
 use crate::cancel;
 
@@ -81,6 +82,11 @@ pub struct Folder {
 }
 
 impl Folder {
+    /// Returns true if its part begins here: the root, or what a path names.
+    pub fn is_top(&self) -> bool {
+        self.named && self.above.as_ref().is_none_or(|above| above.part != self.part)
+    }
+
     /// Returns the path of an entry below the root, for messages.
     pub fn path(&self, last: &CStr) -> String {
         let mut names = vec![last.to_bytes(), self.name.to_bytes()];
@@ -93,7 +99,7 @@ impl Folder {
         names.retain(|name| !name.is_empty());
         match names.is_empty() {
             true => ".".into(),
-            false => String::from_utf8_lossy(&names.join(&b'/')).into_owned(),
+            false => shown(&names.join(&b'/')),
         }
     }
 }

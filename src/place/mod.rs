@@ -10,6 +10,7 @@ pub mod links;
 pub mod warm;
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -162,10 +163,16 @@ pub fn is_here(docker: &Docker, info: &Info) -> bool {
 /// When they do.
 pub fn ensure_apart(bundle: &Path, volume: &Volume) -> Result<()> {
     let bundle = resolved(bundle)?;
+    // By their inodes, for a bind mount has another path.
+    let inode = |path: &Path| path.metadata().ok().map(|meta| (meta.dev(), meta.ino()));
+    let lies_in = |path: &Path, above: &Path| {
+        let above = inode(above);
+        above.is_some() && path.ancestors().any(|path| inode(path) == above)
+    };
     let roots = volume.directories().filter(|path| path.starts_with('/'));
     for root in roots.filter_map(|path| Path::new(path).canonicalize().ok()) {
         ensure!(
-            !bundle.starts_with(&root) && !root.starts_with(&bundle),
+            !lies_in(&bundle, &root) && !lies_in(&root, &bundle),
             "the bundle {} and volume {} lie in each other\nhint: name a directory outside of {}",
             bundle.display(),
             volume.name,
