@@ -180,45 +180,50 @@ const SHORTENED: &[&str] = &["NAME", "DIRECTORY", "STEP"];
 const SHORTEST: usize = 24;
 
 /// The last columns whose cells may go on in further lines.
-const WRAPPED: &[&str] = &["WHY", "CACHE", "FINDS NOTHING IF"];
+const WRAPPED: &[&str] = &["WHY", "CACHE", "FINDS NOTHING IF", "COMMAND"];
 
 /// Returns a table that is no wider than this, if that can be: reasons go on in further lines, long names are shortened, and
-/// the expendable columns go, in their order.
-pub fn table_within(room: usize, header: &[&str], mut rows: Vec<Vec<String>>, expendable: &[&str]) -> String {
-    let mut header = header.to_vec();
-    let mut expendable = expendable.iter();
-    loop {
-        let widths = widths(&header, &rows);
-        let shortens = |at: usize| SHORTENED.contains(&header[at]);
-        let capped = |at: usize, most: usize| if shortens(at) { widths[at].min(most) } else { widths[at] };
-        let last = header.len() - 1;
-        let wraps = WRAPPED.contains(&header[last]);
-        let before_last = |most: usize| (0..last).map(|at| padded(capped(at, most))).sum::<usize>();
-        let fits = |most: &usize| {
-            let least = if wraps { widths[last].min(SHORTEST) } else { capped(last, *most) };
-            before_last(*most) + least <= room
-        };
+/// the expendable columns go, in their order, but for those that fit once another one has gone.
+pub fn table_within(room: usize, header: &[&str], rows: Vec<Vec<String>>, expendable: &[&str]) -> String {
+    let widths = widths(header, &rows);
+    let shortens = |at: usize| SHORTENED.contains(&header[at]);
+    let capped = |at: usize, most: usize| if shortens(at) { widths[at].min(most) } else { widths[at] };
+    let before = |columns: &[usize], most: usize| columns.iter().map(|at| padded(capped(*at, most))).sum::<usize>();
+    let wraps = |at: usize| WRAPPED.contains(&header[at]);
+    // Returns how long shortened cells may be.
+    let most = |columns: &[usize]| {
+        let (&last, columns) = columns.split_last()?;
+        let least = |most: usize| if wraps(last) { widths[last].min(SHORTEST) } else { capped(last, most) };
         let longest = (0..header.len()).filter(|at| shortens(*at)).map(|at| widths[at]).fold(SHORTEST, usize::max);
-        let most = (SHORTEST..=longest).rev().find(fits);
-        let goes = expendable.next().filter(|_| most.is_none());
-        if let Some(at) = goes.and_then(|column| header.iter().position(|title| title == column)) {
-            header.remove(at);
-            rows.iter_mut().for_each(|row| drop(row.remove(at)));
-        } else if goes.is_none() {
-            let most = most.unwrap_or(SHORTEST);
-            for row in &mut rows {
-                row.iter_mut()
-                    .enumerate()
-                    .filter(|(at, _)| shortens(*at))
-                    .for_each(|(_, cell)| *cell = shortened(cell, most));
-            }
-            if wraps {
-                let left = room.saturating_sub(before_last(most)).max(SHORTEST);
-                rows = rows.into_iter().flat_map(|row| continued(row, left)).collect();
-            }
-            return table(&header, &rows);
+        (SHORTEST..=longest).rev().find(|most| before(columns, *most) + least(*most) <= room)
+    };
+    let mut columns: Vec<usize> = (0..header.len()).collect();
+    let mut gone = Vec::new();
+    for title in expendable {
+        if most(&columns).is_some() {
+            break;
+        }
+        gone.extend(columns.extract_if(.., |at| header[*at] == *title));
+    }
+    for at in gone.into_iter().rev() {
+        let place = columns.partition_point(|column| *column < at);
+        columns.insert(place, at);
+        if most(&columns).is_none() {
+            columns.remove(place);
         }
     }
+    let most = most(&columns).unwrap_or(SHORTEST);
+    let shown = |row: &Vec<String>| {
+        let cell = |at: &usize| if shortens(*at) { shortened(&row[*at], most) } else { row[*at].clone() };
+        columns.iter().map(cell).collect()
+    };
+    let mut rows: Vec<Vec<String>> = rows.iter().map(shown).collect();
+    if let Some((_, all_but_last)) = columns.split_last().filter(|(last, _)| wraps(**last)) {
+        let left = room.saturating_sub(before(all_but_last, most)).max(SHORTEST);
+        rows = rows.into_iter().flat_map(|row| continued(row, left)).collect();
+    }
+    let header: Vec<&str> = columns.iter().map(|at| header[*at]).collect();
+    table(&header, &rows)
 }
 
 /// Returns a row as several, whose last cells are no wider than this.
@@ -536,6 +541,12 @@ mod tests {
         assert!(within(42).ends_with("short     /home/s…share/pnpm/store   cache\n"));
         assert!(within(41).ends_with("short     /home/some…cal/share/pnpm/store\n"));
         assert!(within(10).ends_with("short     /home/s…share/pnpm/store\n"));
+        // What went first comes back where a wider one went after it.
+        let rows = vec![vec!["a".into(), "short".into(), "a long reason for it all".into(), "b".into()]];
+        let within =
+            |room| table_within(room, &["NAME", "STATUS", "REASON", "BY"], rows.clone(), &["STATUS", "REASON"]);
+        assert_eq!(within(22), "NAME      STATUS    BY\na         short     b\n");
+        assert_eq!(within(21), "NAME      BY\na         b\n");
     }
 
     #[test]

@@ -135,7 +135,7 @@ fn plan_table(jobs: &[Job]) -> String {
         vec![job.row.tool.into(), job.lock.clone(), image, into, command.join(" ")]
     });
     let header = ["TOOL", "LOCK FILE", "IMAGE", "INTO", "COMMAND"];
-    report::table_within(report::room(), &header, rows.collect(), &["COMMAND", "IMAGE"])
+    report::table_within(report::room(), &header, rows.collect(), &["IMAGE"])
 }
 
 /// Returns the tool's directory, or the mounts of these options below it, if it is not in one itself.
