@@ -326,14 +326,14 @@ struct Former {
 impl Former {
     fn open(previous: &Previous) -> Option<Former> {
         let mut rows = Table::open(&previous.table).ok()?;
-        let row = rows.next_row().ok()?;
+        let row = rows.next_as_written().ok()?;
         Some(Former { rows, row })
     }
 
     /// Returns the row of a path, also as it was written; the paths asked for must be in the order of a walk.
     fn row(&mut self, path: &[u8]) -> Option<(&Row, &[u8])> {
         while self.row.as_ref().is_some_and(|row| row.path != path && walk_order(&row.path, path).is_lt()) {
-            self.row = self.rows.next_row().unwrap_or_default();
+            self.row = self.rows.next_as_written().unwrap_or_default();
         }
         self.row.as_ref().filter(|row| row.path == path).map(|row| (row, self.rows.line()))
     }

@@ -14,7 +14,7 @@ use std::thread;
 use anyhow::{Context, Result};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Stat, fstat, openat, readlinkat, statat};
 use rustix::io::Errno;
-use sha2::{Digest, Sha256};
+use siphasher::sip::SipHasher13;
 
 use super::archive::{Kind, MAX_NAME, MAX_PATH, leads_in};
 use super::dirs::{DIRECTORY, open_to_read};
@@ -392,7 +392,6 @@ fn print(kind: Kind, stat: &Stat, link: &[u8]) -> u64 {
     let size = if kind == Kind::Dir { 0 } else { stat.st_size };
     let modified = i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec);
     let pair = |one: u64, other: u64| one << 32 | other;
-    // Few enough for a single block of the hash.
     let numbers = [
         pair(kind.letter().into(), stat.st_mode.into()),
         pair(stat.st_uid.into(), stat.st_gid.into()),
@@ -401,9 +400,11 @@ fn print(kind: Kind, stat: &Stat, link: &[u8]) -> u64 {
         changed(stat) as u64,
         stat.st_ino,
     ];
-    let digest = Sha256::new().chain_update(numbers.map(u64::to_le_bytes).as_flattened()).chain_update(link).finalize();
+    let mut hasher = SipHasher13::new();
+    hasher.write(numbers.map(u64::to_le_bytes).as_flattened());
+    hasher.write(link);
     // Zero means "cannot be told".
-    u64::from_le_bytes(digest[..8].try_into().unwrap_or_default()).max(1)
+    hasher.finish().max(1)
 }
 
 #[cfg(test)]

@@ -94,12 +94,7 @@ impl<R: Read> Rows<R> {
     /// # Errors
     /// When it makes no sense.
     pub fn next_row(&mut self) -> Result<Option<Row>> {
-        self.line.clear();
-        self.input.by_ref().take(8192).read_until(0, &mut self.line).context("the table cannot be read")?;
-        if self.line.is_empty() {
-            return Ok(None);
-        }
-        let row = parse(&self.line).context("a row of the table makes no sense")?;
+        let Some(row) = self.next_as_written()? else { return Ok(None) };
         if let Some(why) = unsafe_path(&row.path) {
             anyhow::bail!("{:?} {why}", String::from_utf8_lossy(&row.path));
         }
@@ -108,6 +103,19 @@ impl<R: Read> Rows<R> {
         ensure!(in_order, "{:?} is in the table twice or out of order", shown());
         self.last.get_or_insert_default().clone_from(&row.path);
         Ok(Some(row))
+    }
+
+    /// Returns the next row for who only compares its path with those of files: it may be any, in any order.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn next_as_written(&mut self) -> Result<Option<Row>> {
+        self.line.clear();
+        self.input.by_ref().take(8192).read_until(0, &mut self.line).context("the table cannot be read")?;
+        if self.line.is_empty() {
+            return Ok(None);
+        }
+        parse(&self.line).context("a row of the table makes no sense").map(Some)
     }
 }
 
@@ -170,12 +178,8 @@ fn parse(line: &[u8]) -> Option<Row> {
     Some(Row { layer, kind, size, print, path: rest.to_vec() })
 }
 
-fn number(digits: &[u8], radix: u8) -> Option<u64> {
-    let add = |number: u64, digit: &u8| {
-        let digit = char::from(*digit).to_digit(radix.into())?;
-        number.checked_mul(radix.into())?.checked_add(digit.into())
-    };
-    digits.iter().try_fold(0, add).filter(|_| !digits.is_empty())
+fn number(digits: &[u8], radix: u32) -> Option<u64> {
+    u64::from_str_radix(str::from_utf8(digits).ok()?, radix).ok()
 }
 
 #[cfg(test)]
