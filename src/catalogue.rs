@@ -1977,6 +1977,14 @@ pub fn known_below(mount: &str) -> Vec<Known> {
     known
 }
 
+/// Returns what the catalogue knows in a cache mount. Of one that only its id tells, that is all of it.
+pub fn known_in_mount(id: &str, target: &str) -> Vec<Known> {
+    let mut known = known_below(target);
+    let row = for_mount(Some(id), target).filter(|_| known.is_empty());
+    known.extend(row.map(|(row, class)| Known { path: String::new(), row, class }));
+    known
+}
+
 /// Names of files that hold credentials, where a tool's own directory has them; a `*` at one of the ends stands for
 /// anything. An export leaves them out; a clear, and an import that replaces, leave
 /// them there.

@@ -545,14 +545,9 @@ fn look_inside(
     Ok(())
 }
 
-/// Returns what the catalogue knows in a mount. Of one that only its id tells, that is all of it.
+/// Returns what the catalogue knows in a mount.
 fn known_in(cache: &Cache) -> Vec<Known> {
-    let mut known = catalogue::known_below(cache.path.as_deref().unwrap_or_default());
-    let row = catalogue::for_mount(Some(&cache.name), cache.path.as_deref().unwrap_or_default());
-    if let Some((row, class)) = row.filter(|_| known.is_empty()) {
-        known.push(Known { path: String::new(), row, class });
-    }
-    known
+    catalogue::known_in_mount(&cache.name, cache.path.as_deref().unwrap_or_default())
 }
 
 /// Tells whether a row lies in one of the named directories, if there are such.

@@ -2,7 +2,7 @@
 //! the files hold nobody looks at.
 
 use super::{Fact, Finding, NotRun, Severity};
-use crate::catalogue::{self, Class};
+use crate::catalogue::{self, Class, Known};
 use crate::inside::scan::is_secret;
 use crate::model::VolumeUser;
 use crate::report::quote;
@@ -79,8 +79,7 @@ pub fn secret_in_cache(Secrets { holders, gaps, unknown_mounts }: &Secrets) -> F
 }
 
 fn finding(Holder { kind, name, mounted_at, names }: &Holder) -> Finding {
-    let root = mounted_at.trim_end_matches('/');
-    let path = |name: &String| format!("{root}/{name}");
+    let path = |name: &String| path_of(mounted_at, name);
     let held = format!("holds {}, where credentials usually are", listed(names.iter().map(path)));
     // An export leaves behind what the catalogue knows to be secret, what is of no cache, and in the directories that the
     // catalogue names what has the name of a secret.
@@ -108,20 +107,62 @@ fn finding(Holder { kind, name, mounted_at, names }: &Holder) -> Finding {
             let severity = if is_shared { Severity::Warning } else { Severity::Note };
             let message =
                 format!("volume {name} {held}: {readers}{export}; remove it, and log in by a secret or a variable");
-            let paths: String = names.iter().map(|name| format!(" --path {}", quote(path(name)))).collect();
-            let command = format!("docker cache clear --volume {} --include-installs{paths}", quote(name));
+            let command = volume_remedy(name, mounted_at, names, users.iter().any(|user| user.running));
             Finding::new(severity, message).command(command)
         }
         Kind::Mount { builder, record } => {
+            let known = catalogue::known_in_mount(name, mounted_at);
+            let at_builder = format!("--builder {}", quote(builder));
+            let (what, command) = match names.iter().all(|name| is_cleared(&known, name)) {
+                true => {
+                    let paths = arguments(" --path ", mounted_at, names);
+                    let mount = format!("--mount {} --include-installs{paths}", quote(name));
+                    ("it", format!("docker cache clear {at_builder} {mount}"))
+                }
+                // What lies beside the directories of tools only goes with the whole mount.
+                false => {
+                    let filter = format!("--filter 'id=^({record})$'");
+                    ("the mount", format!("docker buildx prune {at_builder} --all --force {filter}"))
+                }
+            };
             let message = format!(
                 "cache mount {name} of builder {builder} {held}: every build of this builder can read that{export}; \
-                 remove the mount, and use `--mount=type=secret` in the step that needs it"
+                 remove {what}, and use `--mount=type=secret` in the step that needs it"
             );
-            let filter = format!("--filter 'id=^({record})$'");
-            let command = format!("docker buildx prune --builder {} --all --force {filter}", quote(builder));
             Finding::new(Severity::Warning, message).command(command)
         }
     }
+}
+
+/// Returns the command that removes names from a volume.
+fn volume_remedy(volume: &str, mounted_at: &str, names: &[String], running: bool) -> String {
+    let known = catalogue::known_below(mounted_at);
+    let (cleared, others): (Vec<&String>, Vec<&String>) = names.iter().partition(|name| is_cleared(&known, name));
+    let force = if running { " --force-in-use" } else { "" };
+    let paths = arguments(" --path ", mounted_at, cleared.iter().copied());
+    let clear = format!("docker cache clear --volume {} --include-installs{force}{paths}", quote(volume));
+    let bind = quote(format!("{volume}:{mounted_at}"));
+    let paths = arguments(" ", mounted_at, others.iter().copied());
+    let remove = format!("docker run --rm --volume {bind} busybox rm -r --{paths}");
+    match (cleared.is_empty(), others.is_empty()) {
+        (_, true) => clear,
+        (true, false) => remove,
+        (false, false) => format!("{remove} && {clear}"),
+    }
+}
+
+/// Returns the paths of names for a command, each after the same words.
+fn arguments<'a>(before: &str, mounted_at: &str, names: impl IntoIterator<Item = &'a String>) -> String {
+    names.into_iter().map(|name| format!("{before}{}", quote(path_of(mounted_at, name)))).collect()
+}
+
+fn path_of(mounted_at: &str, name: &str) -> String {
+    format!("{}/{name}", mounted_at.trim_end_matches('/'))
+}
+
+/// Tells whether `docker cache clear --path` takes this path: it lies in a directory of a tool.
+fn is_cleared(known: &[Known], name: &str) -> bool {
+    catalogue::single_out(&mut known.to_vec(), name)
 }
 
 /// Returns the first paths for a sentence, and how many more there are.
@@ -137,6 +178,7 @@ fn listed(paths: impl Iterator<Item = String>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Fix;
     use super::*;
 
     fn volume(mounted_at: &str, containers: &[&str], names: &[&str]) -> Holder {
@@ -187,8 +229,43 @@ mod tests {
         let carried = found(volume("/root/.cache/pip", &["a"], &[".netrc", "http/.netrc"])).remove(0);
         assert!(carried.severity == Severity::Warning, "{}", carried.message);
         assert!(carried.message.contains("export` copies `/root/.cache/pip/http/.netrc`;"), "{}", carried.message);
-        let kind = Kind::Mount { builder: "default".into(), record: "abc".into() };
-        let mount = found(Holder { kind, ..volume("/root/.m2", &[], &["settings.xml"]) }).remove(0);
-        assert!(format!("{:?}", mount.fix).contains("--filter 'id=^(abc)$'"), "{:?}", mount.fix);
+    }
+
+    fn remedy(holder: Holder) -> String {
+        let found = secret_in_cache(&Secrets { holders: vec![holder], ..Secrets::default() }).unwrap().remove(0);
+        match found.fix {
+            Some(Fix::Command { command }) => command,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn clear_is_given_only_paths_that_it_takes() {
+        assert_eq!(
+            remedy(volume("/cache", &["a"], &[".ssh/id_rsa", "pip/.netrc", "a b/.netrc"])),
+            "docker run --rm --volume v:/cache busybox rm -r -- /cache/.ssh/id_rsa '/cache/a b/.netrc' && \
+             docker cache clear --volume v --include-installs --force-in-use --path /cache/pip/.netrc"
+        );
+        assert_eq!(
+            remedy(volume("/cache", &[], &["cargo/credentials.toml"])),
+            "docker cache clear --volume v --include-installs --path /cache/cargo/credentials.toml"
+        );
+        assert_eq!(
+            remedy(volume("/cache", &[], &[".netrc"])),
+            "docker run --rm --volume v:/cache busybox rm -r -- /cache/.netrc"
+        );
+    }
+
+    #[test]
+    fn a_mount_is_removed_only_for_what_clear_does_not_take() {
+        let mount = |target: &str, name: &str| {
+            let kind = Kind::Mount { builder: "b".into(), record: "abc".into() };
+            remedy(Holder { kind, ..volume(target, &[], &[name]) })
+        };
+        assert_eq!(
+            mount("/usr/local/cargo", "credentials.toml"),
+            "docker cache clear --builder b --mount v --include-installs --path /usr/local/cargo/credentials.toml"
+        );
+        assert_eq!(mount("/root", ".netrc"), "docker buildx prune --builder b --all --force --filter 'id=^(abc)$'");
     }
 }

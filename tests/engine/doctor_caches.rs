@@ -43,46 +43,49 @@ for_each_engine!(
             &[
                 ("cargo/credentials.toml", secret),
                 ("pip/.netrc", secret),
+                (".netrc", secret),
+                (".ssh/id_rsa", secret),
                 ("docker/config.json", ""),
                 ("npm/_cacache/deep/auth.json", secret),
                 ("npm/_cacache/index", "1"),
             ],
         );
-        let write =
-            "RUN --mount=type=cache,target=/root/.m2 echo hunter2 > /root/.m2/settings.xml && echo 1 > /root/.m2/kept";
+        let write = "RUN --mount=type=cache,target=/usr/local/cargo cd /usr/local/cargo && mkdir bin && echo 1 > bin/tool && \
+             echo hunter2 > credentials.toml\nRUN ln -s busybox /bin/rm";
         engine.build(
             &format!("{write}\nRUN --mount=type=cache,target=/root/.npm echo 1 > /root/.npm/x"),
-            &["--tag", "box"],
+            &["--tag", "box", "--tag", "busybox"],
         );
         for name in ["one", "two"] {
             engine.docker(&["run", "--name", name, "--volume", "team-cache:/cache", "box", "/bin/busybox", "true"]);
         }
         let records = engine.lasting_records().len();
         let plain = engine.cache(&["doctor"]);
-        assert!(plain.stdout.contains("team-cache") && !plain.stdout.contains("/root/.m2"), "{plain}");
+        assert!(plain.stdout.contains("team-cache") && !plain.stdout.contains("/usr/local/cargo"), "{plain}");
 
         let found = findings(engine, &["--check", "secret-in-cache"]);
         assert!(
             found[0]["severity"] == "warning" && message(&found[0]).contains("containers one and two can read that")
         );
-        for path in ["`/cache/cargo/credentials.toml`", "`/cache/pip/.netrc`"] {
-            assert!(message(&found[0]).contains(path), "{found:?}");
-        }
+        assert!(message(&found[0]).contains("`/cache/.netrc`, `/cache/.ssh/id_rsa` and 2 more"), "{found:?}");
         assert!(!message(&found[0]).contains("docker cache export"), "{found:?}");
         assert!(!message(&found[0]).contains("auth.json") && !message(&found[0]).contains("config.json"), "{found:?}");
         cure(engine, &found[0], " --force");
-        assert!(!volume.join("cargo/credentials.toml").exists() && !volume.join("pip/.netrc").exists());
+        for path in ["cargo/credentials.toml", "pip/.netrc", ".netrc", ".ssh/id_rsa"] {
+            assert!(!volume.join(path).exists(), "{path}");
+        }
         assert!(volume.join("npm/_cacache/index").exists());
         assert_eq!(engine.lasting_records().len(), records, "what the look needed is gone");
 
         if engine.generation() != Generation::V20 {
             assert_eq!(found.len(), 2, "{found:?}");
             assert!(
-                message(&found[1]).contains("cache mount /root/.m2") && message(&found[1]).contains("settings.xml")
+                message(&found[1]).contains("mount /usr/local/cargo")
+                    && message(&found[1]).contains("credentials.toml")
             );
-            cure(engine, &found[1], "");
-            let left: Vec<String> = engine.mounts().iter().map(|mount| mount["Description"].to_string()).collect();
-            assert!(left.len() == 1 && left[0].contains("/root/.npm"), "{left:?}");
+            cure(engine, &found[1], " --force");
+            let kept = "test -e bin/tool && test ! -e credentials.toml";
+            engine.build(&format!("RUN --mount=type=cache,target=/usr/local/cargo cd /usr/local/cargo && {kept}"), &[]);
             assert_eq!(findings(engine, &["--check", "secret-in-cache"]), [Value::Null; 0]);
         } else {
             let left = engine.cache(&["doctor", "--check", "secret-in-cache"]);
