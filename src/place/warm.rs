@@ -163,10 +163,12 @@ fn reason(told: &str) -> String {
     });
     let is_told = |line: &&str| !line.trim().is_empty() && !line.trim_start().to_lowercase().starts_with("warn");
     let lines: Vec<&str> = lines.filter(is_told).collect();
-    // The line that ends a traceback of Python says what its first, `ERROR: Exception:`, does not.
+    // The line that ends a traceback of Python says what its first, `ERROR: Exception:`, does not. Of a long one buildx
+    // repeats only the last calls.
     let depth = |line: &str| line.len() - line.trim_start().len();
-    let trace = lines.iter().rposition(|line| line.trim_start().starts_with("Traceback (most recent call last)"));
-    let end = trace.and_then(|at| lines[at + 1..].iter().find(|line| depth(line) <= depth(lines[at])));
+    let is_call = |line: &&str| line.trim_start().starts_with("File \"") && line.contains("\", line ");
+    let call = lines.iter().rposition(is_call);
+    let end = call.and_then(|at| lines[at + 1..].iter().find(|line| depth(line) < depth(lines[at])));
     let speaks = |line: &&&str| ["err!", "error"].iter().any(|word| line.to_lowercase().contains(word));
     let line = end.or(lines.iter().find(speaks)).or(lines.last());
     line.map_or("it did not say why".into(), |line| line.trim().to_owned())
@@ -252,6 +254,12 @@ mod tests {
         for told in [traceback, &format!("#7 x\n------\n{build}\n------\nDockerfile:4\nERROR: failed to solve: x")] {
             assert_eq!(reason(told), "PermissionError: [Errno 13] Permission denied: '/cache/pip'", "{told}");
         }
+        let call =
+            "File \"/x.py\", line 261, in cert_verify\n0.7     raise OSError(\n0.7 OSError: no CA certificate bundle\n";
+        let cut = format!(
+            "------\n > [2/2] RUN pip:\n0.7     response = send()\n0.7   {call}------\nERROR: failed to solve: x"
+        );
+        assert_eq!(reason(&cut), "OSError: no CA certificate bundle");
         let no_image = "#2 ERROR: docker.io/library/nosuch:1: not found\n------\n > [internal] load metadata for \
                         docker.io/library/nosuch:1:\n------\nDockerfile:1\n--------------------\n   1 | >>> FROM nosuch:1\n\
                         --------------------\nERROR: failed to solve: nosuch:1: not found\n";
