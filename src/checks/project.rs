@@ -60,6 +60,15 @@ impl Project {
     }
 }
 
+impl Project {
+    /// Tells whether the Dockerfile alone tells what was found inside a mount: then it comes with the change that puts it
+    /// right.
+    pub fn tells_owner(&self, inside: &Finding) -> bool {
+        let is_it = |told: &Finding| (&told.file, told.line) == (&inside.file, inside.line);
+        self.found().iter().any(|told| told.check == MOUNT_OWNER && is_it(told))
+    }
+}
+
 /// Tells whether a Dockerfile begins from an image of Windows.
 fn is_for_windows(file: &project::File) -> bool {
     let mut bases = file.text.lines().map(str::to_lowercase).filter(|line| line.trim_start().starts_with("from "));
@@ -230,11 +239,8 @@ fn of(facts: &Facts, name: &str) -> Result<Vec<Finding>, NotRun> {
     }
     if name == MOUNT_OWNER {
         let inside = facts.caches.mounts.iter().flatten().flat_map(OwnedMount::findings);
-        // What the Dockerfile alone tells comes with the change that puts it right.
-        let is_told =
-            |inside: &Finding| found.iter().any(|told| (&told.file, told.line) == (&inside.file, inside.line));
-        let more: Vec<Finding> = inside.filter(|finding| !is_told(finding)).collect();
-        found.extend(more);
+        let is_told = |inside: &Finding| facts.project.as_ref().is_ok_and(|project| project.tells_owner(inside));
+        found.extend(inside.filter(|finding| !is_told(finding)));
         if found.is_empty() {
             known.records.as_ref().map_err(Clone::clone)?;
             known.mounts.as_ref().map_err(Clone::clone)?;

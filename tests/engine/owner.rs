@@ -204,6 +204,24 @@ for_each_engine!(a_mount_is_given_to_the_step_that_writes_to_it, [v26, v28, v28_
     engine.build(&format!("{mount} {look}"), &[]);
 });
 
+for_each_engine!(
+    a_mount_whose_owner_only_the_dockerfile_can_change_is_left_with_the_reason,
+    [v28_containerd],
+    |engine| {
+        let project = engine.folder().join("tmp/project");
+        let mount = "RUN --mount=type=cache,id=own,target=/work";
+        write_files(&project, &[("Dockerfile", &format!("FROM base:1\nUSER 1000\n{mount} make\n"))]);
+        let path = project.display().to_string();
+        let fix = ["doctor", "--fix", "--check", "mount-owner", "--dry-run", &path];
+        assert_eq!(engine.cache(&fix).ok().stderr, "No owner to change in cache mounts\n");
+        engine.build(&format!("{mount} mkdir /work/a"), &[]);
+        let found = about(engine, "mount-owner", &path);
+        let message = found[0]["message"].as_str().unwrap();
+        assert!(found[0]["fix"].is_null() && message.ends_with("give the mount `uid=1000`"), "{found:?}");
+        assert_eq!(engine.cache(&fix).ok().stderr, format!("left to you: {path}/Dockerfile:3: {message}\n"));
+    }
+);
+
 for_each_engine!(what_is_of_an_old_version_goes_from_a_mount_by_the_printed_command, [v26, v28_containerd], |engine| {
     let project = engine.folder().join("tmp/project");
     write_files(&project, &[("Dockerfile", "FROM python:3\n")]);

@@ -51,8 +51,9 @@ pub fn run(files: &Project, checks: &[&'static Check], options: &Doctor) -> Resu
             Err(error) => report::error(&error),
         }
     }
+    let left = left(files, &made, checks);
     // What the owners of mounts come to is told after this.
-    let more = options.check == [MOUNT_OWNER] && planned == 0;
+    let more = options.check == [MOUNT_OWNER] && planned == 0 && left == 0;
     if !options.quiet && !more {
         let done = match (made.len(), options.dry_run) {
             (0, _) if planned == 0 => "Nothing to fix".into(),
@@ -62,7 +63,7 @@ pub fn run(files: &Project, checks: &[&'static Check], options: &Doctor) -> Resu
             (count, false) => format!("{count} files changed"),
         };
         let path = options.path.as_deref().unwrap_or(Path::new("."));
-        let left = match left(files, &made, checks) {
+        let left = match left {
             0 => String::new(),
             1 => format!("; 1 problem is left to you: `docker cache doctor {}`", report::quote(path)),
             count => format!("; {count} problems are left to you: `docker cache doctor {}`", report::quote(path)),

@@ -7,9 +7,9 @@ use serde::Serialize;
 use super::super::Context;
 use crate::builders::Builders;
 use crate::cancel;
-use crate::checks::caches;
 use crate::checks::mounts::{OwnedMount, written};
 use crate::checks::project::Project;
+use crate::checks::{Finding, caches};
 use crate::cli::{Doctor, DoctorFormat};
 use crate::docker::Docker;
 use crate::inside::own::Gift;
@@ -107,10 +107,19 @@ pub fn mounts(context: Context, project: &Project, options: &Doctor) -> Result<u
         return Ok(0);
     };
     let owned = ownership::of_mounts(&builder, &builder.records()?, written)?;
+    let (given, left): (Vec<OwnedMount>, Vec<OwnedMount>) = owned.into_iter().partition(|owned| owned.gift().is_some());
+    let left: Vec<Finding> =
+        left.iter().flat_map(OwnedMount::findings).filter(|finding| !project.tells_owner(finding)).collect();
+    for Finding { file, line, message, .. } in &left {
+        let (file, line) = (file.as_deref().unwrap_or_default(), line.unwrap_or_default());
+        report::note(&format!("left to you: {file}:{line}: {message}"));
+    }
     let plan: Vec<(OwnedMount, (u32, u32))> =
-        owned.into_iter().filter_map(|owned| owned.gift().map(|to| (owned, to))).collect();
+        given.into_iter().filter_map(|owned| owned.gift().map(|to| (owned, to))).collect();
     if plan.is_empty() {
-        report::note("No owner to change in cache mounts");
+        if left.is_empty() {
+            report::note("No owner to change in cache mounts");
+        }
         return Ok(0);
     }
     let rows = plan.iter().flat_map(|(owned, to)| {
