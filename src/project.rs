@@ -147,6 +147,8 @@ pub struct Unread {
 pub struct Project {
     pub files: Vec<File>,
     pub unread: Vec<Unread>,
+    /// Paths of links to files that have an earlier path: others may name them, but what is wrong in one file is told once.
+    pub again: BTreeSet<String>,
     /// Number of files that say which packages the project needs.
     pub locks: usize,
     /// Languages of which a file of the project's names a version, such as `rust-toolchain.toml`.
@@ -185,10 +187,19 @@ pub fn read(root: &Path) -> Project {
         project.follow(root);
         project.keep_what_is_copied();
         project.files.sort_by(|a, b| a.path.cmp(&b.path));
+        project.again = again(&project.files);
     } else {
         project.take(root, kind(root).unwrap_or(Kind::Dockerfile), root.parent().unwrap_or(root));
     }
     project
+}
+
+/// Returns the paths that lead to the same file as one before them. Hard links are files of their own: a change of one
+/// leaves the others.
+fn again(files: &[File]) -> BTreeSet<String> {
+    let mut seen = BTreeSet::new();
+    let is_again = |file: &&File| fs::canonicalize(&file.path).is_ok_and(|path| !seen.insert(path));
+    files.iter().filter(is_again).map(|file| file.path.clone()).collect()
 }
 
 impl Project {

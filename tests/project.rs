@@ -202,6 +202,19 @@ fn a_backup_is_kept_on_request_and_a_link_stays_a_link() {
 }
 
 #[test]
+fn a_file_that_links_lead_to_is_told_and_changed_once() {
+    let world = World::new(&[("a/Dockerfile", BAD), ("compose.yaml", "services: {web: {build: h}}\n")]);
+    fs::create_dir(world.at("h")).unwrap();
+    symlink("../a/Dockerfile", world.at("h/Dockerfile")).unwrap();
+    let check = "--check missing-cache-mount .";
+    let found = world.json(&format!("--format json {check}"))["findings"].clone();
+    assert!(found.as_array().unwrap().len() == 1 && found[0]["file"] == "a/Dockerfile", "{found}");
+    let told = text(&world.doctor(&format!("--fix {check}")).stderr);
+    assert_eq!(told, "1 file changed\n");
+    assert!(world.read("h/Dockerfile").contains("--mount=type=cache"));
+}
+
+#[test]
 fn a_link_out_of_the_project_and_a_name_that_cannot_be_told_are_left_alone() {
     let world = World::new(&[("outside/D", BAD), ("p/b.Dockerfile", BAD)]);
     symlink("../outside/D", world.at("p/Dockerfile")).unwrap();

@@ -55,7 +55,10 @@ impl Project {
                 Some(with_diff(Some(file).filter(|file| Dockerfile::parse(&file.text).problems.is_empty()), clash))
             });
             let written = in_compose(&self.containers);
-            unread.chain(found.into_iter().flatten()).chain(clashes).chain(described).chain(written).collect()
+            let all = unread.chain(found.into_iter().flatten()).chain(clashes).chain(described).chain(written);
+            let is_first =
+                |finding: &Finding| finding.file.as_ref().is_none_or(|path| !self.files.again.contains(path));
+            all.filter(is_first).collect()
         })
     }
 }

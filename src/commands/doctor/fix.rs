@@ -1,6 +1,5 @@
 //! `docker cache doctor --fix`: plans all changes, shows them as a diff, and writes exactly those.
 
-use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -93,11 +92,8 @@ fn plan(files: &Project, checks: &[&'static Check]) -> Vec<Change> {
         before: file.text.clone(),
         after,
     };
-    // Several names may lead to one file.
-    let mut seen = HashSet::new();
-    let mut is_new = |file: &File| fs::canonicalize(&file.path).map_or(true, |path| seen.insert(path));
-    let changed = files.files.iter().filter_map(|file| Some((file, after(file)?)));
-    let changed = changed.filter(|(file, after)| *after != file.text && is_new(file));
+    let first = files.files.iter().filter(|file| !files.again.contains(&file.path));
+    let changed = first.filter_map(|file| Some((file, after(file)?))).filter(|(file, after)| *after != file.text);
     changed.map(|(file, after)| change(file, after)).collect()
 }
 
