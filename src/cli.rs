@@ -106,6 +106,8 @@ pub struct Refusal {
     /// The command that it is about, and how it is called: `docker cache builder use`.
     pub command: clap::Command,
     pub path: String,
+    /// True if flags of `docker build` may follow `--`.
+    pub takes_build_flags: bool,
 }
 
 /// Reads the arguments that follow `docker cache`.
@@ -128,7 +130,9 @@ pub fn parse(args: &[OsString]) -> Result<Cli, Box<Refusal>> {
             (command, rest) = (found, inner);
             path = format!("{path} {name}");
         }
-        Box::new(Refusal { error, command, path })
+        let explains = path != "docker cache doctor" || args.iter().any(|arg| arg == "--explain");
+        let takes_build_flags = explains && command.get_positionals().any(clap::Arg::is_last_set);
+        Box::new(Refusal { error, command, path, takes_build_flags })
     })
 }
 

@@ -24,7 +24,7 @@ pub fn failed(error: &anyhow::Error) -> u8 {
 
 /// Answers help and version on standard output; refuses anything else in docker's words, and returns the exit status.
 pub fn refused(refusal: &Refusal) -> u8 {
-    let Refusal { error, command, path } = refusal;
+    let Refusal { error, command, path, takes_build_flags } = refusal;
     let asks = match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             Some(error.render())
@@ -47,6 +47,9 @@ pub fn refused(refusal: &Refusal) -> u8 {
         .or_else(|| named(error, path));
     if let Some(like) = like {
         report::note(&format!("hint: did you mean `{like}`?"));
+    }
+    if *takes_build_flags && error.kind() == ErrorKind::UnknownArgument && what.starts_with("unknown ") {
+        report::note("hint: flags of `docker build` go after `--`, at the end");
     }
     let usage = command.clone().render_usage().to_string();
     report::note(&format!(

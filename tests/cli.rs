@@ -219,6 +219,17 @@ fn wrong_words_are_refused_as_docker_refuses_them() {
     assert!(run.code == 1 && run.stderr.contains("docker cache builder usee\nhint: did you mean `use`?"), "{run}");
     let run = world.run("cache builder nope");
     assert!(run.code == 1 && run.stderr.contains("\nhint: did you mean `docker cache builder use nope`?"), "{run}");
+    let hint = "hint: flags of `docker build` go after `--`";
+    for (line, is_hinted) in [
+        ("cache doctor --explain --build-arg X=1 .", true),
+        ("cache doctor . -t x --explain", true),
+        ("cache export --dest x --network=none .", true),
+        ("cache doctor --build-arg X=1 .", false),
+        ("cache size --network=none", false),
+    ] {
+        let run = world.run(line);
+        assert!(run.code == 125 && run.stderr.contains(hint) == is_hinted, "{line}: {run}");
+    }
     for (name, flag) in [("project-cache", "--volume project-cache"), ("npm", "--tool npm"), ("a b", "--volume 'a b'")]
     {
         let run = Run::of(&mut world.plugin(["cache", "clear", name]));
