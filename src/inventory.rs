@@ -18,6 +18,7 @@ use crate::model::{self, Bytes, CacheRecord, CacheVolume, Kind, Moment, Mount, M
 use crate::parallel;
 use crate::place::links::Links;
 use crate::place::{Access, MountPlace, Place};
+use crate::report::quote;
 
 /// One cache, or a part of one; rows of one place never count a byte twice.
 #[derive(Clone, Debug, Serialize)]
@@ -634,7 +635,10 @@ pub fn cache_volumes(overview: &Overview, named: &[String]) -> Result<Vec<CacheV
             if !silent.is_empty() {
                 bail!("no volume {name:?}, unless it is of the driver {}, which does not answer", silent.join(", "));
             }
-            bail!("no volume {name:?}\nhint: `docker volume ls` lists all volumes");
+            bail!(
+                "no volume {name:?}\nhint: {}",
+                one_by_one(name).unwrap_or("`docker volume ls` lists all volumes".into())
+            );
         }
     }
     let held = Held::of(containers, volumes);
@@ -667,6 +671,13 @@ pub fn cache_volumes(overview: &Overview, named: &[String]) -> Result<Vec<CacheV
     let mut found: Vec<CacheVolume> = found.collect();
     found.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(found)
+}
+
+/// Returns the flags for a list of volumes where one was to be named: other flags take lists, and no name has a comma.
+pub fn one_by_one(names: &str) -> Option<String> {
+    let flag = |name: &str| (!name.is_empty()).then(|| format!("--volume {}", quote(name)));
+    let flags = || names.split(',').filter_map(flag).collect::<Vec<_>>().join(" ");
+    names.contains(',').then(|| format!("name each volume by itself: `{}`", flags()))
 }
 
 /// Returns absolute paths as they are written, without what means nothing, and where their links and bind mounts lead on this
@@ -941,6 +952,14 @@ mod tests {
         let (r#type, name, destination) = (kind.into(), name.into(), destination.into());
         let mount = ContainerMount { r#type, name, source, destination, is_part: false };
         Container { names: vec![format!("/of {}", mount.destination)], mounts: vec![mount], ..Container::default() }
+    }
+
+    #[test]
+    fn a_list_of_volumes_is_refused_with_the_flags_that_take_it() {
+        let refused =
+            |name: &str| cache_volumes(&overview(&[volume("a")], &[]), &[name.into()]).unwrap_err().to_string();
+        assert_eq!(refused("a,b"), "no volume \"a,b\"\nhint: name each volume by itself: `--volume a --volume b`");
+        assert_eq!(refused("b"), "no volume \"b\"\nhint: `docker volume ls` lists all volumes");
     }
 
     #[test]

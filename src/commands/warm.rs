@@ -251,7 +251,10 @@ impl Target {
 /// Refuses a volume that is not there: docker would make it, and a mistyped name is more likely.
 fn ensure_there(volumes: &[Volume], names: &[String]) -> Result<()> {
     match names.iter().find(|name| !volumes.iter().any(|volume| volume.name == **name)) {
-        Some(name) => bail!("no volume {name:?}\nhint: `docker volume create {}` makes it", report::quote(name)),
+        Some(name) => {
+            let create = || format!("`docker volume create {}` makes it", report::quote(name));
+            bail!("no volume {name:?}\nhint: {}", inventory::one_by_one(name).unwrap_or_else(create))
+        }
         None => Ok(()),
     }
 }
@@ -507,5 +510,7 @@ mod tests {
         let error = ensure_there(&there, &names).unwrap_err().to_string();
         assert!(error.ends_with("hint: `docker volume create 'a b'` makes it"), "{error}");
         assert!(ensure_there(&there, &names[..1]).is_ok());
+        let error = ensure_there(&there, &["there,b".into()]).unwrap_err().to_string();
+        assert!(error.ends_with("`--volume there --volume b`"), "{error}");
     }
 }
