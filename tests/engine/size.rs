@@ -234,8 +234,6 @@ for_each_engine!(filters_narrow, [v20, v28_containerd], |engine| {
     let volume = size(engine, &["--volume", "project-cache"]);
     assert_eq!(rows(&volume, &[("kind", "mount")]).len() + rows(&volume, &[("kind", "layer")]).len(), 0);
     for (arguments, word) in [
-        (["--lang", "cobol"], "cobol"),
-        (["--tool", "nosuch"], "nosuch"),
         (["--volume", "nosuch"], "nosuch"),
         (["--mount", "nosuch"], "nosuch"),
         (["--builder", "nosuch"], "nosuch"),
