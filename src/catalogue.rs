@@ -1986,8 +1986,7 @@ pub fn known_in_mount(id: &str, target: &str) -> Vec<Known> {
 }
 
 /// Names of files that hold credentials, where a tool's own directory has them; a `*` at one of the ends stands for
-/// anything. An export leaves them out; a clear, and an import that replaces, leave
-/// them there.
+/// anything. An export leaves them out; a clear, and an import that replaces, leave them there.
 pub const SECRETS: &[&str] = &[
     "credentials*",
     "auth.json",

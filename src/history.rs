@@ -104,6 +104,7 @@ fn file() -> Result<PathBuf> {
 fn lines() -> Result<Vec<Line>> {
     let path = file()?;
     let mut text = Vec::new();
+    // A FIFO would wait for somebody who writes.
     let open = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(&path);
     match open.and_then(|file| file.take(MAX).read_to_end(&mut text)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0,

@@ -237,7 +237,7 @@ pub fn collect_in(
     let names = &wanted.selection.names;
     let mut inventory = thread::scope(|scope| -> Result<Inventory> {
         let built = look.mounts || look.layers;
-        let built = built.then(|| scope.spawn(|| of_builders(answers, wanted, look, names)));
+        let built = built.then(|| scope.spawn(|| of_builders(answers, wanted, look)));
         let mut inventory = match look.volumes {
             true => of_volumes(answers.docker, answers.overview()?, wanted, look, progress)?,
             false => Inventory::default(),
@@ -265,8 +265,8 @@ pub fn collect_in(
 }
 
 /// Finds layers and mounts of the selected builders.
-fn of_builders(answers: &Answers<'_>, wanted: Wanted<'_>, look: Look, names: &Names) -> Result<Inventory> {
-    let Selection { builder, all_builders, mount, .. } = wanted.selection;
+fn of_builders(answers: &Answers<'_>, wanted: Wanted<'_>, look: Look) -> Result<Inventory> {
+    let Selection { names, builder, all_builders, mount, .. } = wanted.selection;
     // Most often docker's own builder is the one in use: it is asked while `docker buildx ls` runs.
     let context = &answers.docker.endpoint.context;
     let maybe_own = *all_builders || builder.as_ref().is_none_or(|name| name.is_empty() || name == context);

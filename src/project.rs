@@ -203,6 +203,11 @@ fn again(files: &[File]) -> BTreeSet<String> {
 }
 
 impl Project {
+    /// Returns the files without the links to others of them.
+    pub fn distinct(&self) -> impl Iterator<Item = &File> {
+        self.files.iter().filter(|file| !self.again.contains(&file.path))
+    }
+
     /// Reads what compose files, `.env` and dev containers name below the root, whatever its name says.
     fn follow(&mut self, root: &Path) {
         let Ok(root_itself) = fs::canonicalize(root) else { return };

@@ -190,11 +190,11 @@ pub fn table_within(room: usize, header: &[&str], rows: Vec<Vec<String>>, expend
     let capped = |at: usize, most: usize| if shortens(at) { widths[at].min(most) } else { widths[at] };
     let before = |columns: &[usize], most: usize| columns.iter().map(|at| padded(capped(*at, most))).sum::<usize>();
     let wraps = |at: usize| WRAPPED.contains(&header[at]);
+    let longest = (0..header.len()).filter(|at| shortens(*at)).map(|at| widths[at]).fold(SHORTEST, usize::max);
     // Returns how long shortened cells may be.
     let most = |columns: &[usize]| {
         let (&last, columns) = columns.split_last()?;
         let least = |most: usize| if wraps(last) { widths[last].min(SHORTEST) } else { capped(last, most) };
-        let longest = (0..header.len()).filter(|at| shortens(*at)).map(|at| widths[at]).fold(SHORTEST, usize::max);
         (SHORTEST..=longest).rev().find(|most| before(columns, *most) + least(*most) <= room)
     };
     let mut columns: Vec<usize> = (0..header.len()).collect();

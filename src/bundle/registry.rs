@@ -160,9 +160,7 @@ impl Registry {
             }
             let kind = header_of(&answer, header::CONTENT_TYPE).unwrap_or_default();
             let media_type = kind.split(';').next().unwrap_or_default().to_string();
-            let mut bytes = Vec::new();
-            let read = cancel::Reader(answer.into_body().into_reader().take(MAX_JSON + 1)).read_to_end(&mut bytes);
-            read.map_err(|error| unreachable(&self.reference, &error))?;
+            let bytes = read(answer, MAX_JSON + 1).map_err(|error| unreachable(&self.reference, &error))?;
             Ok(Some((media_type, bytes)))
         });
         let found = found.map_err(|error| self.of_one(tag, error))?;
@@ -340,19 +338,20 @@ impl Registry {
         if let Some(value) = authorization.filter(|_| is_own) {
             request = request.header(header::AUTHORIZATION, value);
         }
+        let agent = self.agent.clone();
         let answer = match sent {
             Sent::Nothing => {
-                let (agent, request) = (self.agent.clone(), request.body(())?);
+                let request = request.body(())?;
                 unless_cancelled(move || agent.run(request))?
             }
             Sent::Bytes(bytes) => {
-                let (agent, request) = (self.agent.clone(), request.body(bytes.to_vec())?);
+                let request = request.body(bytes.to_vec())?;
                 unless_cancelled(move || agent.run(request))?
             }
             Sent::Blob(path, size, progress) => {
                 let mut body = Counted { from: cancel::Reader(File::open(path)?), progress };
                 let body = SendBody::from_reader(&mut body);
-                self.agent.run(request.header(header::CONTENT_LENGTH, *size).body(body)?)
+                agent.run(request.header(header::CONTENT_LENGTH, *size).body(body)?)
             }
         };
         answer.map_err(|error| unreachable(&self.reference, &error))
@@ -426,8 +425,7 @@ impl Registry {
         if !answer.status().is_success() {
             return Err(self.refused("no token", answer));
         }
-        let mut text = Vec::new();
-        cancel::Reader(answer.into_body().into_reader().take(MAX_JSON)).read_to_end(&mut text)?;
+        let text = read(answer, MAX_JSON)?;
         // The answer is a secret: what is wrong with it is not shown.
         let told: Option<Told> = serde_json::from_slice(&text).ok();
         let tokens = told.map(|told| [told.token, told.access_token]).into_iter().flatten().flatten();
@@ -599,6 +597,13 @@ fn unless_cancelled<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static
     }
 }
 
+/// Returns what an answer has, up to this many bytes; a cancel ends it.
+fn read(answer: Response<Body>, most: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    cancel::Reader(answer.into_body().into_reader().take(most)).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// Returns the error of a call that had no answer. What the library says of TLS comes as an error of input and output.
 fn unreachable(reference: &Reference, error: &(impl std::error::Error + ?Sized)) -> anyhow::Error {
     let (host, why) = (&reference.host, error.to_string());
@@ -639,9 +644,8 @@ fn said(answer: Response<Body>) -> String {
         #[serde(default)]
         message: String,
     }
-    let mut text = Vec::new();
     // What cannot be read says nothing.
-    let _ = cancel::Reader(answer.into_body().into_reader().take(1 << 16)).read_to_end(&mut text);
+    let text = read(answer, 1 << 16).unwrap_or_default();
     let told: Option<Told> = serde_json::from_slice(&text).ok();
     let one = |one: &One| if one.message.is_empty() { one.code.clone() } else { one.message.clone() };
     let words = told.map(|told| told.errors.iter().map(one).collect::<Vec<_>>().join(", "));

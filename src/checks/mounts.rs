@@ -10,7 +10,7 @@ use super::{Finding, Severity};
 use crate::dockerfile::Dockerfile;
 use crate::inside::own::Owner;
 use crate::model::entries;
-use crate::project::{File, Kind};
+use crate::project::Kind;
 use crate::report::quote;
 
 /// A step that writes to a cache mount.
@@ -51,8 +51,7 @@ pub struct OwnedMount {
 /// out.
 pub fn written(project: &Project) -> Vec<Written> {
     let mut found: BTreeMap<(String, String), Written> = BTreeMap::new();
-    let is_first = |file: &&File| file.kind == Kind::Dockerfile && !project.files.again.contains(&file.path);
-    for file in project.files.files.iter().filter(is_first) {
+    for file in project.files.distinct().filter(|file| file.kind == Kind::Dockerfile) {
         let read = Dockerfile::parse(&file.text);
         let steps = Steps::new(&file.path, &read, &file.around);
         for run in &steps.runs {

@@ -61,9 +61,7 @@ impl Project {
             all.filter(is_first).collect()
         })
     }
-}
 
-impl Project {
     /// Tells whether the Dockerfile alone tells what was found inside a mount: then it comes with the change that puts it
     /// right.
     pub fn tells_owner(&self, inside: &Finding) -> bool {

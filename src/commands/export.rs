@@ -287,7 +287,6 @@ fn plan_volumes(
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<()> {
     let selection = &options.selection;
-    let names = &selection.names;
     let overview = docker.overview()?;
     let mut look = |glance| {
         let wanted = Wanted { selection, paths: &[], exact: None };
@@ -295,11 +294,11 @@ fn plan_volumes(
     };
     let mut planned = Plan::default();
     if !former.is_empty() {
-        items_of_volumes(look(true)?, options, names, &mut planned);
+        items_of_volumes(look(true)?, options, &mut planned);
     }
     if planned.items.iter().any(|item| !former.contains_key(&item.config.ref_name())) || planned.items.is_empty() {
         planned = Plan::default();
-        items_of_volumes(look(false)?, options, names, &mut planned);
+        items_of_volumes(look(false)?, options, &mut planned);
     }
     for item in &mut planned.items {
         if let Some((bytes, files)) = former.get(&item.config.ref_name()) {
@@ -312,7 +311,7 @@ fn plan_volumes(
     Ok(())
 }
 
-fn items_of_volumes(measured: Inventory, options: &Export, names: &Names, plan: &mut Plan) {
+fn items_of_volumes(measured: Inventory, options: &Export, plan: &mut Plan) {
     let selection = &options.selection;
     plan.left_out.extend(measured.gaps.into_iter().chain(measured.twins));
     (plan.volumes, plan.info) = (measured.volumes, measured.info);
@@ -323,7 +322,7 @@ fn items_of_volumes(measured: Inventory, options: &Export, names: &Names, plan: 
         let unknown = selection.volume.contains(&volume.name) && rows.iter().all(|row| row.tool.is_none());
         let mut parts: BTreeMap<Option<&str>, (u64, u64)> = BTreeMap::new();
         for row in &rows {
-            if !names.select(row.language, row.tool) {
+            if !selection.names.select(row.language, row.tool) {
                 continue;
             }
             if goes(row.class, options) || (unknown && row.tool.is_none()) {
@@ -380,7 +379,6 @@ fn left_out(name: &str, path: &str, class: Class, is_known: bool) -> String {
 
 fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result<()> {
     let selection = &options.selection;
-    let names = &selection.names;
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     let mut named: Vec<&str> = Vec::new();
     // Of a mount that several have, the first one's is taken.
@@ -409,7 +407,10 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
         let mut is_named = |id: &str, record: &MountName| is_named(selection, &mut named, id, record, &ids);
         for (mount, record) in &mounts {
             let candidates = candidates(mount, !record.parents.is_empty(), &told);
-            if candidates.is_empty() && is_named(mount.shown(), mount) && is_of(names, mount.shown(), &mount.target) {
+            if candidates.is_empty()
+                && is_named(mount.shown(), mount)
+                && is_of(&selection.names, mount.shown(), &mount.target)
+            {
                 plan.left_out.push(format!(
                     "mount {}: docker does not tell the uid, gid, mode or from of this variant; the Dockerfile that uses \
                      it may: `-f FILE`",
@@ -421,7 +422,7 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
                     continue;
                 }
                 let mut left = Vec::new();
-                let config = of_mount(&carried, names, options, &mut left);
+                let config = of_mount(&carried, options, &mut left);
                 // Copies of a mount would tell it again.
                 left.retain(|left| !plan.left_out.contains(left));
                 plan.left_out.extend(left);
@@ -468,8 +469,8 @@ fn plan_mounts(builders: &Builders, options: &Export, plan: &mut Plan) -> Result
 }
 
 /// Returns what an export takes of a mount, if it takes some. What it leaves out goes to `left`, a sentence each.
-fn of_mount(carried: &Mount, names: &Names, options: &Export, left: &mut Vec<String>) -> Option<TreeConfig> {
-    let Mount { id, target, .. } = carried;
+fn of_mount(carried: &Mount, options: &Export, left: &mut Vec<String>) -> Option<TreeConfig> {
+    let (Mount { id, target, .. }, names) = (carried, &options.selection.names);
     if !is_of(names, id, target) {
         left.extend(only_whole(id, target, names, |known| goes(known.class, options)));
         return None;

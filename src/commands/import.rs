@@ -228,8 +228,8 @@ fn plan(docker: &Docker, layout: &Layout, options: &Import, with_layers: bool) -
             other.source()
         );
     }
-    let takes_another = |step: &&Step| options.replace && volumes.loses_its_own(step);
-    if let Some((step, To::Volume(name))) = steps.iter().find(takes_another).map(|step| (step, &step.to)) {
+    let lost = |step| Some((step, volumes.loses_its_own(step)?));
+    if let Some((step, name)) = steps.iter().find_map(lost).filter(|_| options.replace) {
         bail!(
             "{} is not of volume {name}, and --replace would remove all that the volume holds\nhint: leave out `--replace`, \
              or name a new volume by `--to-volume`",
@@ -352,13 +352,15 @@ impl Volumes {
         }
     }
 
-    /// Returns true if a step replaces all of another volume by what is no tool's: that volume may hold more than caches.
-    fn loses_its_own(&self, step: &Step) -> bool {
-        let To::Volume(name) = &step.to else { return false };
+    /// Returns the volume of which a step would replace all by what is no tool's, and not its own: it may hold more than
+    /// caches.
+    fn loses_its_own<'a>(&self, step: &'a Step) -> Option<&'a str> {
+        let To::Volume(name) = &step.to else { return None };
         let Entry { config, .. } = &step.entry;
         let is_own = config.kind == Kind::Volume && config.name == *name;
         let is_there = self.found.iter().any(|found| found.name == *name);
-        is_there && !is_own && config.tool.is_none() && step.places().iter().any(|place| place.as_os_str().is_empty())
+        let is_all = || step.places().iter().any(|place| place.as_os_str().is_empty());
+        (is_there && !is_own && config.tool.is_none() && is_all()).then_some(name)
     }
 
     /// Returns where the rest of this program takes a volume to be mounted. None if it is not there, or if it is the

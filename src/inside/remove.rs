@@ -250,6 +250,16 @@ mod tests {
         all(&[Cut { root: root.into(), known, take: take.to_vec(), ..Cut::default() }], &mut |_, _| ()).remove(0)
     }
 
+    /// Makes a directory with these files.
+    fn tree(files: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for file in files {
+            fs::create_dir_all(dir.path().join(file).parent().unwrap()).unwrap();
+            fs::write(dir.path().join(file), "1").unwrap();
+        }
+        dir
+    }
+
     /// Returns all paths below a directory, following no link.
     fn paths(root: &Path) -> BTreeSet<PathBuf> {
         let mut found = BTreeSet::new();
@@ -267,13 +277,13 @@ mod tests {
 
     #[test]
     fn a_part_is_emptied_and_its_directory_stays() {
-        let dir = tempfile::tempdir().unwrap();
-        for file in
-            ["pip/wheels/a/b", "cargo/bin/tool", "cargo/registry/x/y", "other/f", ".docker-cache-import/new-0/a"]
-        {
-            fs::create_dir_all(dir.path().join(file).parent().unwrap()).unwrap();
-            fs::write(dir.path().join(file), "1").unwrap();
-        }
+        let dir = tree(&[
+            "pip/wheels/a/b",
+            "cargo/bin/tool",
+            "cargo/registry/x/y",
+            "other/f",
+            ".docker-cache-import/new-0/a",
+        ]);
         fs::set_permissions(dir.path().join("pip"), fs::Permissions::from_mode(0o2770)).unwrap();
         let all = Take::Everything;
         let removed = cut(dir.path(), &["cargo", "cargo/registry", "pip"], &[Take::Nothing, all, all, Take::Nothing]);
@@ -285,12 +295,8 @@ mod tests {
 
     #[test]
     fn a_directory_whose_path_ends_in_a_slash_goes_too_unless_something_in_it_stays() {
-        let dir = tempfile::tempdir().unwrap();
-        for file in ["toolchains/old/bin/rustc", "toolchains/new/bin/rustc", "bundle/old/gem/f", "bundle/old/config/f"]
-        {
-            fs::create_dir_all(dir.path().join(file).parent().unwrap()).unwrap();
-            fs::write(dir.path().join(file), "1").unwrap();
-        }
+        let dir =
+            tree(&["toolchains/old/bin/rustc", "toolchains/new/bin/rustc", "bundle/old/gem/f", "bundle/old/config/f"]);
         let known = ["toolchains", "toolchains/old/", "bundle/old/", "bundle/old/config"];
         let take = [Take::Nothing, Take::Everything, Take::Everything, Take::Nothing, Take::Nothing];
         let tree = Tree { root: dir.path().into(), known: known.map(str::to_owned).to_vec(), ..Tree::default() };
@@ -306,11 +312,7 @@ mod tests {
 
     #[test]
     fn a_git_work_tree_that_nobody_meant_stays_whole() {
-        let dir = tempfile::tempdir().unwrap();
-        for file in ["pip/.git/HEAD", "pip/src/main.py", "npm/.git/HEAD", "npm/mine", "uv/a/.git/HEAD"] {
-            fs::create_dir_all(dir.path().join(file).parent().unwrap()).unwrap();
-            fs::write(dir.path().join(file), "1").unwrap();
-        }
+        let dir = tree(&["pip/.git/HEAD", "pip/src/main.py", "npm/.git/HEAD", "npm/mine", "uv/a/.git/HEAD"]);
         let known = ["pip", "npm", "uv"].map(str::to_owned).to_vec();
         let take = [vec![Take::Everything; 3], vec![Take::Nothing]].concat();
         let cut = Cut { root: dir.path().into(), known, take, work_trees: vec![1], ..Cut::default() };
@@ -322,11 +324,7 @@ mod tests {
 
     #[test]
     fn files_of_secrets_stay_where_tools_have_them_unless_they_are_named() {
-        let dir = tempfile::tempdir().unwrap();
-        for file in ["npm/.npmrc", "npm/_cacache/.npmrc", "npm/key.pem", "uv/.netrc", "other/.npmrc"] {
-            fs::create_dir_all(dir.path().join(file).parent().unwrap()).unwrap();
-            fs::write(dir.path().join(file), "1").unwrap();
-        }
+        let dir = tree(&["npm/.npmrc", "npm/_cacache/.npmrc", "npm/key.pem", "uv/.netrc", "other/.npmrc"]);
         let known = ["npm", "npm/.npmrc/", "uv"].map(str::to_owned).to_vec();
         let secrets = vec![".npmrc".to_owned(), ".netrc".into(), "*.pem".into()];
         let tree = Tree { root: dir.path().into(), known: known.clone(), secrets: secrets.clone(), ..Tree::default() };

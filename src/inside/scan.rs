@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::CStr;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
@@ -379,10 +379,9 @@ pub fn changed(stat: &Stat) -> i128 {
     i128::from(stat.st_ctime) * 1_000_000_000 + i128::from(stat.st_ctime_nsec)
 }
 
-/// Returns a number that tells a file from another, and from what it was: it is the same for all its names. It is compared
-/// with no other run's, so that it need not take the time of [`print`].
+/// Returns a number that tells a file from another, and from what it was: it is the same for all its names.
 pub fn state(stat: &Stat) -> u64 {
-    let mut hasher = DefaultHasher::new();
+    let mut hasher = SipHasher13::new();
     (stat.st_ino, stat.st_mode, stat.st_uid, stat.st_gid, stat.st_size, changed(stat)).hash(&mut hasher);
     hasher.finish()
 }

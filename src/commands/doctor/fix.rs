@@ -92,8 +92,8 @@ fn plan(files: &Project, checks: &[&'static Check]) -> Vec<Change> {
         before: file.text.clone(),
         after,
     };
-    let first = files.files.iter().filter(|file| !files.again.contains(&file.path));
-    let changed = first.filter_map(|file| Some((file, after(file)?))).filter(|(file, after)| *after != file.text);
+    let changed = files.distinct();
+    let changed = changed.filter_map(|file| Some((file, after(file)?))).filter(|(file, after)| *after != file.text);
     changed.map(|(file, after)| change(file, after)).collect()
 }
 

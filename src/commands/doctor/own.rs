@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::super::Context;
 use crate::builders::Builders;
 use crate::cancel;
-use crate::checks::mounts::{OwnedMount, written};
+use crate::checks::mounts::written;
 use crate::checks::project::Project;
 use crate::checks::{Finding, caches};
 use crate::cli::{Doctor, DoctorFormat};
@@ -107,15 +107,18 @@ pub fn mounts(context: Context, project: &Project, options: &Doctor) -> Result<u
         return Ok(0);
     };
     let owned = ownership::of_mounts(&builder, &builder.records()?, written)?;
-    let (given, left): (Vec<OwnedMount>, Vec<OwnedMount>) = owned.into_iter().partition(|owned| owned.gift().is_some());
-    let left: Vec<Finding> =
-        left.iter().flat_map(OwnedMount::findings).filter(|finding| !project.tells_owner(finding)).collect();
+    let (mut plan, mut left) = (Vec::new(), Vec::new());
+    for owned in owned {
+        match owned.gift() {
+            Some(to) => plan.push((owned, to)),
+            None => left.extend(owned.findings()),
+        }
+    }
+    left.retain(|finding| !project.tells_owner(finding));
     for Finding { file, line, message, .. } in &left {
         let (file, line) = (file.as_deref().unwrap_or_default(), line.unwrap_or_default());
         report::note(&format!("left to you: {file}:{line}: {message}"));
     }
-    let plan: Vec<(OwnedMount, (u32, u32))> =
-        given.into_iter().filter_map(|owned| owned.gift().map(|to| (owned, to))).collect();
     if plan.is_empty() {
         if left.is_empty() {
             report::note("No owner to change in cache mounts");
