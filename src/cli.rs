@@ -490,7 +490,7 @@ pub struct Import {
     /// Import into the cache mount of this id, whatever it was exported from
     #[arg(long, value_name = "ID", value_parser = name)]
     pub to_mount: Option<String>,
-    /// Show what would be imported
+    /// Show what would be imported, and, with --replace, how much of what is there now would go
     #[arg(long)]
     pub dry_run: bool,
     #[command(flatten)]

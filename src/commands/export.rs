@@ -60,7 +60,7 @@ impl Answer {
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct AnswerEntry {
     pub kind: Kind,
     pub name: String,
@@ -69,6 +69,10 @@ pub struct AnswerEntry {
     pub digest: Option<String>,
     pub bytes: u64,
     pub files: Option<u64>,
+    /// What `--replace` would take away of what is there: in a volume bytes on the disk, of a mount all by docker's own
+    /// account. None if that is not asked, or not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_replaced: Option<u64>,
 }
 
 /// Something to pack: a mount, or one tool's part of a volume.
@@ -180,9 +184,9 @@ pub fn run(context: Context, options: &Export) -> Result<u8> {
             kind: item.config.kind,
             name: item.config.name.clone(),
             language: item.config.language.clone(),
-            digest: None,
             bytes: item.estimate.0,
             files: item.estimate.1,
+            ..AnswerEntry::default()
         });
         let entries = layer.into_iter().chain(entries);
         let (entries, left_out) = (entries.collect(), plan.left_out);
@@ -663,6 +667,7 @@ fn pack(
             digest: Some(entry.descriptor.digest),
             bytes,
             files: Some(files),
+            ..AnswerEntry::default()
         });
     }
     // Of several guesses about one mount, only one can be right.
@@ -718,17 +723,21 @@ pub fn show(answer: &Answer, output: &Output, nothing: &str) -> Result<u8> {
         }
         Format::Table if answer.entries.is_empty() && answer.steps.is_none() => report::data(&format!("{nothing}\n"))?,
         Format::Table => {
+            let replaces = answer.entries.iter().any(|entry| entry.bytes_replaced.is_some());
             let rows = answer.entries.iter().map(|entry| {
-                vec![
+                let replaced = || entry.bytes_replaced.map_or("-".into(), |bytes| Bytes(bytes).to_string());
+                let row = [
                     entry.kind.as_str().into(),
                     entry.name.clone(),
                     entry.language.clone().unwrap_or("-".into()),
                     Bytes(entry.bytes).to_string(),
                     entry.files.map_or("-".into(), |files| files.to_string()),
-                ]
+                ];
+                row.into_iter().chain(replaces.then(replaced)).collect()
             });
-            let header = ["KIND", "NAME", "LANGUAGE", "SIZE", "FILES"];
-            let table = report::table_within(report::room(), &header, rows.collect(), &["FILES", "LANGUAGE", "KIND"]);
+            let header = ["KIND", "NAME", "LANGUAGE", "SIZE", "FILES", "REPLACES"];
+            let header = if replaces { &header[..] } else { &header[..5] };
+            let table = report::table_within(report::room(), header, rows.collect(), &["FILES", "LANGUAGE", "KIND"]);
             let (written, reused) = (Bytes(answer.bytes_written), Bytes(answer.bytes_reused));
             let told = match answer.is_plan {
                 true => "Nothing was written: this is a dry run\n".into(),

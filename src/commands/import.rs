@@ -1,9 +1,7 @@
 //! `docker cache import`: restores a bundle, on this machine or another. All that is selected is proved before anything
 //! is written.
 
-use std::collections::{BTreeMap, HashSet};
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::thread;
 
@@ -20,6 +18,7 @@ use crate::catalogue::{self, Known};
 use crate::cli::{Import, Selection};
 use crate::docker::{BuilderRef, ContainerMount, Docker, DockerError, Overview, Volume, endpoint};
 use crate::inside::archive::{self, unsafe_path};
+use crate::inside::measure;
 use crate::inside::rules::{Rule, Rules};
 use crate::inside::table::Table;
 use crate::inside::unpack::{Target, Unpacked, placed};
@@ -73,11 +72,22 @@ impl Step {
         if self.from.is_empty() { whole } else { format!("{} of {whole}", self.from) }
     }
 
+    fn goes_to(&self, volume: &str) -> bool {
+        matches!(&self.to, To::Volume(name) if name == volume)
+    }
+
+    fn taken(&self) -> impl Iterator<Item = &Rule> {
+        self.rules.iter().filter(|rule| rule.take)
+    }
+
+    /// Returns where a rule's path lies below the root of where it goes; None if it does not go there.
+    fn placed(&self, rule: &Rule) -> Option<String> {
+        String::from_utf8(placed(rule.path.as_bytes(), &self.from, &self.below)?).ok()
+    }
+
     /// Returns the directories that it replaces, below the root of where it goes.
     fn places(&self) -> Vec<PathBuf> {
-        let taken = self.rules.iter().filter(|rule| rule.take);
-        let placed = taken.filter_map(|rule| placed(rule.path.as_bytes(), &self.from, &self.below));
-        placed.map(|path| PathBuf::from(OsString::from_vec(path))).collect()
+        self.taken().filter_map(|rule| self.placed(rule)).map(PathBuf::from).collect()
     }
 }
 
@@ -119,15 +129,26 @@ pub fn run(context: Context, options: &Import) -> Result<u8> {
     }
     let any_mount = plan.steps.iter().any(|step| matches!(step.to, To::Mount(_)));
     let any_layer = imports_layers && layout.index()?.manifests.iter().any(|descriptor| !descriptor.is_tree());
-    let is_asked = (any_mount || any_layer) && (!options.dry_run || options.to_mount.is_some());
+    let is_asked = match options.dry_run {
+        true => options.to_mount.is_some() || (any_mount && options.replace),
+        false => any_mount || any_layer,
+    };
     let builder = is_asked.then(|| builder(&docker, &settings, options)).transpose()?;
     if let Some(builder) = builder.as_ref().filter(|_| options.to_mount.is_some()) {
         ensure_found(builder, &plan.steps)?;
+    }
+    if let Some(overview) = plan.overview.take() {
+        plan.overview = Some(ensure_free(&docker, layout, &plan.steps, overview, options)?);
     }
     let entries = plan.entries.iter().map(answer).collect();
     let (left_out, is_plan) = (std::mem::take(&mut plan.left_out), options.dry_run);
     let mut answer = Answer { version: 1, entries, left_out, is_plan, ..Answer::default() };
     if options.dry_run {
+        if options.replace {
+            let looking = Progress::new("Looking at what is there", options.output.telling());
+            tell_replaced(&docker, builder.as_ref(), &plan, &mut answer.entries)?;
+            drop(looking);
+        }
         if imports_layers {
             answer.entries.extend(layers::listed(&layout.index()?.manifests));
         }
@@ -149,6 +170,63 @@ pub fn run(context: Context, options: &Import) -> Result<u8> {
     show(&answer, &options.output, NOTHING)
 }
 
+/// Tells of each entry how much of what is there now a replacement of it takes away.
+fn tell_replaced(
+    docker: &Docker,
+    builder: Option<&BuilderRef>,
+    plan: &Plan,
+    entries: &mut [AnswerEntry],
+) -> Result<()> {
+    let records = builder.map(BuilderRef::records).transpose()?.unwrap_or_default();
+    let mounts = model::mounts(&records);
+    let is_there = |volume: &&Volume| plan.steps.iter().any(|step| step.goes_to(&volume.name));
+    let volumes: Vec<&Volume> = plan.overview.iter().flat_map(|overview| &overview.volumes).filter(is_there).collect();
+    // Of each volume a directory once, though several steps may know of it.
+    let known = |volume: &&Volume| {
+        let steps = plan.steps.iter().filter(|step| step.goes_to(&volume.name));
+        let placed: BTreeSet<String> =
+            steps.flat_map(|step| step.rules.iter().filter_map(|rule| step.placed(rule))).collect();
+        Vec::from_iter(placed)
+    };
+    let known: Vec<Vec<String>> = volumes.iter().map(known).collect();
+    let measured = match &plan.overview {
+        Some(overview) if !volumes.is_empty() => {
+            let place = Place::of_volumes(docker, &overview.info, &volumes, Access::Read);
+            let tree = |(root, known): (PathBuf, &Vec<String>)| measure::Tree {
+                root,
+                known: known.clone(),
+                secrets: catalogue::secrets(),
+                ..measure::Tree::default()
+            };
+            place.measure(place.roots().into_iter().zip(&known).map(tree).collect(), &mut |_, _| ())?
+        }
+        _ => Vec::new(),
+    };
+    let replaces = |step: &Step| match &step.to {
+        To::Volume(name) => {
+            let Some(at) = volumes.iter().position(|volume| volume.name == *name) else { return Some(0) };
+            let taken: BTreeSet<String> = step.taken().filter_map(|rule| step.placed(rule)).collect();
+            let sums = known[at].iter().zip(&measured[at].known).filter(|(path, _)| taken.contains(*path));
+            Some(sums.map(|(_, sum)| sum.bytes - sum.staying).sum())
+        }
+        // All of a mount, by docker's own account.
+        To::Mount(mount) => {
+            let is_it = |name: &MountName| name.id.as_ref() == Some(&mount.id) && name.namespace == mount.namespace;
+            let mut found = mounts.iter().filter(|(_, name)| is_it(name)).map(|(record, _)| record.bytes);
+            match (found.next(), found.next()) {
+                (found, None) => Some(found.unwrap_or_default()),
+                // Which variant it is nobody tells.
+                _ => None,
+            }
+        }
+    };
+    for (entry, answer) in plan.entries.iter().zip(entries) {
+        let steps = plan.steps.iter().filter(|step| step.entry.descriptor.digest == entry.descriptor.digest);
+        answer.bytes_replaced = steps.map(replaces).sum();
+    }
+    Ok(())
+}
+
 /// Returns the builder that mounts and layers are imported into.
 fn builder(docker: &Docker, settings: &endpoint::Settings, options: &Import) -> Result<BuilderRef> {
     let builders = Builders::ask(docker, settings)?;
@@ -163,6 +241,7 @@ fn answer(entry: &Entry) -> AnswerEntry {
         digest: Some(entry.descriptor.digest.clone()),
         bytes: entry.config.bytes,
         files: Some(entry.config.files),
+        ..AnswerEntry::default()
     }
 }
 
@@ -544,29 +623,30 @@ impl Drop for Made<'_> {
     }
 }
 
-/// Unpacks into volumes, and makes those that are not there; should that fail, the new ones go again.
-fn into_volumes(
+/// Makes sure that nothing is in the way of an import into volumes. Returns the overview with all that is told of them.
+///
+/// # Errors
+/// When the bundle lies in one, or something is in use there that would be taken away.
+fn ensure_free(
     docker: &Docker,
     layout: &Layout,
-    volumes: &BTreeMap<&str, Vec<&Step>>,
+    steps: &[Step],
     mut overview: Overview,
     options: &Import,
-    progress: &mut Carrying,
-) -> Result<Vec<Unpacked>> {
-    let goes_to = |volume: &&Volume| volumes.contains_key(volume.name.as_str());
+) -> Result<Overview> {
+    let goes_to = |volume: &&Volume| steps.iter().any(|step| step.goes_to(&volume.name));
     let held = Held::of(&overview.containers, &overview.volumes);
     if overview.volumes.iter().filter(goes_to).flat_map(|volume| held.users(volume)).any(|user| user.running) {
         overview = docker.with_parts(overview)?;
     }
-    let Overview { info, volumes: mut there, containers, .. } = overview;
-    let held = Held::of(&containers, &there);
-    for volume in there.iter().filter(goes_to) {
+    let held = Held::of(&overview.containers, &overview.volumes);
+    for volume in overview.volumes.iter().filter(goes_to) {
         place::ensure_apart(&layout.dir, volume)?;
         // Only `--replace` moves directories; without it newer files still take the place of others.
         let may_go = |mount: &ContainerMount| options.replace || !mount.is_directory();
         held.ensure_free(volume, may_go)?;
     }
-    for volume in there.iter().filter(goes_to).filter(|_| options.replace) {
+    for volume in overview.volumes.iter().filter(goes_to).filter(|_| options.replace) {
         let users = held.users(volume);
         if let Some(user) = users.iter().find(|user| user.running).filter(|_| !options.force_in_use) {
             bail!(
@@ -577,6 +657,18 @@ fn into_volumes(
             );
         }
     }
+    Ok(overview)
+}
+
+/// Unpacks into volumes, and makes those that are not there; should that fail, the new ones go again.
+fn into_volumes(
+    docker: &Docker,
+    layout: &Layout,
+    volumes: &BTreeMap<&str, Vec<&Step>>,
+    Overview { info, volumes: mut there, .. }: Overview,
+    options: &Import,
+    progress: &mut Carrying,
+) -> Result<Vec<Unpacked>> {
     let mut made = Made { docker, volumes: Vec::new() };
     for (&name, steps) in volumes.iter().filter(|(name, _)| !there.iter().any(|volume| volume.name == **name)) {
         let config = &steps[0].entry.config;

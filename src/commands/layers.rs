@@ -243,7 +243,7 @@ impl LayersExport {
     /// Returns the entry of an export that is still to come.
     pub fn planned(&self) -> AnswerEntry {
         let name = self.name.clone();
-        AnswerEntry { kind: Kind::Layer, name, language: None, digest: None, bytes: 0, files: None }
+        AnswerEntry { kind: Kind::Layer, name, ..AnswerEntry::default() }
     }
 }
 
@@ -295,10 +295,8 @@ pub fn listed(manifests: &[Descriptor]) -> impl Iterator<Item = AnswerEntry> {
     layers.map(|layer| AnswerEntry {
         kind: Kind::Layer,
         name: layer.ref_name().into(),
-        language: None,
         digest: Some(layer.digest.clone()),
-        bytes: 0,
-        files: None,
+        ..AnswerEntry::default()
     })
 }
 

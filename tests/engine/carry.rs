@@ -1,7 +1,7 @@
 //! Tests of `export`, `import` and `verify`: what is carried is the same on the other side, and nothing is lost.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -822,7 +822,16 @@ fn an_import_takes_what_is_selected_and_replaces_only_that() {
 
     assert_eq!(names(import(&["--lang", "python"])), r#""project-cache" "pip""#);
     let below = |path: &Path| path != Path::new("");
+    assert_same(&grown.clone().only(below), &Tree::read(&root).only(below));
+    let sizes = json(&engine, &["size", "--mount", "pip"])["caches"].clone();
+    let blocks = |name: &str| fs::metadata(root.join("pip").join(name)).unwrap().blocks() * 512;
+    let planned = import(&["--tool", "pip", "--replace", "--dry-run"])["entries"].clone();
+    assert_eq!(planned[0]["bytes_replaced"], blocks("a") + blocks("more"));
+    assert_eq!(planned[1]["bytes_replaced"], sizes[0]["bytes"]);
+    let other = import(&["--volume", "project-cache", "--to-volume", "other-cache", "--replace", "--dry-run"]);
+    assert!(other["entries"].as_array().unwrap().iter().all(|entry| entry["bytes_replaced"] == 0), "{other}");
     assert_same(&grown.only(below), &Tree::read(&root).only(below));
+
     import(&["--tool", "pip", "--replace"]);
     let now = Tree::read(&root);
     assert!(!root.join("pip/more").exists() && root.join("npm/more").exists());
@@ -1156,9 +1165,11 @@ fn an_import_takes_no_mount_from_a_running_container() {
         engine.docker(&run.split_whitespace().collect::<Vec<_>>());
     };
     run("worker", "inner-cache:/cache/pip/sub");
-    let refused = import(&["--replace", "--force-in-use"]);
-    let told = refused.stderr.contains("container worker") && refused.stderr.contains("/cache/pip/sub");
-    assert!(refused.code == 1 && told, "{refused}");
+    for dry_run in [&["--dry-run"][..], &[]] {
+        let refused = import(&[&["--replace", "--force-in-use"], dry_run].concat());
+        let told = refused.stderr.contains("container worker") && refused.stderr.contains("/cache/pip/sub");
+        assert!(refused.code == 1 && told, "{refused}");
+    }
     // What is added leaves all directories where they are.
     import(&[]).ok();
     assert!(root.join("pip/sub/a").exists());

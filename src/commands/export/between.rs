@@ -66,7 +66,7 @@ pub fn to_builder(builders: &Builders, options: &Export) -> Result<u8> {
             answer.note(unpacked);
         }
         let (name, language) = (config.name, config.language);
-        answer.entries.push(AnswerEntry { kind: Kind::Mount, name, language, digest: None, bytes, files });
+        answer.entries.push(AnswerEntry { kind: Kind::Mount, name, language, bytes, files, ..AnswerEntry::default() });
     }
     drop(progress);
     match &layers {
