@@ -544,12 +544,12 @@ fn tool(name: &str) -> Result<&'static str, String> {
     catalogue::tool(name).ok_or_else(|| none_of(name, catalogue::tools()))
 }
 
-/// Says what names there are, and which is most like what the user wrote, if any is: as clap measures it.
+/// Says what names there are, and which is most like what the user wrote, if any is: by what clap measures, and a little stricter.
 fn none_of(wrote: &str, names: impl Iterator<Item = &'static str>) -> String {
     let names: Vec<&str> = names.collect();
     let all = names.join(", ");
     let likeness = |name: &str| strsim::jaro(wrote, name);
-    match names.into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b))).filter(|name| likeness(name) > 0.7) {
+    match names.into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b))).filter(|name| likeness(name) > 0.75) {
         Some(like) => format!("did you mean `{like}`? There are {all}"),
         None => format!("there are {all}"),
     }

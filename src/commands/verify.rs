@@ -71,7 +71,8 @@ fn remedies(src: &Location, source: &Source, entries: &[&Verified]) -> BTreeSet<
             let blobs = entries.iter().filter_map(|entry| entry.descriptor.blob().ok());
             let paths: BTreeSet<String> = blobs.map(|blob| quote(source.layout.path(&blob))).collect();
             let paths: Vec<String> = paths.into_iter().collect();
-            [format!("`rm -f {}`, and export again", paths.join(" "))].into()
+            let manifests = if paths.len() == 1 { "manifest" } else { "manifests" };
+            [format!("remove the {manifests} of what is broken, `rm -f {}`, and export again", paths.join(" "))].into()
         }
     }
 }
