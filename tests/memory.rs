@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use docker_cache::bundle::{TreeConfig, Writer};
+use docker_cache::bundle::{TREE_VERSION, TreeConfig, Writer};
 use docker_cache::inside::archive::{self, Kind, Member};
 use docker_cache::inside::pack::{Layer, Pack, Packed, Previous, Tree};
 use docker_cache::inside::rules::Rule;
@@ -126,9 +126,9 @@ fn verifying_many_files_needs_little_memory() {
     const IN_ARCHIVE: u32 = 4096;
     let folder = folder();
     let mut writer = Writer::open(folder.path(), || ()).unwrap();
-    let mut rows = zstd::Encoder::new(Vec::new(), 1).unwrap();
+    let mut rows = table::Writer::new(zstd::Encoder::new(Vec::new(), 1).unwrap());
     let mut row = |layer, kind, path: &[u8]| {
-        table::write(&mut rows, &Row { layer, kind, size: 0, print: 1, path: path.to_vec() }).unwrap();
+        rows.write(&Row { layer, kind, size: 0, print: 1, path: path.to_vec() }).unwrap();
     };
     let mut layers = Vec::new();
     let layer_count = 250_000 / IN_ARCHIVE;
@@ -164,9 +164,9 @@ fn verifying_many_files_needs_little_memory() {
         let blob = writer.write(&members.finish().unwrap()).unwrap();
         layers.push(Layer { blob, raw, entries: IN_ARCHIVE.into(), cost: 0, usable: true });
     }
-    let table = writer.write(&rows.finish().unwrap()).unwrap();
+    let table = writer.write(&rows.finish().finish().unwrap()).unwrap();
     let config = TreeConfig {
-        version: 1,
+        version: TREE_VERSION,
         kind: CacheKind::Volume,
         name: "v".into(),
         base: "/cache".into(),

@@ -157,6 +157,10 @@ pub struct Manifest {
     pub annotations: BTreeMap<String, String>,
 }
 
+/// The version of what a bundle knows of a mount or volume: 2 since tables tell of a path what the one before it does not
+/// have.
+pub const TREE_VERSION: u32 = 2;
+
 /// What a bundle knows of a mount, or of one tool's part of a volume.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -362,7 +366,11 @@ impl Layout {
         ensure!(descriptor.media_type == MANIFEST, "it is not an image manifest but {:?}", descriptor.media_type);
         let manifest: Manifest = serde_json::from_slice(&self.json(&descriptor.blob()?)?).context("its manifest")?;
         let config: TreeConfig = serde_json::from_slice(&self.json(&manifest.config.blob()?)?).context("its config")?;
-        ensure!(config.version == 1, "it is of version {}, which this program does not know", config.version);
+        ensure!(
+            config.version == TREE_VERSION,
+            "it is of version {}, which this program does not know",
+            config.version
+        );
         let listed: Vec<Blob> = manifest.layers.iter().map(Descriptor::blob).collect::<Result<_>>()?;
         ensure!(config.blobs().eq(&listed), "its manifest and its config do not list the same blobs");
         ensure!(config.ref_name() == descriptor.ref_name(), "it is not what its name says");
@@ -833,7 +841,7 @@ mod tests {
         let [table, archive] =
             [format!("table of {content}"), content.into()].map(|text| writer.write(text.as_bytes()));
         let layers = vec![Layer { blob: archive.unwrap(), ..Layer::default() }];
-        let config = TreeConfig { version: 1, table: table.unwrap(), layers, ..TreeConfig::default() };
+        let config = TreeConfig { version: TREE_VERSION, table: table.unwrap(), layers, ..TreeConfig::default() };
         writer.add(&config).unwrap();
     }
 

@@ -236,7 +236,7 @@ mod tests {
     use tar::{EntryType, Header};
 
     use super::*;
-    use crate::bundle::{MANIFEST, TreeConfig, Writer};
+    use crate::bundle::{MANIFEST, TREE_VERSION, TreeConfig, Writer};
     use crate::inside::archive::Member;
     use crate::inside::rules::Rule;
     use crate::inside::unpack::{self, Target, Unpack};
@@ -279,7 +279,7 @@ mod tests {
         let archive = [&[root], members].concat().concat();
         let rows = [&[(b'd', 0, "")], rows].concat();
         let config = TreeConfig {
-            version: 1,
+            version: TREE_VERSION,
             kind: CacheKind::Volume,
             name: "v".into(),
             base: "/cache".into(),
@@ -295,11 +295,11 @@ mod tests {
     impl Hostile {
         fn write(&self) -> Layout {
             let mut writer = Writer::open(self.dir.path(), || ()).unwrap();
-            let mut rows = Vec::new();
+            let mut rows = table::Writer::new(Vec::new());
             for (kind, size, path) in &self.rows {
                 let kind = Kind::of_letter(*kind).unwrap();
                 let path = path.as_bytes().to_vec();
-                table::write(&mut rows, &Row { layer: 0, kind, size: *size, print: 1, path }).unwrap();
+                rows.write(&Row { layer: 0, kind, size: *size, print: 1, path }).unwrap();
             }
             let archive = [&self.archive[..], &[0; 1024]].concat();
             let layer = Layer {
@@ -313,7 +313,7 @@ mod tests {
             let config = TreeConfig {
                 files: files.clone().count() as u64,
                 bytes: files.map(|(_, size, _)| size).sum(),
-                table: writer.write(&compressed(&rows)).unwrap(),
+                table: writer.write(&compressed(&rows.finish())).unwrap(),
                 layers: vec![layer],
                 ..self.config.clone()
             };

@@ -15,7 +15,7 @@ use super::layers::{Layers, Steps};
 use super::{Context, layers};
 use crate::builders::Builders;
 use crate::bundle::location::Location;
-use crate::bundle::{Entry, Layout, TreeConfig, Writer};
+use crate::bundle::{Entry, Layout, TREE_VERSION, TreeConfig, Writer};
 use crate::catalogue::{self, Class, Known};
 use crate::cli::{Export, Format, Names, Output, Selection};
 use crate::docker::{BuilderRef, Docker, Info, Volume, temporary_dir};
@@ -355,7 +355,7 @@ fn items_of_volumes(measured: Inventory, options: &Export, plan: &mut Plan) {
             }
             let language = rows.iter().find(|row| row.tool == tool).and_then(|row| row.language);
             let config = TreeConfig {
-                version: 1,
+                version: TREE_VERSION,
                 kind: Kind::Volume,
                 name: volume.name.clone(),
                 language: language.map(Into::into),
@@ -494,7 +494,7 @@ fn of_mount(carried: &Mount, options: &Export, left: &mut Vec<String>) -> Option
     }
     rules.push(Rule { path: String::new(), take });
     rules.iter().any(|rule| rule.take).then(|| TreeConfig {
-        version: 1,
+        version: TREE_VERSION,
         kind: Kind::Mount,
         name: id.clone(),
         language: known.map(|(row, _)| row.language.into()),

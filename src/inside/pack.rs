@@ -22,7 +22,7 @@ use super::dirs::{DIRECTORY, Dirs, open_to_read};
 use super::rules::{Rule, Rules};
 use super::scan::{Found, NAMED, scan, state};
 use super::shown;
-use super::table::{self, MAX_LAYERS, MAX_ROWS, Row, Rows, Table};
+use super::table::{self, MAX_LAYERS, MAX_ROWS, Row, Rows, Table, Writer};
 use super::walk::{Counters, permissions};
 use crate::parallel;
 
@@ -232,7 +232,7 @@ impl Packing<'_> {
         let old = layers.len();
         let mut packed = Packed::default();
         let mut path = out.join(format!("table-{number}"));
-        let mut table = encoder(&path)?;
+        let mut table = Writer::new(encoder(&path)?);
         let mut chunks = Chunks::new(number, self.sender.clone());
         let mut previous = tree.previous.as_ref().and_then(Former::open);
         let mut count = 0;
@@ -245,27 +245,27 @@ impl Packing<'_> {
                 "it has more than {MAX_ROWS} files and directories, the most that a bundle can carry of one"
             );
             let former = previous.as_mut().and_then(|previous| previous.row(path));
-            let same = former.filter(|(row, _)| row.print == found.print && row.print != 0 && row.kind == found.kind);
-            let same = same.filter(|(row, _)| kept.get(row.layer as usize) == Some(&true));
+            let same = former.filter(|row| row.print == found.print && row.print != 0 && row.kind == found.kind);
+            let same = same.filter(|row| kept.get(row.layer as usize) == Some(&true));
             let (kind, size, print) = (found.kind, found.size(), found.print);
             packed.files += u64::from(kind != Kind::Dir);
             packed.bytes += size;
             links.extend((kind == Kind::Hardlink).then(|| state(&found.stat)));
-            if let Some((row, line)) = same {
+            if let Some(row) = same {
                 used[row.layer as usize] += row.cost();
                 read.files.fetch_add(u64::from(kind != Kind::Dir), Relaxed);
                 read.bytes.fetch_add(size, Relaxed);
-                return Ok(table.write_all(line)?);
+                return Ok(table.write(row)?);
             }
             let layer = (old + chunks.add(path.into(), found.clone())?) as u32;
-            Ok(table::write(&mut table, &Row { layer, kind, size, print, path: path.into() })?)
+            Ok(table.write(&Row { layer, kind, size, print, path: path.into() })?)
         })?;
         let (made, amended) = chunks.finish()?;
         layers.extend(made);
         packed.skipped_count = notes.skipped_count;
         packed.skipped = notes.skipped;
         (packed.secrets, packed.unwanted) = (notes.secrets, notes.unwanted);
-        let mut table = table.finish()?;
+        let mut table = table.finish().finish()?;
         let stays = |at: usize| at >= old || used[at] > 0;
         let gone: Vec<usize> = (0..old).filter(|at| !stays(*at)).collect();
         if amended.is_empty() && gone.len() <= MAX_EMPTY {
@@ -280,9 +280,9 @@ impl Packing<'_> {
             let numbers: Vec<u32> =
                 (0..layers.len()).map(|at| if stays(at) { next.next().unwrap_or_default() } else { 0 }).collect();
             let written = std::mem::replace(&mut path, out.join(format!("amended-{number}")));
-            let mut amending = encoder(&path)?;
+            let mut amending = Writer::new(encoder(&path)?);
             amend(Table::open(&written)?, &mut amending, &numbers, links, amended, &mut packed)?;
-            table = amending.finish()?;
+            table = amending.finish().finish()?;
             fs::remove_file(written)?;
             packed.layers =
                 layers.into_iter().enumerate().filter(|(at, _)| stays(*at)).map(|(_, layer)| layer).collect();
@@ -320,22 +320,23 @@ fn worth_keeping(former: &[Layer], kept: &[bool], used: &[u64]) -> Vec<bool> {
 /// The former table, read alongside a walk, as far as it makes sense: what follows is packed anew.
 struct Former {
     rows: Table,
-    row: Option<Row>,
+    /// Whether there is one more.
+    has_row: bool,
 }
 
 impl Former {
     fn open(previous: &Previous) -> Option<Former> {
         let mut rows = Table::open(&previous.table).ok()?;
-        let row = rows.next_as_written().ok()?;
-        Some(Former { rows, row })
+        let has_row = rows.advance().ok()?;
+        Some(Former { rows, has_row })
     }
 
-    /// Returns the row of a path, also as it was written; the paths asked for must be in the order of a walk.
-    fn row(&mut self, path: &[u8]) -> Option<(&Row, &[u8])> {
-        while self.row.as_ref().is_some_and(|row| row.path != path && walk_order(&row.path, path).is_lt()) {
-            self.row = self.rows.next_as_written().unwrap_or_default();
+    /// Returns the row of a path; the paths asked for must be in the order of a walk.
+    fn row(&mut self, path: &[u8]) -> Option<&Row> {
+        while self.has_row && self.rows.row().path != path && walk_order(&self.rows.row().path, path).is_lt() {
+            self.has_row = self.rows.advance().unwrap_or_default();
         }
-        self.row.as_ref().filter(|row| row.path == path).map(|row| (row, self.rows.line()))
+        Some(self.rows.row()).filter(|row| self.has_row && row.path == path)
     }
 }
 
@@ -752,7 +753,7 @@ pub fn attributes(fd: BorrowedFd<'_>) -> Result<Vec<Attribute>> {
 /// are a link to, and with the sizes of those that changed.
 fn amend(
     mut rows: Rows<impl Read>,
-    table: &mut impl Write,
+    table: &mut Writer<impl Write>,
     numbers: &[u32],
     links: Vec<u64>,
     amended: Vec<Amended>,
@@ -781,18 +782,14 @@ fn amend(
         if is_lost || below_gone || gone.contains_key(row.path.as_slice()) {
             continue;
         }
-        let (size, layer) = (sizes.get(row.path.as_slice()), row.layer);
-        if let Some(size) = size {
+        if let Some(size) = sizes.get(row.path.as_slice()) {
             row.size = *size;
             row.print = 0;
         }
-        row.layer = numbers.get(layer as usize).copied().unwrap_or_default();
+        row.layer = numbers.get(row.layer as usize).copied().unwrap_or_default();
         packed.files += u64::from(row.kind != Kind::Dir);
         packed.bytes += row.size;
-        match size.is_none() && row.layer == layer {
-            true => table.write_all(rows.line())?,
-            false => table::write(table, &row)?,
-        }
+        table.write(&row)?;
     }
     Ok(())
 }
@@ -907,7 +904,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let previous = Previous { table: dir.path().join("table"), layers: Vec::new() };
         assert!(Former::open(&previous).is_none());
-        fs::write(&previous.table, zstd::encode_all(&b"0 f 1 1 a\0rubbish\0"[..], 1).unwrap()).unwrap();
+        let mut rows = Writer::new(Vec::new());
+        rows.write(&Row { layer: 0, kind: Kind::File, size: 1, print: 1, path: b"a".to_vec() }).unwrap();
+        let rubbish = [rows.finish(), vec![b'x'; 100]].concat();
+        fs::write(&previous.table, zstd::encode_all(&rubbish[..], 1).unwrap()).unwrap();
         let mut former = Former::open(&previous).unwrap();
         assert!(former.row(b"a").is_some() && former.row(b"b").is_none() && former.row(b"c").is_none());
     }
@@ -1067,10 +1067,10 @@ mod tests {
             fs::hard_link(at(name), at(link)).unwrap();
         }
         let names = [("a", Kind::File), ("b", Kind::File), ("y", Kind::Hardlink), ("z", Kind::Hardlink)];
-        let mut rows = File::create(at("rows")).unwrap();
+        let mut rows = Writer::new(File::create(at("rows")).unwrap());
         for (name, kind) in names {
             let row = Row { layer: 0, kind, size: 0, print: 1, path: name.into() };
-            table::write(&mut rows, &row).unwrap();
+            rows.write(&row).unwrap();
         }
         let links = vec![state(&found(&at("y")).stat), state(&found(&at("z")).stat)];
         let before = found(&at("a"));
@@ -1084,10 +1084,11 @@ mod tests {
             }
             let (change, members) = pack_a(dir.path(), &before);
             assert_eq!(members.first().map(|(_, content)| &content[..]), new);
-            let (mut table, mut packed) = (Vec::new(), Packed::default());
+            let (mut table, mut packed) = (Writer::new(Vec::new()), Packed::default());
             let amended = vec![(b"a".to_vec(), change.unwrap())];
             amend(Rows::new(File::open(at("rows")).unwrap()), &mut table, &[0], links.clone(), amended, &mut packed)
                 .unwrap();
+            let table = table.finish();
             let (mut rows, mut left) = (Rows::new(&table[..]), Vec::new());
             while let Some(row) = rows.next_row().unwrap() {
                 left.push((String::from_utf8(row.path).unwrap(), row.size, row.print));

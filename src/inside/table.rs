@@ -1,5 +1,5 @@
 //! What a tree of a bundle holds: a row for each file, in the order of a walk, with the archive it is in and a print of
-//! its state. Compressed text, read and written as a stream, so that a tree of any size fits.
+//! its state. Compressed, read and written as a stream, so that a tree of any size fits.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use super::archive::{Kind, unsafe_path, walk_order};
+use super::archive::{Kind, MAX_PATH, unsafe_path, walk_order};
 use super::pack::Layer;
 use super::unpack::MAX_ENTRIES;
 
@@ -19,7 +19,11 @@ pub const MAX_LAYERS: usize = 10_000;
 /// Rows that are kept in memory at once, about: each takes some 150 bytes.
 const MAX_PART: u64 = 100_000;
 
-/// One row: `LAYER KIND SIZE PRINT PATH` and a zero byte.
+/// Bytes of a row before its path: PRINT, LAYER, SIZE, SHARED, LENGTH and KIND as little-endian numbers of 8, 4, 8, 2, 2
+/// and 1 bytes. LENGTH bytes follow, which are the path but for the first SHARED bytes of the path before.
+const HEADER: usize = 25;
+
+/// One row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     /// Index of the archive that has it.
@@ -44,17 +48,47 @@ pub fn cost(size: u64) -> u64 {
     size + 1024
 }
 
-/// Writes one row.
-pub fn write(out: &mut impl Write, row: &Row) -> io::Result<()> {
-    write!(out, "{} {} {} {:x} ", row.layer, char::from(row.kind.letter()), row.size, row.print)?;
-    out.write_all(&row.path)?;
-    out.write_all(b"\0")
+/// Writes the rows of a table one by one.
+#[derive(Debug)]
+pub struct Writer<W> {
+    out: W,
+    /// The path of the row before.
+    last: Vec<u8>,
+}
+
+impl<W: Write> Writer<W> {
+    pub fn new(out: W) -> Writer<W> {
+        Writer { out, last: Vec::new() }
+    }
+
+    /// Writes a row, whose path is one that a bundle can have.
+    pub fn write(&mut self, row: &Row) -> io::Result<()> {
+        let shared = self.last.iter().zip(&row.path).take_while(|(last, next)| last == next).count();
+        let rest = &row.path[shared..];
+        let mut header = [0; HEADER];
+        header[..8].copy_from_slice(&row.print.to_le_bytes());
+        header[8..12].copy_from_slice(&row.layer.to_le_bytes());
+        header[12..20].copy_from_slice(&row.size.to_le_bytes());
+        header[20..22].copy_from_slice(&(shared as u16).to_le_bytes());
+        header[22..24].copy_from_slice(&(rest.len() as u16).to_le_bytes());
+        header[24] = row.kind.letter();
+        self.out.write_all(&header)?;
+        self.out.write_all(rest)?;
+        self.last.truncate(shared);
+        self.last.extend(rest);
+        Ok(())
+    }
+
+    /// Returns what the rows went to.
+    pub fn finish(self) -> W {
+        self.out
+    }
 }
 
 /// Reads the rows of a table one by one.
 pub struct Rows<R> {
     input: BufReader<R>,
-    line: Vec<u8>,
+    row: Row,
     last: Option<Vec<u8>>,
 }
 
@@ -81,12 +115,8 @@ impl Table {
 impl<R: Read> Rows<R> {
     /// Begins to read rows that are not compressed.
     pub fn new(input: R) -> Rows<R> {
-        Rows { input: BufReader::with_capacity(1 << 16, input), line: Vec::new(), last: None }
-    }
-
-    /// Returns the row that was read last as it was written.
-    pub fn line(&self) -> &[u8] {
-        &self.line
+        let row = Row { layer: 0, kind: Kind::Dir, size: 0, print: 0, path: Vec::new() };
+        Rows { input: BufReader::with_capacity(1 << 16, input), row, last: None }
     }
 
     /// Returns the next row, which is after the last one in the order of a walk.
@@ -94,7 +124,10 @@ impl<R: Read> Rows<R> {
     /// # Errors
     /// When it makes no sense.
     pub fn next_row(&mut self) -> Result<Option<Row>> {
-        let Some(row) = self.next_as_written()? else { return Ok(None) };
+        if !self.advance()? {
+            return Ok(None);
+        }
+        let row = &self.row;
         if let Some(why) = unsafe_path(&row.path) {
             anyhow::bail!("{:?} {why}", String::from_utf8_lossy(&row.path));
         }
@@ -102,20 +135,36 @@ impl<R: Read> Rows<R> {
         let in_order = self.last.as_ref().is_none_or(|last| walk_order(last, &row.path).is_lt());
         ensure!(in_order, "{:?} is in the table twice or out of order", shown());
         self.last.get_or_insert_default().clone_from(&row.path);
-        Ok(Some(row))
+        Ok(Some(row.clone()))
     }
 
-    /// Returns the next row for who only compares its path with those of files: it may be any, in any order.
+    /// Reads the next row for who only compares its path with those of files: it may be any, in any order. Returns false at
+    /// the end.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn next_as_written(&mut self) -> Result<Option<Row>> {
-        self.line.clear();
-        self.input.by_ref().take(8192).read_until(0, &mut self.line).context("the table cannot be read")?;
-        if self.line.is_empty() {
-            return Ok(None);
+    pub fn advance(&mut self) -> Result<bool> {
+        const UNREADABLE: &str = "the table cannot be read";
+        if self.input.fill_buf().context(UNREADABLE)?.is_empty() {
+            return Ok(false);
         }
-        parse(&self.line).context("a row of the table makes no sense").map(Some)
+        let mut header = [0; HEADER];
+        self.input.read_exact(&mut header).context(UNREADABLE)?;
+        let number = |at: Range<usize>| header[at].iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
+        let (shared, length) = (number(20..22) as usize, number(22..24) as usize);
+        let fits = shared <= self.row.path.len() && shared + length <= MAX_PATH;
+        let kind = Kind::of_letter(header[24]).filter(|_| fits).context("a row of the table makes no sense")?;
+        let (layer, size, print) = (number(8..12) as u32, number(12..20), number(0..8));
+        let mut path = std::mem::take(&mut self.row.path);
+        path.resize(shared + length, 0);
+        self.input.read_exact(&mut path[shared..]).context(UNREADABLE)?;
+        self.row = Row { layer, kind, size, print, path };
+        Ok(true)
+    }
+
+    /// Returns the row that was read last.
+    pub fn row(&self) -> &Row {
+        &self.row
     }
 }
 
@@ -163,28 +212,47 @@ pub fn decoder<R: Read>(input: R) -> io::Result<zstd::Decoder<'static, BufReader
     Ok(decoder)
 }
 
-fn parse(line: &[u8]) -> Option<Row> {
-    let mut rest = line.strip_suffix(b"\0")?;
-    let mut word = || {
-        let (word, after) = rest.split_at(rest.iter().position(|byte| *byte == b' ')?);
-        rest = &after[1..];
-        Some(word)
-    };
-    let layer = u32::try_from(number(word()?, 10)?).ok()?;
-    let &[letter] = word()? else { return None };
-    let kind = Kind::of_letter(letter)?;
-    let size = number(word()?, 10)?;
-    let print = number(word()?, 16)?;
-    Some(Row { layer, kind, size, print, path: rest.to_vec() })
-}
-
-fn number(digits: &[u8], radix: u32) -> Option<u64> {
-    u64::from_str_radix(str::from_utf8(digits).ok()?, radix).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn row(path: &[u8]) -> Row {
+        Row { layer: u32::MAX, kind: Kind::File, size: u64::MAX, print: 1 << 63, path: path.to_vec() }
+    }
+
+    fn written(paths: &[&[u8]]) -> Vec<u8> {
+        let mut rows = Writer::new(Vec::new());
+        paths.iter().for_each(|path| rows.write(&row(path)).unwrap());
+        rows.finish()
+    }
+
+    #[test]
+    fn rows_are_read_as_they_were_written() {
+        let long = [&b"ab/"[..], &[b'x'; 250]].concat();
+        let longest = [&long[..], &[b"/", &[b'y'; 250][..]].concat().repeat(15)].concat();
+        let paths: [&[u8]; 7] = [b"", b"a", b"a/b\xff", b"a/c", b"ab", &long, &longest];
+        let table = written(&paths);
+        let mut rows = Rows::new(&table[..]);
+        for path in paths {
+            assert_eq!(rows.next_row().unwrap(), Some(row(path)));
+        }
+        assert_eq!(rows.next_row().unwrap(), None);
+        let mut cut = Rows::new(&table[..table.len() - 1]);
+        assert!((1..paths.len()).all(|_| cut.advance().unwrap()) && cut.advance().is_err());
+    }
+
+    #[test]
+    fn a_path_is_no_longer_than_one_of_a_bundle_whatever_a_row_says() {
+        let is_refused = |at: usize, number: u16| {
+            let mut table = written(&[b"abc"]);
+            table[at..at + 2].copy_from_slice(&number.to_le_bytes());
+            table.extend([b'x'; 1 << 16]);
+            Rows::new(&table[..]).advance().is_err()
+        };
+        let (shared, length) = (20, 22);
+        assert!(!is_refused(length, MAX_PATH as u16) && is_refused(length, MAX_PATH as u16 + 1));
+        assert!(is_refused(shared, 1));
+    }
 
     #[test]
     fn tables_of_many_rows_are_read_in_parts() {
