@@ -72,7 +72,7 @@ fn remedies(src: &Location, source: &Source, entries: &[&Verified]) -> BTreeSet<
             let paths: BTreeSet<String> = blobs.map(|blob| quote(source.layout.path(&blob))).collect();
             let paths: Vec<String> = paths.into_iter().collect();
             let manifests = if paths.len() == 1 { "manifest" } else { "manifests" };
-            [format!("remove the {manifests} of what is broken, `rm -f {}`, and export again", paths.join(" "))].into()
+            [format!("`rm -f {}` removes the {manifests} of what is broken; then export again", paths.join(" "))].into()
         }
     }
 }
