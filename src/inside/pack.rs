@@ -244,10 +244,10 @@ impl Packing<'_> {
                 count <= MAX_ROWS,
                 "it has more than {MAX_ROWS} files and directories, the most that a bundle can carry of one"
             );
-            let former = previous.as_mut().and_then(|previous| previous.row(path));
-            let same = former.filter(|row| row.print == found.print && row.print != 0 && row.kind == found.kind);
-            let same = same.filter(|row| kept.get(row.layer as usize) == Some(&true));
             let (kind, size, print) = (found.kind, found.size(), found.print);
+            let former = previous.as_mut().and_then(|previous| previous.row(path));
+            let same = former.filter(|row| print != 0 && (row.kind, row.size, row.print) == (kind, size, print));
+            let same = same.filter(|row| kept.get(row.layer as usize) == Some(&true));
             packed.files += u64::from(kind != Kind::Dir);
             packed.bytes += size;
             links.extend((kind == Kind::Hardlink).then(|| state(&found.stat)));
