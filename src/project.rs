@@ -109,6 +109,10 @@ pub struct Around {
     pub not_ignored: Vec<String>,
     /// Name of the `.dockerignore` that counts.
     pub ignore_file: Option<String>,
+    /// What of the project sets `DOCKER_BUILDKIT` to 0.
+    pub without_buildkit: Option<String>,
+    /// Words of the compose files and dev containers: what containers are to run is among them.
+    pub words: BTreeSet<String>,
 }
 
 /// One file.
@@ -186,6 +190,7 @@ pub fn read(root: &Path) -> Project {
         project.files.retain(is_as_called);
         project.follow(root);
         project.keep_what_is_copied();
+        project.tell_dockerfiles();
         project.files.sort_by(|a, b| a.path.cmp(&b.path));
         project.again = again(&project.files);
     } else {
@@ -259,6 +264,35 @@ impl Project {
         let copied: BTreeSet<String> = names.map(str::to_owned).collect();
         for file in &mut self.files {
             file.around.not_ignored.retain(|name| !copied.contains(name));
+        }
+    }
+}
+
+impl Project {
+    /// Tells Dockerfiles what the other files say of builds and containers.
+    fn tell_dockerfiles(&mut self) {
+        let lines = |file: &File| -> Vec<String> {
+            let lines =
+                file.text.lines().map(str::trim).filter(|line| !line.starts_with('#') && !line.starts_with("//"));
+            lines.map(str::to_owned).collect()
+        };
+        let without_buildkit = |line: &String| {
+            let mut after = line.split("DOCKER_BUILDKIT").skip(1);
+            after.any(|rest| {
+                let value = rest.trim_start_matches(['"', '\'', ' ', ':', '=', '?']);
+                value.starts_with('0') || value.starts_with("false")
+            })
+        };
+        let others = || self.files.iter().filter(|file| file.kind != Kind::Dockerfile);
+        let legacy = others().find(|file| lines(file).iter().any(without_buildkit)).map(|file| file.path.clone());
+        let described = others().filter(|file| matches!(file.kind, Kind::Compose | Kind::Devcontainer));
+        let separates = |c: char| c.is_whitespace() || "\"'[]{},;&|()".contains(c);
+        let words = described.flat_map(lines);
+        let words: Vec<String> =
+            words.flat_map(|line| line.split(separates).map(str::to_owned).collect::<Vec<_>>()).collect();
+        for file in self.files.iter_mut().filter(|file| file.kind == Kind::Dockerfile) {
+            file.around.without_buildkit.clone_from(&legacy);
+            file.around.words = words.iter().cloned().collect();
         }
     }
 }
@@ -496,6 +530,7 @@ fn around(dockerfile: &Path, root: &Path) -> Around {
         symlinks,
         not_ignored,
         ignore_file: ignore_file.map(str::to_owned),
+        ..Around::default()
     }
 }
 

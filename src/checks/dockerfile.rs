@@ -135,6 +135,14 @@ fn missing_cache_mount(facts: &Facts<'_>, run: &Run) -> Vec<Found> {
             found.push(missing);
             continue;
         }
+        if let Some(file) = &facts.around.without_buildkit {
+            missing
+                .finding
+                .message
+                .push_str(&format!("; the legacy builder, which `{file}` builds with, would refuse a mount"));
+            found.push(missing);
+            continue;
+        }
         // What would keep the mount empty goes as well.
         let is_set = |sign: &&&str| {
             let value = facts.scope(run).env.get(**sign).and_then(Option::as_deref);
@@ -349,62 +357,111 @@ fn is_missed(facts: &Facts<'_>, run: &Run, row: &'static Row) -> bool {
     !copied && (!above.contains(&last) || starts_tool(facts, last, row) != Some(true))
 }
 
-/// Tells whether nothing is known of what the image starts, so that it may need the packages.
+/// Tells whether an image may need the packages: nothing is known of what the last one starts, or one of a stage that is
+/// built for itself does not surely start something else.
 fn may_be_for_the_image(facts: &Facts<'_>, run: &Run, row: &Row) -> bool {
     let last = facts.stages.len() - 1;
-    row.build.read_later && facts.is_on(last, run.stage) && starts_tool(facts, last, row).is_none()
+    let needs = |end: usize| match starts_tool(facts, end, row) {
+        Some(starts) => starts && end != last,
+        None => true,
+    };
+    row.build.read_later && (0..=last).any(|end| facts.is_on(end, run.stage) && is_end(facts, end, row) && needs(end))
 }
 
-/// Tells whether the image starts the tool; `None` if the Dockerfile does not say what it starts, or it may be a script.
-fn starts_tool(facts: &Facts<'_>, last: usize, row: &Row) -> Option<bool> {
-    let lineage = facts.lineage(last);
+/// Tells whether a stage is for an image: the last one, one that says what it starts, or one that no other takes anything
+/// of and that is not there to run the tool.
+fn is_end(facts: &Facts<'_>, stage: usize, row: &Row) -> bool {
+    let steps = &facts.stages[stage].steps;
+    let says = |step: &Step| matches!(facts.file.instructions[step.instruction].keyword.as_str(), "CMD" | "ENTRYPOINT");
+    let is_taken = |name: &str, from: usize| stage_of(facts, from, name) == Some(stage);
+    let mounts = facts.runs.iter().flat_map(|run| run.mounts.iter().map(move |mount| (run.stage, mount)));
+    let is_used = || {
+        (0..facts.stages.len()).any(|other| other != stage && facts.is_on(other, stage))
+            || copies(facts).any(|copied| copied.from == stage)
+            || mounts.clone().any(|(at, mount)| mount.option(&["from"]).is_some_and(|from| is_taken(from, at)))
+    };
+    let runs_it = || steps.iter().flat_map(|step| &step.commands).any(|command| runs_tool(command, row));
+    stage + 1 == facts.stages.len() || steps.iter().any(says) || !is_used() && !runs_it()
+}
+
+/// Tells whether the image of a stage starts the tool; `None` if neither that nor something else is sure.
+fn starts_tool(facts: &Facts<'_>, end: usize, row: &Row) -> Option<bool> {
+    let lineage = facts.lineage(end);
     let steps: Vec<&Step> = lineage.iter().flat_map(|stage| &facts.stages[*stage].steps).collect();
-    let instructions = steps.iter().map(|step| &facts.file.instructions[step.instruction]);
-    let starts: Vec<Command> = instructions
-        .filter(|instruction| matches!(instruction.keyword.as_str(), "CMD" | "ENTRYPOINT"))
-        .flat_map(crate::dockerfile::stage::scripts)
-        .collect();
-    if starts.iter().any(|command| runs_tool(command, row) || is_opaque(command) && shell_only(command)) {
+    let started_by = |keyword: &str| {
+        let instructions = steps.iter().map(|step| &facts.file.instructions[step.instruction]);
+        instructions
+            .filter(|instruction| instruction.keyword == keyword)
+            .map(crate::dockerfile::stage::scripts)
+            .collect()
+    };
+    let (entries, commands): (Vec<Vec<Command>>, Vec<Vec<Command>>) = (started_by("ENTRYPOINT"), started_by("CMD"));
+    let is_tool = |command: &Command| runs_tool(command, row) || is_opaque(command) && shell_only(command);
+    if entries.iter().chain(&commands).flatten().any(is_tool) {
         return Some(true);
     }
-    (!starts.is_empty() && !starts.iter().any(|command| may_be_script(facts, &steps, command, row))).then_some(false)
+    // What stands in `CMD` is what an entry point is given.
+    let starts = entries.last().or(commands.last())?;
+    let is_outside = row.build.commands.iter().filter_map(|pattern| pattern.split(' ').next());
+    let is_sure = !is_outside.clone().any(|name| facts.around.words.contains(name))
+        && starts.iter().all(|command| is_own(facts, &steps, command, row));
+    is_sure.then_some(false)
 }
 
-/// Tells whether what an image starts may be a script, and so run any tool: not what the tool built, and not a program of
-/// the system that no step puts there.
-fn may_be_script(facts: &Facts<'_>, steps: &[&Step], command: &Command, row: &Row) -> bool {
-    const STARTERS: &[&str] = &["tini", "dumb-init", "catatonit", "gosu", "su-exec"];
+/// Tells whether what an image starts is surely the project's own program: what the tool built, or installed of the
+/// project under a name that no step gives to anything else. A script may run any tool.
+fn is_own(facts: &Facts<'_>, steps: &[&Step], command: &Command, row: &Row) -> bool {
+    const OTHERS: &[&str] = &[
+        "tini",
+        "dumb-init",
+        "catatonit",
+        "gosu",
+        "su-exec",
+        "su",
+        "env",
+        "zsh",
+        "ash",
+        "dash",
+        "sleep",
+        "tail",
+        "supervisord",
+    ];
     const SYSTEM: &[&str] =
         &["/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/cargo/bin", "/go/bin"];
     let program = command.words.first().map_or("", |word| word.text.as_str());
-    let is_it = |word: &str| word.rsplit('/').next() == Some(command.program());
-    let is_built = |step: &&Step| {
-        let mut builds = step.commands.iter().filter(|command| runs_tool(command, row));
-        builds.any(|command| command.args().skip(1).any(is_it))
+    if program.ends_with(".sh")
+        || program.starts_with('$')
+        || OTHERS.contains(&command.program())
+        || shell_only(command)
+    {
+        return false;
+    }
+    if row.language == "java" {
+        return command.program() == "java";
+    }
+    let is_it = |word: &str| word.rsplit('/').next().and_then(|name| name.split('@').next()) == Some(command.program());
+    let of_tool = || steps.iter().flat_map(|step| &step.commands).filter(|command| runs_tool(command, row));
+    let installs = |command: &&Command| command.args().next() == Some("install");
+    let is_fetched = |command: &Command| {
+        let names = |arg: &str| arg.contains('@') || command.program() == "cargo" && !arg.starts_with('-');
+        installs(&command) && !command.args().any(|arg| arg.starts_with("--path")) && command.args().skip(1).any(names)
     };
-    let is_path = |word: &str| word.contains('/') && is_it(word);
+    if program.contains("target/") || of_tool().any(|command| !is_fetched(command) && command.args().skip(1).any(is_it))
+    {
+        return true;
+    }
     let is_put = |step: &&Step| {
         let instruction = &facts.file.instructions[step.instruction];
         let is_copy = matches!(instruction.keyword.as_str(), "COPY" | "ADD");
         let mut copied = instruction.args.text.split([' ', '\t', '"', ',', ']']).filter(|_| is_copy);
         let mut named =
             step.commands.iter().flat_map(|command| command.args().chain(command.outputs.iter().map(String::as_str)));
-        copied.any(|word| word == "/" || is_path(word) || word.trim_end_matches('/').ends_with("/bin"))
-            || named.any(is_path)
+        copied.any(|word| {
+            word == "/" || word.contains('/') && is_it(word) || word.trim_end_matches('/').ends_with("/bin")
+        }) || named.any(is_it)
     };
-    if program.ends_with(".sh")
-        || program.starts_with('$')
-        || STARTERS.contains(&command.program())
-        || shell_only(command)
-    {
-        return true;
-    }
-    if command.program() == "java" {
-        return false;
-    }
     let is_in_system = program.rsplit_once('/').is_none_or(|(directory, _)| SYSTEM.contains(&directory));
-    let is_built = row.language != "java" && (program.contains("target/") || steps.iter().any(is_built));
-    !is_built && (!is_in_system || steps.iter().any(is_put))
+    of_tool().any(|command| installs(&command) && !is_fetched(command)) && is_in_system && !steps.iter().any(is_put)
 }
 
 fn shell_only(command: &Command) -> bool {
@@ -516,10 +573,11 @@ fn with_lists(facts: &Facts<'_>, run: &Run, row: &Row, places: Vec<String>) -> V
         install.is_none_or(|install| first.is_some_and(|first| first <= install))
     };
     let related = |other: &&Run| facts.is_on(other.stage, run.stage) || facts.is_on(run.stage, other.stage);
-    let removes = |command: &Command| command.program() == "rm" && command.args().any(|arg| arg.contains("apt/lists"));
+    let is_lists = |arg: &str| matches!(deletions::reach(arg, "/var/lib/apt/lists"), Reach::Within | Reach::Above);
+    let removes = |command: &Command| command.program() == "rm" && command.args().any(is_lists);
+    // What is built on the image, or runs in it, may install from lists that nobody removed.
     let leaves_lists = row.tool == "apt" && !facts.commands(run).iter().any(removes);
-    let is_read = || facts.after(run).any(|other| facts.commands(other).iter().any(may_install));
-    if facts.runs.iter().filter(related).all(updates) && !(leaves_lists && is_read()) {
+    if facts.runs.iter().filter(related).all(updates) && !leaves_lists {
         return places;
     }
     match row.tool {
