@@ -497,6 +497,15 @@ fn packages_that_the_image_may_need_are_told_and_left_there() {
         "FROM gradle\nRUN gradle run && cp run /usr/bin/run\nCMD exec run\n",
         "FROM rust\nRUN cargo build\nENTRYPOINT [\"./entry.sh\"]\n",
         "FROM rust\nRUN cargo build\nCMD $START\n",
+        "FROM gradle\nRUN gradle build\nCMD [\"nginx\"]\n",
+        // What is started runs the tool, or lets somebody else do it.
+        "FROM golang\nRUN go mod download\nCMD [\"nodemon\", \"--exec\", \"go run .\"]\n",
+        "FROM golang\nRUN go install github.com/a/b/reflex@v1 && go mod download\nCMD [\"reflex\", \"go\", \"run\", \".\"]\n",
+        "FROM golang\nRUN go mod download && go install .\nCMD [\"sleep\", \"infinity\"]\n",
+        "FROM rust\nRUN cargo install bacon && cargo fetch\nCMD [\"bacon\", \"run\"]\n",
+        // The image of a stage is for itself.
+        "FROM golang AS base\nRUN go mod download\nFROM base AS test\nCMD [\"go\", \"test\"]\nFROM scratch\nCOPY --from=base /a /a\n",
+        "FROM maven AS base\nRUN mvn package\nFROM base AS dev\nWORKDIR /src\nFROM scratch\nCOPY --from=base /a /a\n",
     ] {
         let found: Vec<Found> =
             found(text).into_iter().filter(|found| found.finding.check == "missing-cache-mount").collect();
@@ -506,13 +515,30 @@ fn packages_that_the_image_may_need_are_told_and_left_there() {
     for text in [
         "FROM maven\nCOPY . /\nRUN mvn package\nCMD [\"java\", \"-jar\", \"/app.jar\"]\n",
         "FROM maven\nRUN mvn package\nCMD exec /opt/java/openjdk/bin/java -jar /app.jar\n",
-        "FROM gradle\nRUN apt-get update && apt-get install nginx\nRUN gradle build\nCMD [\"nginx\"]\n",
         "FROM golang\nRUN go build -o server .\nENTRYPOINT [\"./server\"]\nCMD [\"--port=80\"]\n",
         "FROM golang\nRUN go build -o /bin/app .\nCMD [\"/bin/app\"]\n",
         "FROM golang\nRUN go install .\nCMD [\"/go/bin/app\"]\n",
+        "FROM golang\nRUN go build -o /app/srv .\nENTRYPOINT [\"/app/srv\"]\nCMD [\"serve\"]\n",
+        "FROM golang AS b\nRUN go build -o /a .\nFROM b AS test\nRUN go test ./...\nFROM scratch\nCOPY --from=b /a /a\n",
+        "FROM rust\nRUN cargo install --path .\nCMD [\"app\"]\n",
         "FROM rust\nRUN cargo build\nCMD [\"./target/debug/app\"]\n",
     ] {
         assert!(fixed(text).contains("--mount=type=cache"), "{text}");
+    }
+}
+
+#[test]
+fn lists_of_packages_stay_in_an_image_unless_its_steps_remove_them() {
+    let step = "FROM debian\nRUN apt-get update && apt-get install -y x";
+    let lists = "target=/var/lib/apt/lists";
+    for more in ["", "\nCMD apt-get install -y y", "\nONBUILD RUN apt-get install -y y", " && rm -rf x"] {
+        let fixed = fixed(&format!("{step}{more}\n"));
+        assert!(fixed.contains("target=/var/cache/apt,") && !fixed.contains(lists), "{fixed}");
+        assert!(!found(&fixed).iter().any(|found| found.finding.check == "missing-cache-mount"), "{fixed}");
+    }
+    for removal in ["rm -rf /var/lib/apt/lists/*", "apt-get clean && rm -rf /var/lib/apt/lists"] {
+        let fixed = fixed(&format!("{step} && {removal}\n"));
+        assert!(fixed.contains("target=/var/cache/apt,") && fixed.contains(lists), "{fixed}");
     }
 }
 

@@ -490,6 +490,25 @@ fn a_project_in_the_working_directory_needs_no_name() {
 }
 
 #[test]
+fn what_other_files_do_with_an_image_is_kept_in_mind() {
+    let go = "FROM golang\nRUN go mod download\nRUN go build -o /app .\nCMD [\"/app\"]\n";
+    for (name, text, builds) in [
+        ("Makefile", "image:\n\tDOCKER_BUILDKIT=0 docker build .\n", false),
+        (".gitlab-ci.yml", "variables: {DOCKER_BUILDKIT: \"0\"}\n", false),
+        ("build.sh", "# DOCKER_BUILDKIT=0\nexport DOCKER_BUILDKIT=1\ndocker build .\n", true),
+        ("compose.yaml", "services:\n  app:\n    build: .\n    command: [go, run, .]\n", false),
+        ("compose.yaml", "services:\n  app:\n    build: .\n", true),
+        ("devcontainer.json", "{\"postCreateCommand\": \"go test\"}", false),
+    ] {
+        let world = World::new(&[("Dockerfile", go), (name, text)]);
+        let found = world.json("--format json --check missing-cache-mount .");
+        let has_fix = |finding: &serde_json::Value| !finding["fix"].is_null();
+        let findings = found["findings"].as_array().unwrap();
+        assert!(!findings.is_empty() && findings.iter().all(|finding| has_fix(finding) == builds), "{name} {found}");
+    }
+}
+
+#[test]
 fn one_cache_of_several_files_is_told_where_it_clashes() {
     let mounted = |base: &str| {
         format!(

@@ -161,6 +161,19 @@ pub struct Manifest {
 /// have.
 pub const TREE_VERSION: u32 = 2;
 
+/// An entry of a version that this program does not know.
+#[derive(Clone, Copy, Debug)]
+pub struct OtherVersion(pub u32);
+
+impl std::error::Error for OtherVersion {}
+
+impl std::fmt::Display for OtherVersion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let whose = if self.0 > TREE_VERSION { "a newer" } else { "an older" };
+        write!(f, "it is of version {}, which {whose} docker-cache writes", self.0)
+    }
+}
+
 /// What a bundle knows of a mount, or of one tool's part of a volume.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -366,11 +379,7 @@ impl Layout {
         ensure!(descriptor.media_type == MANIFEST, "it is not an image manifest but {:?}", descriptor.media_type);
         let manifest: Manifest = serde_json::from_slice(&self.json(&descriptor.blob()?)?).context("its manifest")?;
         let config: TreeConfig = serde_json::from_slice(&self.json(&manifest.config.blob()?)?).context("its config")?;
-        ensure!(
-            config.version == TREE_VERSION,
-            "it is of version {}, which this program does not know",
-            config.version
-        );
+        ensure!(config.version == TREE_VERSION, OtherVersion(config.version));
         let listed: Vec<Blob> = manifest.layers.iter().map(Descriptor::blob).collect::<Result<_>>()?;
         ensure!(config.blobs().eq(&listed), "its manifest and its config do not list the same blobs");
         ensure!(config.ref_name() == descriptor.ref_name(), "it is not what its name says");

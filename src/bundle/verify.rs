@@ -9,7 +9,7 @@ use std::ops::Range;
 use anyhow::{Context, Error, Result, bail, ensure};
 use serde::Serialize;
 
-use super::{Content, Descriptor, Entry, Index, LATEST, Layout};
+use super::{Content, Descriptor, Entry, Index, LATEST, Layout, OtherVersion};
 use crate::cancel;
 use crate::inside::archive::{self, Kind};
 use crate::inside::pack::{Blob, Layer, digest};
@@ -28,6 +28,9 @@ pub struct Verified {
     pub files: Option<u64>,
     /// Why it cannot be used; None if it can.
     pub broken: Option<String>,
+    /// It is not damaged, but of another version.
+    #[serde(skip)]
+    pub other: Option<OtherVersion>,
     #[serde(skip)]
     pub descriptor: Descriptor,
     #[serde(skip)]
@@ -102,6 +105,7 @@ fn one(layout: &Layout, descriptor: &Descriptor, deep: bool, known: &mut Known) 
         bytes: descriptor.size,
         files: None,
         broken: None,
+        other: None,
         descriptor: descriptor.clone(),
         entry: None,
     };
@@ -109,7 +113,9 @@ fn one(layout: &Layout, descriptor: &Descriptor, deep: bool, known: &mut Known) 
         true => tree(layout, descriptor, deep, &mut verified),
         false => foreign(layout, descriptor, 0, known, &mut 0).map(|bytes| verified.bytes = bytes),
     };
-    verified.broken = done.err().map(|error| format!("{error:#}"));
+    let error = done.err();
+    verified.other = error.as_ref().and_then(|error| error.downcast_ref().copied());
+    verified.broken = error.map(|error| format!("{error:#}"));
     verified
 }
 
@@ -372,6 +378,17 @@ mod tests {
         let found = all(&layout).unwrap();
         assert_eq!((found[0].broken.as_deref(), found[0].files), (None, Some(3)));
         good.unpack(&layout).unwrap();
+    }
+
+    #[test]
+    fn what_another_version_wrote_is_told_from_what_is_damaged() {
+        for (version, whose) in [(TREE_VERSION - 1, "an older"), (TREE_VERSION + 1, "a newer")] {
+            let mut written = hostile(&[(b'f', 1, "a")], &[file("a", "1")]);
+            written.config.version = version;
+            let found = all(&written.write()).unwrap();
+            assert_eq!(found[0].other.map(|other| other.0), Some(version));
+            assert!(found[0].broken.as_ref().is_some_and(|why| why.contains(whose)), "{:?}", found[0].broken);
+        }
     }
 
     #[test]

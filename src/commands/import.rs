@@ -302,7 +302,7 @@ fn plan(docker: &Docker, layout: &Layout, options: &Import, with_layers: bool) -
     if let Some((one, other)) = rivals(&steps).filter(|_| options.replace) {
         bail!(
             "{} and {} go to one place, and with --replace the last would be all that stays\nhint: select one of them by \
-             `--mount` or `--volume`, or leave out `--replace`",
+             `--mount`, `--volume` or `--tool`, or leave out `--replace`",
             one.source(),
             other.source()
         );
@@ -367,9 +367,10 @@ fn ensure_found(builder: &BuilderRef, steps: &[Step]) -> Result<()> {
 
 /// Returns two steps of different sources that would replace each other's files.
 fn rivals(steps: &[Step]) -> Option<(&Step, &Step)> {
-    // What was packed of one volume, tool by tool, was apart there too.
+    // What was packed of one volume, tool by tool, was apart there too; all of it, when it was no tool's, was not.
     let apart = |one: &Step, other: &Step| {
         matches!(one.to, To::Volume(_))
+            && [one, other].iter().all(|step| step.entry.config.tool.is_some())
             && one.entry.config.kind == Kind::Volume
             && source(&one.entry.config) == source(&other.entry.config)
             && (&one.from, &one.below) == (&other.from, &other.below)

@@ -10,6 +10,7 @@ use super::bundles::Source;
 use crate::bundle::location::Location;
 use crate::bundle::remote;
 use crate::bundle::verify::{self, Verified};
+use crate::bundle::{OtherVersion, TREE_VERSION};
 use crate::cli::{Format, Verify};
 use crate::docker::quote;
 use crate::model::Bytes;
@@ -52,7 +53,13 @@ pub fn run(context: &Context, options: &Verify) -> Result<u8> {
         return Ok(0);
     }
     report::note(&format!("{} of {} entries can be used", entries.len() - broken.len(), entries.len()));
-    for remedy in remedies(&options.src, &source, &broken) {
+    let (others, damaged): (Vec<&Verified>, Vec<&Verified>) = broken.iter().partition(|entry| entry.other.is_some());
+    if others.iter().filter_map(|entry| entry.other).any(|OtherVersion(version)| version > TREE_VERSION) {
+        report::note("hint: update this plugin to use what a newer one wrote");
+    } else if !others.is_empty() {
+        report::note("hint: export again: what an older one wrote is packed anew");
+    }
+    for remedy in remedies(&options.src, &source, &damaged) {
         report::note(&format!("hint: {remedy}"));
     }
     Ok(exit::FAILED)
@@ -71,6 +78,9 @@ fn remedies(src: &Location, source: &Source, entries: &[&Verified]) -> BTreeSet<
             let blobs = entries.iter().filter_map(|entry| entry.descriptor.blob().ok());
             let paths: BTreeSet<String> = blobs.map(|blob| quote(source.layout.path(&blob))).collect();
             let paths: Vec<String> = paths.into_iter().collect();
+            if paths.is_empty() {
+                return BTreeSet::new();
+            }
             let manifests = if paths.len() == 1 { "manifest" } else { "manifests" };
             [format!("`rm -f {}` removes the {manifests} of what is broken; then export again", paths.join(" "))].into()
         }
@@ -85,7 +95,11 @@ fn table(entries: &[Verified]) -> String {
             entry.language.clone().unwrap_or("-".into()),
             Bytes(entry.bytes).to_string(),
             entry.files.map_or("-".into(), |files| files.to_string()),
-            if entry.broken.is_some() { "broken" } else { "ok" }.into(),
+            match (&entry.broken, entry.other) {
+                (_, Some(OtherVersion(version))) => format!("version {version}"),
+                (Some(_), None) => "broken".into(),
+                (None, None) => "ok".into(),
+            },
         ]
     });
     let header = ["KIND", "NAME", "LANGUAGE", "SIZE", "FILES", "STATE"];

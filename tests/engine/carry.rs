@@ -1105,6 +1105,13 @@ for_each_engine!(no_volume_is_replaced_by_another_that_is_no_cache, [v20, v28], 
     write_files(&own, &[("b", "b")]);
     engine.cache(&["import", "--src", &bundle, "--replace"]).ok();
     assert!(own.join("a").exists() && !own.join("b").exists());
+    // What the bundle has of it from before a cache was there is not all of it any more.
+    write_files(&own, &[("pip/http/a", "a"), ("b", "b")]);
+    engine.cache(&["export", "--dest", &bundle, "--volume", "scratch-db"]).ok();
+    let refused = engine.cache(&["import", "--src", &bundle, "--replace"]);
+    assert!(refused.code == 1 && refused.stderr.contains("go to one place") && own.join("b").exists(), "{refused}");
+    engine.cache(&["import", "--src", &bundle, "--replace", "--tool", "pip"]).ok();
+    assert!(own.join("b").exists());
 });
 
 #[test]
