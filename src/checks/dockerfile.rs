@@ -401,9 +401,10 @@ fn starts_tool(facts: &Facts<'_>, end: usize, row: &Row) -> Option<bool> {
         return Some(true);
     }
     // What stands in `CMD` is what an entry point is given.
-    let starts = entries.last().or(commands.last())?;
-    let is_outside = row.build.commands.iter().filter_map(|pattern| pattern.split(' ').next());
-    let is_sure = !is_outside.clone().any(|name| facts.around.words.contains(name))
+    let is_some = |starts: &&Vec<Command>| !starts.is_empty();
+    let starts = entries.last().filter(is_some).or(commands.last().filter(is_some))?;
+    let mut programs = row.build.commands.iter().filter_map(|pattern| pattern.split(' ').next());
+    let is_sure = !programs.any(|name| facts.around.words.contains(name))
         && starts.iter().all(|command| is_own(facts, &steps, command, row));
     is_sure.then_some(false)
 }
