@@ -247,7 +247,11 @@ fn a_file_with_other_names_is_left_to_the_author_and_attributes_stay() {
         assert!(told.contains(&format!("\n0 files {would}changed; ")), "{told}");
         assert!(text(&run.stdout).contains("+RUN --mount=type=cache"), "{}", text(&run.stdout));
     }
+    let change = |words: &str| world.json(words)["changes"][0].clone();
+    let error = change("--fix --format json")["error"].clone();
+    assert!(error.as_str().is_some_and(|error| error.contains("hard links")), "{error}");
     fs::remove_file(world.at("template")).unwrap();
+    assert_eq!(change("--fix --dry-run --format json")["error"], Value::Null);
     let path = world.at("Dockerfile");
     rustix::fs::setxattr(&path, "user.note", b"kept", rustix::fs::XattrFlags::empty()).unwrap();
     assert!(world.doctor("--fix").status.success());

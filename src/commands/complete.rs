@@ -51,6 +51,10 @@ enum Source {
 
 /// The one table of values that the grammar itself does not tell: the names of arguments, then of their values.
 fn source(arg: &Arg) -> Option<Source> {
+    // Directories in caches, not of this host.
+    if arg.get_long() == Some("path") {
+        return None;
+    }
     let by_name = match arg.get_id().as_str() {
         "lang" => Some(Source::Languages),
         "tool" => Some(Source::Tools),
@@ -461,6 +465,7 @@ mod tests {
         assert_eq!(complete("--config "), (vec![], Directive::Directories));
         assert_eq!(complete("--tlskey="), (vec![], Directive::Files));
         assert_eq!(complete("size --mount").1, Directive::Nothing);
+        assert_eq!(complete("clear --volume v --path ").1, Directive::Nothing);
     }
 
     #[test]

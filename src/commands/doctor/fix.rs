@@ -19,6 +19,8 @@ use crate::{cancel, project, report};
 struct Change {
     file: String,
     diff: String,
+    /// Why it was not made.
+    error: Option<String>,
     #[serde(skip)]
     before: String,
     #[serde(skip)]
@@ -36,20 +38,25 @@ struct Answer<'a> {
 /// # Errors
 /// When nothing can be printed, and when it is cancelled: between two files.
 pub fn run(files: &Project, checks: &[&'static Check], options: &Doctor) -> Result<u8> {
-    let changes = plan(files, checks);
-    match options.format {
-        DoctorFormat::Json => report::json(&Answer { version: 1, changes: &changes })?,
-        _ => report::data(&changes.iter().map(|change| change.diff.as_str()).collect::<String>())?,
+    let mut changes = plan(files, checks);
+    let is_json = options.format == DoctorFormat::Json;
+    if !is_json {
+        report::data(&changes.iter().map(|change| change.diff.as_str()).collect::<String>())?;
     }
-    let planned = changes.len();
-    let mut made = Vec::new();
-    for change in changes {
-        cancel::check()?;
-        match write(&change, options).with_context(|| format!("cannot change `{}`", change.file)) {
-            Ok(()) => made.push(change),
-            Err(error) => report::error(&error),
+    for change in &mut changes {
+        if let Err(error) = cancel::check().and_then(|()| write(change, options)) {
+            change.error = Some(format!("{error:#}"));
+            if !cancel::requested() {
+                report::error(&error.context(format!("cannot change `{}`", change.file)));
+            }
         }
     }
+    if is_json {
+        report::json(&Answer { version: 1, changes: &changes })?;
+    }
+    cancel::check()?;
+    let planned = changes.len();
+    let made: Vec<Change> = changes.into_iter().filter(|change| change.error.is_none()).collect();
     let left = left(files, &made, checks);
     // What the owners of mounts come to is told after this.
     let more = options.check == [MOUNT_OWNER] && planned == 0 && left == 0;
@@ -89,6 +96,7 @@ fn plan(files: &Project, checks: &[&'static Check]) -> Vec<Change> {
     let change = |file: &File, after: String| Change {
         file: file.path.clone(),
         diff: diff(&file.path, &file.text, &after),
+        error: None,
         before: file.text.clone(),
         after,
     };
