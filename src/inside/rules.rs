@@ -32,11 +32,20 @@ pub struct At<'a> {
 
 impl Rules {
     pub fn new(rules: &[Rule]) -> Rules {
+        Rules::of(rules.iter().map(|rule| (rule.path.as_str(), rule.take)))
+    }
+
+    /// Returns the rules that take these paths.
+    pub fn of_paths(paths: &[String]) -> Rules {
+        Rules::of(paths.iter().map(|path| (path.as_str(), true)))
+    }
+
+    fn of<'a>(rules: impl Iterator<Item = (&'a str, bool)>) -> Rules {
         let mut root = Rules::default();
-        for (index, rule) in rules.iter().enumerate() {
+        for (index, (path, take)) in rules.enumerate() {
             let mut node = &mut root;
-            for name in rule.path.split('/').filter(|name| !name.is_empty()) {
-                node.takes_below |= rule.take;
+            for name in path.split('/').filter(|name| !name.is_empty()) {
+                node.takes_below |= take;
                 node = match name {
                     "*" => node.any.get_or_insert_default(),
                     _ => node.children.entry(name.as_bytes().to_vec()).or_default(),

@@ -1,7 +1,6 @@
 //! Walks trees by many threads, for jobs that count, remove or change what they find. Folders are opened from their parents,
 //! links are not followed and mount points are not crossed, so a walk stays inside its tree whatever happens there.
 
-use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::ops::Range;
@@ -18,52 +17,10 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, Stat, fstat, openat, statat};
 use rustix::io::Errno;
 
 use super::dirs::DIRECTORY;
+use super::rules::{At, Rules};
 use super::shown;
 use super::unpack::STAGING;
 use crate::cancel;
-
-/// Paths below a root that a job tells apart; a component `*` stands for any name. The deepest one that holds an entry
-/// decides which part the entry belongs to.
-#[derive(Debug, Default)]
-pub struct Names {
-    children: BTreeMap<Vec<u8>, Names>,
-    any: Option<Box<Names>>,
-    part: Option<usize>,
-    /// True if the directory is not kept for itself: its path ends in `/`.
-    whole: bool,
-}
-
-impl Names {
-    /// Numbers the paths in their order; what none of them covers is the part after the last.
-    pub fn new(paths: &[String]) -> Names {
-        let mut names = Names::default();
-        for (part, path) in paths.iter().enumerate() {
-            names.insert(path, part);
-        }
-        names.part.get_or_insert(paths.len());
-        names
-    }
-
-    fn insert(&mut self, path: &str, part: usize) {
-        let mut node = self;
-        for name in path.split('/').filter(|name| !name.is_empty()) {
-            node = match name {
-                "*" => node.any.get_or_insert_default(),
-                _ => node.children.entry(name.as_bytes().to_vec()).or_default(),
-            };
-        }
-        node.part.get_or_insert(part);
-        node.whole |= path.ends_with('/');
-    }
-
-    fn child(&self, name: &[u8]) -> Option<&Names> {
-        self.children.get(name).or(self.any.as_deref())
-    }
-
-    fn leads_on(&self) -> bool {
-        self.any.is_some() || !self.children.is_empty()
-    }
-}
 
 /// A folder that the walk is in.
 #[derive(Debug)]
@@ -74,7 +31,7 @@ pub struct Folder {
     pub above: Option<Arc<Folder>>,
     /// The part that the folder itself belongs to.
     pub part: usize,
-    /// True for the root and for what a path of [`Names`] names or leads through, but nothing at or below one that is whole.
+    /// True for the root and for what a path of the tree names or leads through, but nothing at or below one that ends in `/`.
     pub named: bool,
     pub stat: Stat,
     /// Whether the visitor has opened it to writing; it is as it was again once all below it is done.
@@ -194,14 +151,17 @@ impl Counters {
     }
 }
 
-/// Walks trees side by side, each told as its root, the paths that [`Names`] numbers, and what visits it; calls `progress`
-/// as [`Counters::telling`] does. A cancel ends it early.
+/// Walks trees side by side, each told as its root, the paths below that are told apart, and what visits it; calls `progress`
+/// as [`Counters::telling`] does. A component `*` of a path stands for any name. The deepest path that holds an entry decides
+/// which part the entry belongs to: they are numbered in their order, and what none covers is the part after the last. A
+/// directory is not kept for itself if its path ends in `/`. A cancel ends it early.
 pub fn all<'a, V: Visit + 'a>(
     trees: impl Iterator<Item = (&'a PathBuf, &'a Vec<String>, &'a V)>,
     counters: &Counters,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) {
-    let walks: Vec<_> = trees.map(|(root, known, visit)| (root.as_path(), Names::new(known), visit)).collect();
+    let walks: Vec<_> =
+        trees.map(|(root, paths, visit)| (root.as_path(), paths, Rules::of_paths(paths), visit)).collect();
     counters.telling(progress, || match ThreadPoolBuilder::new().num_threads(threads()).build() {
         Ok(pool) => pool.scope(|scope| begin(scope, &walks)),
         // As many as there are cores, if this user may have no more.
@@ -209,9 +169,9 @@ pub fn all<'a, V: Visit + 'a>(
     });
 }
 
-fn begin<'s, V: Visit>(scope: &rayon::Scope<'s>, walks: &'s [(&'s Path, Names, &'s V)]) {
-    for (root, names, visit) in walks {
-        scope.spawn(move |scope| Walk { names, visit: *visit }.root(scope, root));
+fn begin<'s, V: Visit>(scope: &rayon::Scope<'s>, walks: &'s [(&'s Path, &'s Vec<String>, Rules, &'s V)]) {
+    for (root, paths, rules, visit) in walks {
+        scope.spawn(move |scope| Walk { paths, visit: *visit }.root(scope, root, rules.root()));
     }
 }
 
@@ -222,7 +182,7 @@ fn threads() -> usize {
 }
 
 struct Walk<'s, V> {
-    names: &'s Names,
+    paths: &'s [String],
     visit: &'s V,
 }
 
@@ -235,28 +195,31 @@ impl<V> Clone for Walk<'_, V> {
 impl<V> Copy for Walk<'_, V> {}
 
 impl<'s, V: Visit> Walk<'s, V> {
-    fn root(self, scope: &rayon::Scope<'s>, root: &Path) {
+    fn root(self, scope: &rayon::Scope<'s>, root: &Path, at: At<'s>) {
         let opened = openat(CWD, root, DIRECTORY, Mode::empty()).and_then(|fd| Ok((fstat(&fd)?, mount_of(&fd)?, fd)));
         match opened {
             Ok((stat, mount, fd)) => {
-                let part = self.names.part.unwrap_or_default();
                 let folder = Folder {
                     fd,
                     name: CString::default(),
                     above: None,
-                    part,
+                    part: self.part(at),
                     named: true,
                     stat,
                     opened: AtomicBool::default(),
                 };
-                self.list(scope, Arc::new(folder), Some(self.names), mount);
+                self.list(scope, Arc::new(folder), at, mount);
             }
             Err(error) => self.visit.refused(".".into(), error),
         }
     }
 
+    fn part(self, at: At<'_>) -> usize {
+        at.rule.unwrap_or(self.paths.len())
+    }
+
     /// Visits the entries of one folder and leaves its folders to other cores.
-    fn list(self, scope: &rayon::Scope<'s>, folder: Arc<Folder>, names: Option<&'s Names>, mount: Mount) {
+    fn list(self, scope: &rayon::Scope<'s>, folder: Arc<Folder>, at: At<'s>, mount: Mount) {
         if cancel::requested() {
             return;
         }
@@ -264,8 +227,7 @@ impl<'s, V: Visit> Walk<'s, V> {
         let mut local = V::Local::default();
         let entries = self.entries(&folder);
         for (name, kind) in entries.iter() {
-            let below = names.and_then(|names| names.child(name.to_bytes()));
-            let part = below.and_then(|below| below.part).unwrap_or(folder.part);
+            let below = at.child(name.to_bytes());
             let is_folder = match kind {
                 FileType::Directory => true,
                 FileType::Unknown => statat(&folder.fd, name, AtFlags::SYMLINK_NOFOLLOW)
@@ -273,10 +235,10 @@ impl<'s, V: Visit> Walk<'s, V> {
                 _ => false,
             };
             if !is_folder {
-                self.visit.entry(&folder, name, part, &mut local);
+                self.visit.entry(&folder, name, self.part(below), &mut local);
             } else {
                 let (above, name) = (folder.clone(), name.to_owned());
-                scope.spawn(move |scope| self.enter(scope, above, name, below, part, mount));
+                scope.spawn(move |scope| self.enter(scope, above, name, below, mount));
             }
         }
         self.visit.listed(&folder, local);
@@ -293,25 +255,19 @@ impl<'s, V: Visit> Walk<'s, V> {
         found
     }
 
-    fn enter(
-        self,
-        scope: &rayon::Scope<'s>,
-        above: Arc<Folder>,
-        name: CString,
-        names: Option<&'s Names>,
-        part: usize,
-        mount: Mount,
-    ) {
-        if !self.visit.enters(part, names.is_some_and(Names::leads_on)) {
+    fn enter(self, scope: &rayon::Scope<'s>, above: Arc<Folder>, name: CString, at: At<'s>, mount: Mount) {
+        let part = self.part(at);
+        if !self.visit.enters(part, !at.is_whole()) {
             return self.leave(above);
         }
         let opened =
             openat(&above.fd, &name, DIRECTORY, Mode::empty()).and_then(|fd| Ok((fstat(&fd)?, mount_of(&fd)?, fd)));
         match opened {
             Ok((stat, here, fd)) if here == mount => {
-                let named = above.named && names.is_some_and(|names| !names.whole);
+                let goes_whole = at.is_named() && self.paths[part].ends_with('/');
+                let named = above.named && at.leads_on() && !goes_whole;
                 let folder = Folder { fd, name, above: Some(above), part, named, stat, opened: AtomicBool::default() };
-                self.list(scope, Arc::new(folder), names, mount);
+                self.list(scope, Arc::new(folder), at, mount);
                 return;
             }
             Ok(_) => self.visit.other_mount(above.path(&name)),
