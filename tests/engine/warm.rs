@@ -689,3 +689,51 @@ fn deno_needs_no_network_after_a_warm() {
     offline(&engine, image, "", &format!("export DENO_DIR=/cache/deno; {run}"));
     offline_build(&engine, image, "", &format!("{mount} {run}"));
 }
+
+#[test]
+fn hex_needs_no_network_after_a_warm() {
+    let engine = Engine::start(Generation::V28);
+    let image = Image::ELIXIR.import(&engine);
+    let served = engine.folder().join("home/served");
+    let mix = |name: &str, more: &str| {
+        format!(
+            "defmodule :{name}_mix do\n  use Mix.Project\n  def project, do: [app: :{name}, version: \"1.0.0\", {more}]\nend\n"
+        )
+    };
+    let about = "description: \"d\", package: [licenses: [\"MIT\"], links: %{}, files: [\"lib\", \"mix.exs\"]]";
+    write_files(
+        &served,
+        &[("small/mix.exs", &mix("small", about)), ("small/lib/small.ex", "defmodule Small do def one, do: 1 end")],
+    );
+    let mount = "RUN --mount=type=cache,target=/root/.hex";
+    // Signed by a key of its own, under the name that a mirror has.
+    let mirror = "HEX_MIRROR=http://127.0.0.1:8099 HEX_UNSAFE_REGISTRY=1";
+    write_files(
+        &project(&engine),
+        &[
+            ("mix.exs", &mix("user", "deps: [{:small, \"~> 1.0\"}]")),
+            ("Dockerfile", &format!("FROM {image}\nENV {mirror}\n{mount} mix deps.get\n")),
+        ],
+    );
+    let run = |script: &str| {
+        let volumes = [&served, &project(&engine)].map(|path| format!("--volume={0}:{0}", path.display()));
+        let at = format!("--workdir={}", served.display());
+        let words = [&volumes[0], &volumes[1], &at, &image, "sh", "-ec", script];
+        engine.docker(&[&["run", "--rm", "--network=host"][..], &words].concat());
+    };
+    run(
+        "(cd small && mix hex.build --output ../small.tar) && mkdir tarballs && mv small.tar tarballs/small-1.0.0.tar && \
+         openssl genrsa -out key.pem && mix hex.registry build . --name=hexpm --private-key=key.pem",
+    );
+    let server = serve(&engine, &served);
+    run(&format!("cp -r ../project /tmp/p && (cd /tmp/p && {mirror} mix deps.get) && cp /tmp/p/mix.lock ../project"));
+
+    let volume = engine.volume("project-cache", &[]);
+    let filled = warm(&engine, &["--volume=project-cache"]).ok();
+    assert!(volume.join("hex/packages/hexpm/small-1.0.0.tar").exists(), "{filled}");
+    warm(&engine, &[]).ok();
+    drop(server);
+    let install = format!("export HEX_OFFLINE=1 {mirror}; mix deps.get && mix run -e '1 = Small.one()'");
+    offline(&engine, &image, "", &format!("export HEX_HOME=/cache/hex; {install}"));
+    offline_build(&engine, &image, "", &format!("{mount} {install}"));
+}

