@@ -15,12 +15,17 @@ const AT_ONCE: usize = 16;
 
 /// Runs `work` on every item, up to 16 at the same time, and returns the values in order.
 pub fn each<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    map(AT_ONCE, items, work)
+}
+
+/// Runs `work` on every item, in so many threads, and returns the values in order.
+pub fn map<T: Sync, R: Send>(threads: usize, items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let next = AtomicUsize::new(0);
     let one = || {
         let at = next.fetch_add(1, Relaxed);
         Some((at, work(items.get(at)?)))
     };
-    let done = in_threads(AT_ONCE.min(items.len()), || std::iter::from_fn(one).collect::<Vec<_>>());
+    let done = in_threads(threads.min(items.len()), || std::iter::from_fn(one).collect::<Vec<_>>());
     let mut done: Vec<(usize, R)> = done.into_iter().flatten().collect();
     done.sort_unstable_by_key(|(at, _)| *at);
     done.into_iter().map(|(_, value)| value).collect()

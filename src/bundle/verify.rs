@@ -63,20 +63,31 @@ fn prove(layout: &Layout, wanted: impl Fn(&Descriptor) -> bool, deep: bool) -> R
             bail!("the index lists {:?} twice", descriptor.ref_name());
         }
     }
-    let mut known = HashMap::new();
     // The last layers have a second name.
     let is_second = |entry: &Descriptor| {
         let mut others = index.manifests.iter().filter(|other| other.ref_name() != LATEST);
         entry.ref_name() == LATEST && others.any(|other| other.digest == entry.digest)
     };
-    let entries = index.manifests.iter().filter(|descriptor| wanted(descriptor) && !is_second(descriptor));
-    let proved = entries.map(|entry| {
-        let verified = one(layout, entry, deep, &mut known);
-        // It is not broken because the user does not wait for it.
-        cancel::check()?;
-        Ok(verified)
+    let entries: Vec<&Descriptor> =
+        index.manifests.iter().filter(|descriptor| wanted(descriptor) && !is_second(descriptor)).collect();
+    // Two at a time, so that one goes on while the other is at its table or its last archive.
+    let mut proved = parallel::map(2, &entries, |entry| {
+        let mut verified = Verified::new(entry);
+        if entry.is_tree() {
+            let done = tree(layout, entry, deep, &mut verified);
+            verified.tell(done);
+        }
+        verified
     });
-    proved.collect()
+    let mut known = HashMap::new();
+    for verified in proved.iter_mut().filter(|verified| !verified.descriptor.is_tree()) {
+        let done = foreign(layout, &verified.descriptor, 0, &mut known, &mut 0);
+        let done = done.map(|bytes| verified.bytes = bytes);
+        verified.tell(done);
+    }
+    // None is broken because the user does not wait for it.
+    cancel::check()?;
+    Ok(proved)
 }
 
 /// Manifests that an index may list, and an entry may lead to.
@@ -95,28 +106,28 @@ pub(super) fn ensure_few(index: &Index, what: &dyn Display) -> Result<()> {
 /// What was proved, as what, and its bytes with those of all that it refers to, or what is wrong with it.
 type Known = HashMap<(Blob, Content), Result<u64, String>>;
 
-fn one(layout: &Layout, descriptor: &Descriptor, deep: bool, known: &mut Known) -> Verified {
-    let told = descriptor.is_tree().then(|| descriptor.told()).filter(|told| !told.name.is_empty());
-    let mut verified = Verified {
-        kind: told.as_ref().map_or("layer", |told| told.kind.as_str()).into(),
-        name: told.as_ref().map_or(descriptor.ref_name(), |told| &told.name).into(),
-        language: told.as_ref().and_then(|told| told.language.clone()),
-        digest: descriptor.digest.clone(),
-        bytes: descriptor.size,
-        files: None,
-        broken: None,
-        other: None,
-        descriptor: descriptor.clone(),
-        entry: None,
-    };
-    let done = match descriptor.is_tree() {
-        true => tree(layout, descriptor, deep, &mut verified),
-        false => foreign(layout, descriptor, 0, known, &mut 0).map(|bytes| verified.bytes = bytes),
-    };
-    let error = done.err();
-    verified.other = error.as_ref().and_then(|error| error.downcast_ref().copied());
-    verified.broken = error.map(|error| format!("{error:#}"));
-    verified
+impl Verified {
+    fn new(descriptor: &Descriptor) -> Verified {
+        let told = descriptor.is_tree().then(|| descriptor.told()).filter(|told| !told.name.is_empty());
+        Verified {
+            kind: told.as_ref().map_or("layer", |told| told.kind.as_str()).into(),
+            name: told.as_ref().map_or(descriptor.ref_name(), |told| &told.name).into(),
+            language: told.as_ref().and_then(|told| told.language.clone()),
+            digest: descriptor.digest.clone(),
+            bytes: descriptor.size,
+            files: None,
+            broken: None,
+            other: None,
+            descriptor: descriptor.clone(),
+            entry: None,
+        }
+    }
+
+    fn tell(&mut self, done: Result<()>) {
+        let error = done.err();
+        self.other = error.as_ref().and_then(|error| error.downcast_ref().copied());
+        self.broken = error.map(|error| format!("{error:#}"));
+    }
 }
 
 /// Proves what buildx or another tool has written, as far as descriptors go, each blob once.
@@ -151,6 +162,7 @@ pub(super) fn whole(layout: &Layout, blob: &Blob) -> Result<()> {
 }
 
 fn tree(layout: &Layout, descriptor: &Descriptor, deep: bool, verified: &mut Verified) -> Result<()> {
+    cancel::check()?;
     let entry = layout.entry(descriptor)?;
     let config = &entry.config;
     verified.kind = config.kind.as_str().into();

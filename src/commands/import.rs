@@ -24,6 +24,7 @@ use crate::inside::table::Table;
 use crate::inside::unpack::{Target, Unpacked, placed};
 use crate::inventory::{self, Held};
 use crate::model::{self, CacheVolume, Kind, Mount, MountName};
+use crate::parallel;
 use crate::place::carry;
 use crate::place::{self, Access, MountPlace, Place};
 use crate::report::{self, Progress};
@@ -592,16 +593,16 @@ fn act(
     Ok(())
 }
 
-/// Volumes that an import has made, each with its driver. Those that hold nothing go with the value, for nothing came of them.
+/// Volumes that an import has made. Those that hold nothing go with the value, for nothing came of them.
 struct Made<'a> {
     docker: &'a Docker,
-    volumes: Vec<(&'a str, &'a str)>,
+    volumes: Vec<Volume>,
 }
 
 impl Made<'_> {
     /// Asks for all volumes of their drivers.
     fn overview(&self, docker: &Docker) -> Result<Overview, DockerError> {
-        docker.overview_of(|driver| self.volumes.iter().any(|(_, of)| *of == driver))
+        docker.overview_of(|driver| self.volumes.iter().any(|volume| volume.driver == driver))
     }
 }
 
@@ -612,7 +613,7 @@ impl Drop for Made<'_> {
         }
         let docker = self.docker.cleanup();
         let Ok(Overview { info, volumes, .. }) = self.overview(&docker) else { return };
-        let is_made = |volume: &&Volume| self.volumes.iter().any(|(name, _)| *name == volume.name);
+        let is_made = |volume: &&Volume| self.volumes.iter().any(|made| made.name == volume.name);
         let made: Vec<&Volume> = volumes.iter().filter(is_made).collect();
         // Somebody may have made one at the same time, or used it meanwhile.
         let place = Place::of_volumes(&docker, &info, &made, Access::Read);
@@ -671,24 +672,22 @@ fn into_volumes(
     progress: &mut Carrying,
 ) -> Result<Vec<Unpacked>> {
     let mut made = Made { docker, volumes: Vec::new() };
-    for (&name, steps) in volumes.iter().filter(|(name, _)| !there.iter().any(|volume| volume.name == **name)) {
-        let config = &steps[0].entry.config;
-        let same = config.kind == Kind::Volume && config.name == name;
-        let driver = if same && !config.driver.is_empty() { config.driver.as_str() } else { "local" };
-        docker.create_volume(&Volume {
-            name: name.into(),
-            driver: driver.into(),
-            labels: same.then(|| config.labels.clone()),
-            ..Volume::default()
-        })?;
-        made.volumes.push((name, driver));
-        let label = config.labels.get("com.docker.compose.volume").filter(|_| same);
-        let mut names = [Some(name), label.map(String::as_str)].into_iter().flatten();
-        if !options.output.quiet && !names.any(|name| catalogue::volume_root(name).is_some()) {
+    let is_new = |name: &&str| !there.iter().any(|volume| volume.name == **name);
+    let new: Vec<Volume> =
+        volumes.keys().copied().filter(is_new).map(|name| like(name, &volumes[name][0].entry.config)).collect();
+    let created = parallel::each(&new, |volume| docker.create_volume(volume));
+    made.volumes
+        .extend(new.iter().zip(&created).filter(|(_, created)| created.is_ok()).map(|(volume, _)| volume.clone()));
+    created.into_iter().collect::<Result<(), _>>()?;
+    for volume in new.iter().filter(|_| !options.output.quiet) {
+        let label = volume.labels.as_ref().and_then(|labels| labels.get("com.docker.compose.volume"));
+        let mut names = [Some(&volume.name), label].into_iter().flatten();
+        if !names.any(|name| catalogue::volume_root(name).is_some()) {
             report::note(&format!(
-                "volume {name} is new, and its name does not call it a cache: until a container mounts it at a cache path, \
+                "volume {} is new, and its name does not call it a cache: until a container mounts it at a cache path, \
                  `docker cache size --volume {}` shows it",
-                crate::docker::quote(name)
+                volume.name,
+                crate::docker::quote(&volume.name)
             ));
         }
     }
@@ -711,6 +710,17 @@ fn into_volumes(
     let unpacked = carry::unpack(&place, trees, &layout.blobs(), &mut |told| progress.tell(told))?;
     made.volumes.clear();
     Ok(unpacked)
+}
+
+/// Returns what a new volume is to be: what the packed one was, if it has its name.
+fn like(name: &str, packed: &TreeConfig) -> Volume {
+    let same = packed.kind == Kind::Volume && packed.name == name;
+    Volume {
+        name: name.into(),
+        driver: if same && !packed.driver.is_empty() { packed.driver.clone() } else { "local".into() },
+        labels: same.then(|| packed.labels.clone()),
+        ..Volume::default()
+    }
 }
 
 fn target(step: &Step, options: &Import) -> Target {

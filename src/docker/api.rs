@@ -1,6 +1,6 @@
 //! Questions to the Engine API, with exact numbers where docker's tables round. They go to the engine's socket where docker,
 //! which started this program, is known to use it too, as that takes no process (2 ms), else through `docker system
-//! dial-stdio` (20 to 80 ms), over any context.
+//! dial-stdio` (20 to 80 ms), over any context. So are new volumes made; all else is docker's to change.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
@@ -462,6 +462,19 @@ impl Docker {
         };
         let mut rest = output.as_slice();
         Ok(paths.iter().map(|path| next_answer(&mut rest, path)).collect())
+    }
+
+    /// Sends something to the engine at its socket. Returns false if there is none to ask, or it was not taken: docker, which
+    /// is then to do the same, says why.
+    pub(super) fn post(&self, path: &str, body: &serde_json::Value) -> bool {
+        let body = body.to_string();
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: docker\r\nConnection: close\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let Some(Ok(output)) = self.ask_socket(&[path], request.as_bytes()) else { return false };
+        next_answer(&mut output.as_slice(), path).is_ok()
     }
 
     /// Returns what the engine answers at its socket; None if there is none to ask, or it fails: docker then says why.

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -126,8 +126,10 @@ fn unpack(job: &Unpack, done: &Counters) -> Result<Vec<Unpacked>> {
             refuse_work_trees(places[at].root.as_fd(), &target.root, &rules)?;
         }
         let staging = places[at].staging(number)?;
-        trees.push((at, Unpacking::beside(&job.blobs, target, staging, done)?));
+        trees.push((at, Unpacking::new(&job.blobs, target, staging, done)?));
     }
+    // Two at a time, so that one goes on while the other is at its table or its last archive.
+    parallel::try_each(2, &trees, |(_, tree)| tree.beside())?;
     crate::cancel::check()?;
     let _moving = super::MOVING.lock();
     if let Err(error) = trees.iter_mut().try_for_each(|(at, tree)| tree.move_in(&mut places[*at])) {
@@ -151,34 +153,38 @@ struct Unpacking<'a> {
     /// Directories and hard links, for when all else is there: there may be too many for the memory.
     later: Mutex<Later>,
     notes: Mutex<Vec<String>>,
+    /// Of all files that are unpacked.
+    bytes: AtomicU64,
     unpacked: Unpacked,
     done: &'a Counters,
 }
 
 impl<'a> Unpacking<'a> {
-    /// Unpacks a tree into its staging directory.
-    fn beside(blobs: &'a Path, target: &'a Target, staging: Staging, done: &'a Counters) -> Result<Unpacking<'a>> {
-        let later = Mutex::new(Later::new(&staging.later)?);
-        let mut this = Unpacking {
+    fn new(blobs: &'a Path, target: &'a Target, staging: Staging, done: &'a Counters) -> Result<Unpacking<'a>> {
+        Ok(Unpacking {
             blobs,
             target,
-            staging,
             rules: Rules::new(&target.rules),
-            later,
+            later: Mutex::new(Later::new(&staging.later)?),
+            staging,
             notes: Mutex::default(),
+            bytes: AtomicU64::default(),
             unpacked: Unpacked::default(),
             done,
-        };
-        let path = this.table();
+        })
+    }
+
+    /// Unpacks the tree into its staging directory.
+    fn beside(&self) -> Result<()> {
+        let (path, target) = (self.table(), self.target);
         let mut table = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
         ensure!(digest(&mut table)? == target.table, "{} is damaged", target.table.digest);
         for part in table::parts(&target.layers) {
-            let rows = this.rows(&part)?;
-            this.unpacked.bytes += rows.iter().flatten().map(|row| row.size).sum::<u64>();
-            this.layers(&target.layers[part], &rows)?;
+            let rows = self.rows(&part)?;
+            self.bytes.fetch_add(rows.iter().flatten().map(|row| row.size).sum(), Relaxed);
+            self.layers(&target.layers[part], &rows)?;
         }
-        this.finish()?;
-        Ok(this)
+        self.finish()
     }
 
     /// Moves what is unpacked into its place.
@@ -232,6 +238,7 @@ impl<'a> Unpacking<'a> {
             self.unpacked.notes.push(format!("directories have other owners, modes or times: {error:#}"));
         }
         self.unpacked.notes.extend(self.notes.into_inner().unwrap_or_else(PoisonError::into_inner));
+        self.unpacked.bytes = self.bytes.into_inner();
         self.unpacked
     }
 
