@@ -2202,6 +2202,11 @@ pub fn is_cache_path(path: &str) -> bool {
     }
 }
 
+/// Returns true for `/cache` and what stands for it: any tool may have a directory there, with all that it keeps.
+pub fn is_for_all(path: &str) -> bool {
+    absolute(path).is_some_and(|path| seen(&path) == ["cache"])
+}
+
 /// Returns every language of the table, in its order.
 pub fn languages() -> impl Iterator<Item = &'static str> {
     distinct(|row| row.language)

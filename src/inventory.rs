@@ -470,11 +470,13 @@ fn measure_inside(builder: &BuilderRef, mounts: Vec<MountName>, mut trees: Vec<T
     place.measure(trees, &mut |_, _| ())
 }
 
-/// Returns true for a mount of which only a part is what was asked for: it holds something to be kept, or caches of
-/// several tools of which one was named.
+/// Returns true for a mount of which only a part is what was asked for: it holds something to be kept, or may do so, or caches
+/// of several tools of which one was named.
 fn is_mixed(cache: &Cache, names: &Names) -> bool {
-    let whole = cache.class.is_deletable() && (cache.tool.is_some() || !names.any());
-    let below = || catalogue::known_below(cache.path.as_deref().unwrap_or_default());
+    let path = cache.path.as_deref().unwrap_or_default();
+    let is_one = cache.tool.is_some() || !(names.any() || catalogue::is_for_all(path));
+    let whole = cache.class.is_deletable() && is_one;
+    let below = || catalogue::known_below(path);
     let wanted = |known: Known| known.class.is_deletable() && names.select_row(known.row);
     !whole && below().into_iter().any(wanted)
 }

@@ -235,6 +235,19 @@ for_each_engine!(a_mount_on_all_of_a_home_loses_only_its_caches, [v20, v26, v28_
     }
 });
 
+for_each_engine!(a_mount_on_all_of_cache_loses_only_its_caches, [v26, v28, v28_containerd], |engine| {
+    for (round, chosen) in [&["--mount", "/cache"][..], &["--all"], &["--keep", "1B"]].into_iter().enumerate() {
+        engine.build(
+            &format!("RUN --mount=type=cache,target=/cache : {round}; cd /cache; mkdir -p pip/wheels cargo/bin cargo/registry own; \
+             echo 1 > pip/wheels/a; echo 1 > cargo/bin/tool; echo 1 > cargo/credentials.toml; echo 1 > cargo/registry/x; \
+             echo 1 > own/c"),
+            &[],
+        );
+        let run = engine.cache(&[&["clear", "--force"], chosen].concat()).ok();
+        assert_eq!(inside(engine, "/cache"), ["cargo/bin/tool", "cargo/credentials.toml", "own/c"], "{run}");
+    }
+});
+
 #[test]
 fn what_looks_into_mounts_leave_goes_first_and_with_the_next_clear_of_all() {
     let engine = Engine::start(Generation::V28Containerd);
