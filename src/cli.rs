@@ -602,7 +602,7 @@ Examples:
   docker cache warm --volume tools --image myproject:dev --user dev
   docker cache warm --lang python --env PIP_INDEX_URL
 
-Not tried: pnpm, nuget, hex, pub. Not done: conda.")]
+Not tried: pnpm, nuget, pub. Not done: conda.")]
 pub struct Warm {
     /// Directory with lock files, in itself or below [default: .]
     pub path: Option<PathBuf>,
